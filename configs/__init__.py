@@ -1,0 +1,1 @@
+"""Configurations: values and their reasons, no logic."""

@@ -1,0 +1,1 @@
+"""Reading, batching and augmenting the image pairs the models train on."""

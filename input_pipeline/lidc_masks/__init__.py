@@ -1,0 +1,1 @@
+"""LIDC-IDRI slices with lung and nodule masks."""

@@ -1,0 +1,51 @@
+"""The order of training examples, as a pure function of seed and step."""
+
+from typing import Any
+
+from input_pipeline.safe_io import DataError
+from input_pipeline.tf_cpu import tf
+
+
+def steps_per_epoch(num_examples, batch_size):
+    """Whole batches in one pass over the examples.
+
+    Raises:
+        DataError: there is not even one.
+    """
+    if not 0 < batch_size <= num_examples:
+        raise DataError(
+            f"config.data.batch_size is {batch_size}, with {num_examples} training examples: "
+            "use 1 to that many"
+        )
+    return num_examples // batch_size
+
+
+def global_indices(seed, step, batch_size, num_examples):
+    """The examples of a step's global batch, in O(batch_size).
+
+    Every epoch is another permutation of the examples, of which the last num_examples % batch_size
+    are left out: others in each epoch.
+
+    Args:
+        seed: integer.
+        step: integer, or a scalar tensor in tf.data.
+
+    Returns:
+        int64 [batch_size], distinct, in [0, num_examples).
+
+    Raises:
+        DataError: batch_size exceeds num_examples.
+    """
+    steps = steps_per_epoch(num_examples, batch_size)
+    step = tf.cast(step, tf.int64)
+    index = step % steps * batch_size + tf.range(batch_size, dtype=tf.int64)
+    # index_shuffle heeds only the low bits of its seed: 8 of each element up to 65,536 examples, so
+    # with [seed, epoch] every 256 epochs would repeat. Hence two shuffles, with hashed seeds.
+    epoch_seed = tf.stack([tf.cast(seed, tf.int64), step // steps])
+    any_integer: Any = None  # as lower and upper bound
+    keys = tf.random.stateless_uniform(
+        [2, 2], epoch_seed, any_integer, any_integer, tf.int32, alg="philox"
+    )
+    for key in tf.unstack(keys):
+        index = tf.random.experimental.index_shuffle(index, key, max_index=num_examples - 1)
+    return index

@@ -1,0 +1,103 @@
+"""Preparation of data sets: from a folder of files to array records with random access."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import tempfile
+from pathlib import Path
+
+from absl import logging
+
+from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
+from input_pipeline.safe_io import DataError
+
+import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
+
+DATASETS = {"lidc_masks": lidc_masks}  # modules with Builder, Config and find_slices
+
+
+def prepared_directory(dataset, data_dir, **options):
+    """Where `prepare` puts the data set with these options.
+
+    Raises:
+        DataError: no such data set, or an option has no such value.
+    """
+    if dataset not in DATASETS:
+        raise DataError(f'there is no data set "{dataset}": use one of {", ".join(DATASETS)}')
+    config = DATASETS[dataset].Config(**options)
+    version = str(DATASETS[dataset].Builder.VERSION)
+    return Path(data_dir).expanduser() / dataset / config.name / version
+
+
+def prepare(dataset, source, data_dir, wait=False, **options):
+    """Prepares a data set, resuming a preparation of the same source that was killed.
+
+    Args:
+        dataset: key of DATASETS.
+        source: folder, laid out as the data set's builder describes.
+        data_dir: folder for prepared data sets; made if missing.
+        wait: for another preparation of the same data to end, instead of an error.
+        **options: fields of the data set's Config.
+
+    Returns:
+        Path of the prepared data set.
+
+    Raises:
+        DataError: the source is refused, `data_dir` holds the data set from another source, or
+            another preparation is running.
+        OSError: the disk is full, or not writable.
+    """
+    directory = prepared_directory(dataset, data_dir, **options)
+    source = Path(source).expanduser()
+    if not source.is_dir() or not any(source.iterdir()):
+        raise DataError(f"{source} is not a folder, or is empty: --source must hold the data")
+    module = DATASETS[dataset]
+    config = module.Config(**options)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(directory.parent / "lock", wait):
+        if directory.exists():
+            prepared = json.loads((directory / "preparation.json").read_text())
+            found = module.find_slices(source, config.validation_fraction)
+            if found.fingerprint != prepared["fingerprint"]:
+                raise DataError(
+                    f"{directory} was prepared from {prepared['source']}, and {source} is another "
+                    "source or changed since: delete the former, or give another --data_dir"
+                )
+            print(f"already prepared: {directory}", flush=True)
+            return directory
+        # TFDS makes the download folder even though nothing is downloaded.
+        with _quiet_tfds(), tempfile.TemporaryDirectory() as downloads:
+            builder = module.Builder(data_dir=data_dir, config=config, file_format="array_record")
+            builder.download_and_prepare(
+                download_dir=downloads,
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=source, try_download_gcs=False
+                ),
+            )
+    print(f"prepared: {directory}", flush=True)
+    return directory
+
+
+@contextlib.contextmanager
+def _lock(path, wait):
+    """Holds a lock file; the operating system frees it when the process ends, however it ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise DataError(f"{path} is locked: another preparation is running, wait") from None
+            raise
+        yield
+
+
+@contextlib.contextmanager
+def _quiet_tfds():
+    """Keeps TFDS from logging its progress, and a warning of configs that are not on its list."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

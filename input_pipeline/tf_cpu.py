@@ -1,0 +1,11 @@
+"""TensorFlow for tf.data only: import `tf` from here, so that it never takes a GPU from JAX."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+
+import tensorflow as tf
+
+tf.config.set_visible_devices([], "GPU")
+
+__all__ = ["tf"]

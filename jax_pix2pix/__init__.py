@@ -1,0 +1,1 @@
+"""Image-to-image GANs for medical imaging in JAX. Never imports TensorFlow."""

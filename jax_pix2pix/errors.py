@@ -1,0 +1,20 @@
+"""Errors that a user can mend. Each message is one line: what is wrong, where, and what to do."""
+
+
+class ConfigError(ValueError):
+    """A config names something that does not exist or does not fit."""
+
+
+class WorkdirError(ValueError):
+    """A working directory does not hold what was asked of it."""
+
+
+class TrainingError(ArithmeticError):
+    """Training itself went wrong: a restart would repeat it."""
+
+
+def chosen(table, field, name):
+    """table[name], where config.<field> is the name."""
+    if name not in table:
+        raise ConfigError(f'config.{field} is "{name}": use one of {", ".join(table)}')
+    return table[name]

@@ -1,0 +1,243 @@
+"""The training loop: step, log, validate, draw, checkpoint, stop cleanly."""
+
+import contextlib
+import os
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jax_pix2pix.adversarial import create_state, generate, train_step
+from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.errors import TrainingError
+from jax_pix2pix.logbook import Logbook
+from jax_pix2pix.pictures import COMPARISON_COLUMNS, comparison_row, grid
+from jax_pix2pix.sharding import (
+    batch_sharding,
+    replicated,
+    state_shardings,
+    to_global,
+    with_shardings,
+)
+from jax_pix2pix.workdir import abstract_state, checkpoint_path, example_batch
+
+
+def fit(system, config, mesh, workdir, train_batches, validation_batches, sample_batches):
+    """Trains from the newest checkpoint in ``workdir``, or from the beginning, to the last epoch.
+
+    Args:
+        system: System.
+        config: the run's config, with steps_per_epoch filled in.
+        mesh: from sharding.make_mesh.
+        workdir: gets metrics, pictures and checkpoints.
+        train_batches: first step -> iterator of this process's batches
+            {"source": integers [b, *spatial, c], "target": likewise}, one a step.
+        validation_batches: () -> iterator of such batches with "weight" float32 [b], which is 0
+            on padding; the same number on every process.
+        sample_batches: likewise, the few validation examples that pictures show.
+
+    Returns:
+        True when the last epoch is done; False when the machine asked for the run to stop, which
+        is then saved.
+    """
+    total_steps = config.epochs * config.steps_per_epoch
+    checkpoints = Checkpoints(checkpoint_path(workdir), system.best_metric, config.keep_last)
+    start_step = checkpoints.latest() or 0
+    if start_step == total_steps:
+        checkpoints.close()
+        if jax.process_index() == 0:
+            print(f"already finished: the checkpoint of step {start_step} is the last")
+        return True
+
+    abstract = abstract_state(system, config)
+    shardings = state_shardings(mesh, abstract)
+    if start_step:
+        state = checkpoints.restore(start_step, with_shardings(abstract, shardings))
+    else:
+        state = jax.jit(
+            lambda: create_state(system, jax.random.key(config.seed), example_batch(config)),
+            out_shardings=shardings,
+        )()
+
+    batches = train_batches(start_step)
+    step_function = compile_step(system, config, mesh, abstract)
+    validate = Validation(system, mesh, validation_batches, sample_batches)
+    log = None
+    if jax.process_index() == 0:
+        log = Logbook(workdir, start_step, total_steps, config.steps_per_epoch)
+    averages = Averages(log, config)
+
+    finished = True
+    try:
+        for step in range(start_step + 1, total_steps + 1):
+            state, metrics = step_function(state, to_global(next(batches), mesh))
+            averages.add(step, metrics)
+
+            if step % config.steps_per_epoch == 0:
+                epoch = step // config.steps_per_epoch
+                last = step == total_steps
+
+                def due(every, epoch=epoch, last=last):
+                    return last or epoch % every == 0
+
+                averages.end_epoch(epoch, write=due(config.text_log_every_epochs))
+                with averages.clock_stopped():
+                    if due(config.checkpoint_every_epochs):
+                        scores = validate(state.generator)
+                        checkpoints.save(step, state, scores)
+                        if log:
+                            log.scalars(step, "validation", scores)
+                    if due(config.sample_every_epochs):
+                        rows = validate.compare(state.generator)
+                        if log:
+                            _draw(workdir, log, step, epoch, rows)
+
+            if _asked_to_stop(step):
+                checkpoints.save(step, state)
+                finished = step == total_steps
+                break
+        averages.flush()
+    finally:
+        if log:
+            log.close()  # ends the bar's line before an error prints its own
+    checkpoints.close()
+    return finished
+
+
+def compile_step(system, config, mesh, abstract):
+    """train_step compiled for the mesh; returns when every process has it.
+
+    Waiting matters: the first collective gives up on a process that compiles for 30 s longer.
+    """
+    shardings = state_shardings(mesh, abstract)
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (config.data.batch_size, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh)
+        )
+        for name, x in example_batch(config).items()
+    }
+
+    def step(state, batch):
+        return train_step(system, state, batch, jax.random.key(config.seed))
+
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+    compiled = jitted.lower(with_shardings(abstract, shardings), batch).compile()
+    ocp.multihost.get_barrier_sync_fn()(key="train_step_compiled", timeout_ms=3_600_000)
+    return lambda state, batch: compiled(
+        state, {name: batch[name] for name in ("source", "target")}
+    )
+
+
+class Averages:
+    """Means of the metrics over logging intervals and epochs.
+
+    Holds each step's metrics until the next step is dispatched, so that reading them never makes
+    the device wait for the host.
+    """
+
+    def __init__(self, log, config):
+        self._log, self._config = log, config
+        self._total_steps = config.epochs * config.steps_per_epoch
+        self._pending = None
+        self._interval, self._epoch = [], []
+        self._interval_start = time.perf_counter()
+
+    def add(self, step, metrics):
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self):
+        """Reads what is pending."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+        for key, value in values.items():
+            if not np.isfinite(value):
+                raise TrainingError(
+                    f"{key} is {value} at step {step}: lower config.optimizer.learning_rate, or "
+                    "go on from an earlier checkpoint in another workdir"
+                )
+        self._interval.append(values)
+        self._epoch.append(values)
+        if self._log is None:
+            return
+        seconds = time.perf_counter() - self._interval_start
+        images_per_second = len(self._interval) * self._config.data.batch_size / seconds
+        shown = {key: f"{values[key]:.3f}" for key in ("loss_G", "loss_D", "ssim") if key in values}
+        self._log.advance(**shown, images_s=f"{images_per_second:.1f}")
+        if step % self._config.log_every_steps == 0 or step == self._total_steps:
+            means = _mean(self._interval) | {"images_per_second": images_per_second}
+            self._log.scalars(step, "train", means)
+            self._interval, self._interval_start = [], time.perf_counter()
+
+    @contextlib.contextmanager
+    def clock_stopped(self):
+        """Leaves validation, pictures and checkpoints out of images per second."""
+        start = time.perf_counter()
+        yield
+        self._interval_start += time.perf_counter() - start
+
+    def end_epoch(self, epoch, write):
+        self.flush()
+        if write and self._log:
+            self._log.epoch(epoch, _mean(self._epoch))
+        self._epoch = []
+
+
+def _mean(dicts):
+    return {key: float(np.mean([d[key] for d in dicts])) for key in dicts[0]}
+
+
+class Validation:
+    """Scores and shows a generator on the validation split; dropout off."""
+
+    def __init__(self, system, mesh, batches, sample_batches):
+        self._mesh, self._batches, self._sample_batches = mesh, batches, sample_batches
+
+        def outputs(generator, batch):
+            source, target = system.normalise(batch)
+            return source, generate(system, generator, source), target, batch["weight"]
+
+        def sums(generator, batch):
+            _, fake, target, weight = outputs(generator, batch)
+            scores = system.metrics(fake, target)
+            return {k: (v * weight).sum() for k, v in scores.items()} | {"weight": weight.sum()}
+
+        self._sums = jax.jit(sums, out_shardings=replicated(mesh))
+        self._outputs = jax.jit(outputs, out_shardings=replicated(mesh))
+
+    def __call__(self, generator):
+        """The mean of each metric over the split, every example once: {name: float}."""
+        total = {}
+        for batch in self._batches():
+            part = jax.device_get(self._sums(generator, to_global(batch, self._mesh)))
+            total = {key: total.get(key, 0.0) + float(value) for key, value in part.items()}
+        weight = total.pop("weight")
+        return {key: value / weight for key, value in total.items()}
+
+    def compare(self, generator):
+        """Picture rows of the samples."""
+        rows = []
+        for batch in self._sample_batches():
+            outputs = self._outputs(generator, to_global(batch, self._mesh))
+            for *images, weight in zip(*jax.device_get(outputs), strict=True):
+                if weight:
+                    rows.append(comparison_row(*images))
+        return rows
+
+
+def _asked_to_stop(step):
+    """Whether any process got SIGTERM; all processes agree on the step."""
+    return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(step)
+
+
+def _draw(workdir, log, step, epoch, rows):
+    picture = grid(rows, COMPARISON_COLUMNS)
+    folder = os.path.join(workdir, "samples")
+    os.makedirs(folder, exist_ok=True)
+    picture.save(os.path.join(folder, f"epoch_{epoch:04d}.png"))
+    log.image(step, "samples", np.asarray(picture))

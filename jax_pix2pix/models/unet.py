@@ -1,0 +1,64 @@
+"""The U-Net generator of pix2pix (Isola et al., CVPR 2017, section 6.1.1)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.models.activation import leaky_relu
+from jax_pix2pix.models.conv import Conv, ConvTranspose
+from jax_pix2pix.models.norm import Norm
+
+
+class UNet(nn.Module):
+    """Halves the image ``depth`` times and doubles it back, with a skip at every level.
+
+    Channels are ``width`` times 1, 2, 4, 8, 8, ... The first level and the last have no norm; the
+    first ``dropout_levels`` decoder levels have dropout, pix2pix's only source of noise.
+
+    Args of the call:
+        x: [n, *spatial, c] in [-1, 1], each side a multiple of 2**depth.
+        train: dropout, and batch statistics, on or off.
+
+    Returns:
+        float32 (float64 from float64 input) [n, *spatial, out_channels] in (-1, 1).
+    """
+
+    width: int = 64
+    depth: int = 6
+    out_channels: int = 1
+    norm: str = "instance"
+    dropout: float = 0.5
+    dropout_levels: int = 3
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        if any(m % 2**self.depth for m in x.shape[1:-1]):
+            raise ConfigError(
+                f"image size {x.shape[1:-1]} does not halve {self.depth} times: use a multiple of "
+                f"{2**self.depth} or a smaller generator depth"
+            )
+        full_precision = jnp.promote_types(x.dtype, jnp.float32)
+        channels = [self.width * min(2**level, 8) for level in range(self.depth)]
+
+        skips = []
+        for level, features in enumerate(channels):
+            x = Conv(features, dtype=self.dtype, name=f"encode_{level}")(x)
+            if level > 0:
+                x = Norm(self.norm, self.dtype, name=f"encode_norm_{level}")(x, train=train)
+            x = leaky_relu(x)
+            skips.append(x)
+
+        skips.pop()
+        for number, level in enumerate(reversed(range(self.depth - 1))):
+            x = ConvTranspose(channels[level], dtype=self.dtype, name=f"decode_{level + 1}")(x)
+            x = Norm(self.norm, self.dtype, name=f"decode_norm_{level + 1}")(x, train=train)
+            x = nn.relu(x)
+            if number < self.dropout_levels:
+                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = jnp.concatenate([x, skips.pop()], axis=-1)
+
+        x = ConvTranspose(self.out_channels, dtype=self.dtype, name="decode_0")(x)
+        return jnp.tanh(x.astype(full_precision))

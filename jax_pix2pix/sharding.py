@@ -1,0 +1,84 @@
+"""Where arrays live: a ``data`` x ``fsdp`` mesh over all devices of all processes.
+
+Batches are split over both axes. Parameters and optimiser state are replicated over ``data`` and,
+with fsdp > 1, split over ``fsdp`` along their largest dimension. jit inserts the collectives.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jax_pix2pix.errors import ConfigError
+
+
+def make_mesh(fsdp, batch_size):
+    """The mesh over all devices.
+
+    Raises:
+        ConfigError: fsdp does not divide the device count, or that does not divide batch_size.
+    """
+    devices = jax.device_count()
+    if devices % fsdp:
+        raise ConfigError(f"config.fsdp={fsdp} does not divide the {devices} devices")
+    if batch_size % devices:
+        raise ConfigError(
+            f"config.data.batch_size={batch_size} does not divide over {devices} devices: use a "
+            f"multiple of {devices}"
+        )
+    # Explicit axes, the default, refuse dropout.
+    return jax.make_mesh(
+        (devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)
+    )
+
+
+def replicated(mesh):
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh):
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def state_shardings(mesh, abstract_state):
+    """A pytree of NamedSharding like ``abstract_state``, a pytree of shapes."""
+    fsdp = mesh.shape["fsdp"]
+
+    def shard(array):
+        divisible = [size if size % fsdp == 0 else 0 for size in array.shape]
+        if fsdp == 1 or not any(divisible):
+            return replicated(mesh)
+        axis = int(np.argmax(divisible))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
+
+    return jax.tree.map(shard, abstract_state)
+
+
+def with_shardings(abstract, shardings):
+    """Shapes and types with their placement, as lowering and restoring want them."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+
+
+def host_rows(mesh, batch_size):
+    """Which rows of a global batch this process feeds: (part, parts).
+
+    Devices of a mesh may stand in another order than processes, so the part is read off the
+    sharding; process 1 does not always feed the second part.
+    """
+    sharding = batch_sharding(mesh)
+    rows = sorted(
+        index[0].indices(batch_size)[:2]
+        for index in sharding.addressable_devices_indices_map((batch_size,)).values()
+        if index is not None
+    )
+    start, stop = rows[0][0], rows[-1][1]
+    if stop - start != sum(b - a for a, b in rows):
+        raise ConfigError("this process's devices do not hold neighbouring rows of the batch")
+    return start // (stop - start), batch_size // (stop - start)
+
+
+def to_global(batch, mesh):
+    """This process's rows {name: NumPy array} -> global arrays over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

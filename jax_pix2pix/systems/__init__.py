@@ -1,0 +1,7 @@
+"""The systems by name: SYSTEMS[config.system](config) -> System."""
+
+from jax_pix2pix.systems import lidc_mask2ct
+
+SYSTEMS = {
+    "lidc_mask2ct": lidc_mask2ct.build,
+}

@@ -1,0 +1,1 @@
+"""Commands: where the library and the input pipeline meet."""

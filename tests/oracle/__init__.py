@@ -1,0 +1,1 @@
+"""Independent reference implementations (PyTorch) that the JAX code is tested against."""

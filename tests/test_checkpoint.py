@@ -1,0 +1,81 @@
+"""Checkpoints: which are kept, how they are named, and restoring elsewhere."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_pix2pix import sharding
+from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.errors import WorkdirError
+
+SHAPES = {"kernel": jax.ShapeDtypeStruct((4, 16), jnp.float32)}
+
+
+def _state(value, fsdp=1):
+    mesh = sharding.make_mesh(fsdp, 8)
+    array = np.full((4, 16), value, np.float32) + np.arange(16, dtype=np.float32)
+    return jax.device_put({"kernel": array}, sharding.state_shardings(mesh, SHAPES))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Five steps, of which 20 has the best score and 50 none, as after SIGTERM."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "ssim", keep_last=2)
+    for step, ssim in ((10, 0.1), (20, 0.5), (30, 0.3), (40, 0.4), (50, None)):
+        checkpoints.save(step, _state(step), ssim and {"ssim": ssim})
+    checkpoints.close()
+    return tmp_path / "checkpoints"
+
+
+def test_keeps_the_last_and_the_best(saved):
+    assert sorted(int(path.name) for path in saved.iterdir()) == [20, 40, 50]
+    checkpoints = Checkpoints(saved, "ssim", read_only=True)
+    assert checkpoints.resolve("best") == 20
+    assert checkpoints.resolve("last") == checkpoints.latest() == 50
+    assert checkpoints.resolve("40") == 40
+    with pytest.raises(WorkdirError, match='no checkpoint "30"; use best, last or one of 20, 40'):
+        checkpoints.resolve("30")
+
+
+def test_without_scores_there_is_no_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path, "ssim")
+    with pytest.raises(WorkdirError, match="no checkpoint; train first"):
+        checkpoints.resolve("last")
+    checkpoints.save(10, _state(1))
+    checkpoints.wait()
+    with pytest.raises(WorkdirError, match="no checkpoint has a validation score"):
+        checkpoints.resolve("best")
+    checkpoints.close()
+
+
+def test_restores_onto_another_mesh(saved):
+    mesh = sharding.make_mesh(2, 8)
+    abstract = sharding.with_shardings(SHAPES, sharding.state_shardings(mesh, SHAPES))
+    restored = Checkpoints(saved, "ssim", read_only=True).restore(20, abstract)["kernel"]
+    np.testing.assert_array_equal(restored, _state(20)["kernel"])
+    assert restored.sharding == abstract["kernel"].sharding
+    assert {shard.data.shape for shard in restored.addressable_shards} == {(4, 8)}
+
+
+def test_saving_a_step_again_changes_nothing(saved):
+    checkpoints = Checkpoints(saved, "ssim", keep_last=2)
+    checkpoints.save(50, _state(0), {"ssim": 0.9})
+    checkpoints.wait()
+    assert checkpoints.resolve("best") == 20
+    checkpoints.close()
+
+
+def test_another_version_is_a_warning_that_names_it(saved):
+    (path,) = (saved / "20" / "environment").glob("metadata")
+    environment = json.loads(path.read_text())
+    assert environment["devices"] == 8
+    environment["jaxlib"] = "0.0.1"
+    path.write_text(json.dumps(environment))
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _state(0)
+    )
+    with pytest.warns(UserWarning, match=r"not bit for bit: jaxlib was 0\.0\.1, is"):
+        Checkpoints(saved, "ssim", read_only=True).restore(20, abstract)

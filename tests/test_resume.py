@@ -1,0 +1,123 @@
+"""Real processes, real signals: a run that was stopped equals one that was not, bit for bit."""
+
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from tests import commands
+
+STEPS = 60  # 6 epochs of 10
+
+
+def _arguments(workdir, data_dir):
+    return commands.tiny_training(workdir, data_dir, epochs=6, constant_epochs=3)
+
+
+def _start(workdir, data_dir):
+    return commands.start("launch.train", *_arguments(workdir, data_dir))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, sample_data_dir):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    commands.finish(_start(workdir, sample_data_dir))
+    return workdir
+
+
+def _state(workdir, step=STEPS):
+    path = Path(workdir) / "checkpoints" / str(step) / "state"
+    return ocp.StandardCheckpointer().restore(path)
+
+
+def _wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _assert_equal_runs(a, b):
+    a_state, b_state = _state(a), _state(b)
+    assert jax.tree.structure(a_state) == jax.tree.structure(b_state)
+    jax.tree.map(np.testing.assert_array_equal, a_state, b_state)
+    assert commands.metrics(a) == commands.metrics(b)
+    assert commands.metrics(a, "validation") == commands.metrics(b, "validation")
+    assert (a / "training_log.txt").read_text().splitlines()[-1] == (
+        b / "training_log.txt"
+    ).read_text().splitlines()[-1]
+
+
+def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path):
+    process = _start(tmp_path, sample_data_dir)
+    _wait_for((tmp_path / "checkpoints" / "10").exists, process)
+    process.kill()
+    commands.finish(process, -signal.SIGKILL)
+    assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
+
+    commands.finish(_start(tmp_path, sample_data_dir))
+    _assert_equal_runs(uninterrupted, tmp_path)
+
+
+def test_sigterm_saves_mid_epoch_and_the_restart_goes_on(uninterrupted, sample_data_dir, tmp_path):
+    process = _start(tmp_path, sample_data_dir)
+    log = tmp_path / "metrics.jsonl"
+    _wait_for(lambda: log.exists() and log.read_text().count("\n") > 12, process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = commands.finish(process, 42)
+    assert "stopped on request and saved" in out
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert 10 < saved < STEPS
+
+    commands.finish(_start(tmp_path, sample_data_dir))
+    _assert_equal_runs(uninterrupted, tmp_path)
+    assert [line["step"] for line in commands.metrics(tmp_path)] == list(range(1, STEPS + 1))
+
+
+def test_checkpoint_is_of_its_step_although_training_went_on(uninterrupted):
+    """The next step overwrites the state's memory while the checkpoint is being written."""
+    assert _state(uninterrupted)["step"] == STEPS
+    steps = sorted(int(path.name) for path in (uninterrupted / "checkpoints").iterdir())
+    assert [int(_state(uninterrupted, step)["step"]) for step in steps] == steps
+    # The last two, and the best if it is another.
+    assert steps[-2:] == [50, 60] and len(steps) <= 3
+
+
+def test_best_checkpoint_is_kept(uninterrupted):
+    scores = {line["step"]: line["ssim"] for line in commands.metrics(uninterrupted, "validation")}
+    assert sorted(scores) == [10, 20, 30, 40, 50, 60]
+    assert (uninterrupted / "checkpoints" / str(max(scores, key=scores.get))).exists()
+
+
+def test_finished_run_says_so(uninterrupted, sample_data_dir):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    out, _ = commands.finish(_start(uninterrupted, sample_data_dir))
+    assert "already finished" in out
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_changed_config_is_refused_with_the_difference(uninterrupted, sample_data_dir):
+    arguments = [*_arguments(uninterrupted, sample_data_dir), "--config.loss.l1_weight=10"]
+    _, err = commands.run("launch.train", *arguments, code=1)
+    line = commands.error_line(err)
+    assert "loss.l1_weight: 100.0 there, 10.0 now" in line and "another workdir" in line
+
+
+def test_what_a_run_writes(uninterrupted):
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert (uninterrupted / "training_log.txt").read_text().count("\n") == 6
+    for epoch in (2, 4, 6):
+        with Image.open(uninterrupted / "samples" / f"epoch_{epoch:04d}.png") as picture:
+            assert picture.width == 4 * 164 + 4 and picture.height > 8 * 160
+    board = EventAccumulator(str(uninterrupted / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    assert len(board.Scalars("train/loss_G")) == STEPS
+    assert len(board.Scalars("validation/ssim")) == 6
+    assert len(board.Images("samples")) == 3

@@ -1,0 +1,80 @@
+"""What launch.train refuses, each in one line."""
+
+import re
+
+import pytest
+
+from configs.lidc_mask2ct import get_config
+from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import ConfigError
+from launch.train import train
+from tests import commands
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"data.batch_size": 1000}, "config.data.batch_size is 1000, with 142 training examples"),
+        ({"fsdp": 3}, "config.fsdp=3 does not divide the 8 devices"),
+        ({"data.batch_size": 12}, "config.data.batch_size=12 does not divide over 8 devices"),
+        ({"generator.norm": "layer"}, 'norm is "layer": use'),
+        ({"loss.adversarial": "wgan"}, 'config.loss.adversarial is "wgan"'),
+        ({"generator.depth": 8}, "does not halve 8 times"),
+        ({"log_every_steps": 0}, "config.log_every_steps=0: use 1 or more"),
+        ({"generator.dropout": 1.5}, "config.generator.dropout=1.5: use a share"),
+        ({"data.source_range": (5, 5)}, "config.data.source_range=(5, 5): the first must be"),
+        ({"dtype": "float64"}, "needs JAX_ENABLE_X64=1"),
+        ({"data.sample": "knee", "data.image_size": 32}, 'there is no "knee"'),
+    ],
+)
+def test_refusals(sample_data_dir, tmp_path, overrides, message):
+    config = get_config("quickstart")
+    config.update_from_flattened_dict(
+        {"data.data_dir": str(sample_data_dir), "data.batch_size": 16} | overrides
+    )
+    with pytest.raises((ConfigError, DataError), match=re.escape(message)):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"fsdp": 3}, "config.fsdp=3 does not divide the 1 devices"),
+        ({"no_such_field": 1}, "no_such_field"),
+        ({"epochs": "many"}, "epochs"),
+    ],
+)
+def test_refusals_are_one_line_of_the_command(sample_data_dir, tmp_path, overrides, message):
+    arguments = commands.tiny_training(tmp_path / "run", sample_data_dir, **overrides)
+    _, err = commands.run("launch.train", *arguments, code=1)
+    assert message in commands.error_line(err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint(sample_data_dir, tmp_path):
+    overrides = {"optimizer.learning_rate": 1e38}
+    arguments = commands.tiny_training(tmp_path, sample_data_dir, **overrides)
+    _, err = commands.run("launch.train", *arguments, code=1)
+    assert "at step" in commands.error_line(err) and "learning_rate" in commands.error_line(err)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_unprepared_data_names_the_command(tmp_path):
+    arguments = [
+        "--config=configs/lidc_mask2ct.py",
+        f"--workdir={tmp_path}/run",
+        f"--config.data.data_dir={tmp_path}/data",
+    ]
+    _, err = commands.run("launch.train", *arguments, code=1)
+    assert "run python -m launch.prepare --dataset=lidc_masks --source=DIR" in commands.error_line(
+        err
+    )
+
+
+def test_unwritable_workdir_is_named(sample_data_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = commands.tiny_training(tmp_path / "file", sample_data_dir)
+    _, err = commands.run("launch.train", *arguments, code=1)
+    assert str(tmp_path / "file") in commands.error_line(err)
