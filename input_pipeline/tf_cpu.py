@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # other rounding, and a message, on some CPUs
 
 import tensorflow as tf
 

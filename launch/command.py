@@ -4,7 +4,6 @@ Exit codes: 0 done; 1 an error that a restart would repeat; 42 stopped on reques
 that a launcher starts the same command again.
 """
 
-import contextlib
 import os
 import sys
 
@@ -22,19 +21,12 @@ def run(main):
     def quiet(argv):
         del argv
         logging.set_verbosity(logging.ERROR)  # Orbax, TFDS and JAX tell their story at INFO
-        with exit_cleanly():
+        try:
             return main()
+        except (DataError, ConfigError, WorkdirError, TrainingError, OSError) as error:
+            _exit(error)
 
     app.run(quiet, flags_parser=_parse_flags)
-
-
-@contextlib.contextmanager
-def exit_cleanly():
-    """Turns errors of data, config, working directory and operating system into exit code 1."""
-    try:
-        yield
-    except (DataError, ConfigError, WorkdirError, TrainingError, OSError) as error:
-        _exit(error)
 
 
 def _parse_flags(argv):

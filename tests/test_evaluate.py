@@ -127,7 +127,7 @@ def test_predict_one_file(workdir, predictions, tmp_path):
             ["--workdir={run}", "--input={tmp}/absent.npy", "--output={tmp}/o"],
             "absent.npy",
         ),
-        ("predict", ["--workdir={run}", "--input={tmp}/no", "--output={tmp}/o"], "holds no .npy and"),
+        ("predict", ["--workdir={run}", "--input={tmp}/no", "--output={tmp}/o"], "holds no .npy"),
         ("predict", ["--workdir={run}", "--input={tmp}/bad.npy", "--output={tmp}/o"], "bad.npy"),
         ("predict", ["--workdir={run}", "--input={tmp}", "--output={tmp}/."], "give another"),
     ],
