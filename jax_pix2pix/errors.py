@@ -13,6 +13,10 @@ class TrainingError(ArithmeticError):
     """Training itself went wrong: a restart would repeat it."""
 
 
+class BenchmarkError(RuntimeError):
+    """Something cannot be measured here."""
+
+
 def chosen(table, field, name):
     """table[name], where config.<field> is the name."""
     if name not in table:

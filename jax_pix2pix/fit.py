@@ -17,6 +17,7 @@ from jax_pix2pix.pictures import COMPARISON_COLUMNS, comparison_row, grid
 from jax_pix2pix.sharding import (
     batch_sharding,
     replicated,
+    stacked_batch_sharding,
     state_shardings,
     to_global,
     with_shardings,
@@ -56,10 +57,7 @@ def fit(system, config, mesh, workdir, train_batches, validation_batches, sample
     if start_step:
         state = checkpoints.restore(start_step, with_shardings(abstract, shardings))
     else:
-        state = jax.jit(
-            lambda: create_state(system, jax.random.key(config.seed), example_batch(config)),
-            out_shardings=shardings,
-        )()
+        state = initial_state(system, config, shardings)
 
     batches = train_batches(start_step)
     step_function = compile_step(system, config, mesh, abstract)
@@ -106,28 +104,52 @@ def fit(system, config, mesh, workdir, train_batches, validation_batches, sample
     return finished
 
 
+def initial_state(system, config, shardings):
+    """The state that training begins with, placed as ``shardings`` says."""
+    return jax.jit(
+        lambda: create_state(system, jax.random.key(config.seed), example_batch(config)),
+        out_shardings=shardings,
+    )()
+
+
 def compile_step(system, config, mesh, abstract):
     """train_step compiled for the mesh; returns when every process has it.
 
     Waiting matters: the first collective gives up on a process that compiles for 30 s longer.
     """
+    compiled = lower_step(system, config, mesh, abstract).compile()
+    ocp.multihost.get_barrier_sync_fn()(key="train_step_compiled", timeout_ms=3_600_000)
+    return lambda state, batch: compiled(
+        state, {name: batch[name] for name in ("source", "target")}
+    )
+
+
+def lower_step(system, config, mesh, abstract, steps_per_call=1):
+    """train_step lowered for the mesh: (state, batch) -> (state, metrics), in place.
+
+    With more steps_per_call, batches and metrics have a leading axis of that length.
+    """
     shardings = state_shardings(mesh, abstract)
+    shape, sharding = (config.data.batch_size,), batch_sharding(mesh)
+    if steps_per_call > 1:
+        shape, sharding = (steps_per_call, *shape), stacked_batch_sharding(mesh)
     batch = {
-        name: jax.ShapeDtypeStruct(
-            (config.data.batch_size, *x.shape[1:]), x.dtype, sharding=batch_sharding(mesh)
-        )
+        name: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype, sharding=sharding)
         for name, x in example_batch(config).items()
     }
 
     def step(state, batch):
         return train_step(system, state, batch, jax.random.key(config.seed))
 
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-    compiled = jitted.lower(with_shardings(abstract, shardings), batch).compile()
-    ocp.multihost.get_barrier_sync_fn()(key="train_step_compiled", timeout_ms=3_600_000)
-    return lambda state, batch: compiled(
-        state, {name: batch[name] for name in ("source", "target")}
+    def steps(state, batches):
+        return jax.lax.scan(step, state, batches)
+
+    jitted = jax.jit(
+        step if steps_per_call == 1 else steps,
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
     )
+    return jitted.lower(with_shardings(abstract, shardings), batch)
 
 
 class Averages:

@@ -11,13 +11,17 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax_pix2pix.errors import ConfigError
 
 
-def make_mesh(fsdp, batch_size):
-    """The mesh over all devices.
+def make_mesh(fsdp, batch_size, devices=None):
+    """The mesh over the first ``devices`` devices, or over all.
 
     Raises:
-        ConfigError: fsdp does not divide the device count, or that does not divide batch_size.
+        ConfigError: there are fewer devices, fsdp does not divide their number, or that does not
+            divide batch_size.
     """
-    devices = jax.device_count()
+    present = jax.device_count()
+    devices = devices or present
+    if devices > present:
+        raise ConfigError(f"{devices} devices asked for, {present} present: use at most {present}")
     if devices % fsdp:
         raise ConfigError(f"config.fsdp={fsdp} does not divide the {devices} devices")
     if batch_size % devices:
@@ -27,7 +31,10 @@ def make_mesh(fsdp, batch_size):
         )
     # Explicit axes, the default, refuse dropout.
     return jax.make_mesh(
-        (devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto)
+        (devices // fsdp, fsdp),
+        ("data", "fsdp"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[:devices],
     )
 
 
@@ -37,6 +44,11 @@ def replicated(mesh):
 
 def batch_sharding(mesh):
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def stacked_batch_sharding(mesh):
+    """Of batches with a leading axis of steps, which is not split."""
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
 def state_shardings(mesh, abstract_state):

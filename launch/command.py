@@ -10,9 +10,10 @@ import sys
 from absl import app, flags, logging
 
 from input_pipeline.safe_io import DataError
-from jax_pix2pix.errors import ConfigError, TrainingError, WorkdirError
+from jax_pix2pix.errors import BenchmarkError, ConfigError, TrainingError, WorkdirError
 
 EXIT_RESTART = 42
+MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
 
 
 def run(main):
@@ -23,7 +24,7 @@ def run(main):
         logging.set_verbosity(logging.ERROR)  # Orbax, TFDS and JAX tell their story at INFO
         try:
             return main()
-        except (DataError, ConfigError, WorkdirError, TrainingError, OSError) as error:
+        except MENDABLE as error:
             _exit(error)
 
     app.run(quiet, flags_parser=_parse_flags)

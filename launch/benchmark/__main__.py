@@ -1,0 +1,149 @@
+"""What a training step costs here, and how it compares with PyTorch.
+
+    python -m launch.benchmark --config=configs/lidc_mask2ct.py[:variant] [--config.field=value]
+    python -m launch.benchmark --config=… --batch_sizes=8,64 --against=torch --output=FILE.json
+    python -m launch.benchmark --config=… --input=real
+
+Prints a table, a column a batch size, and writes JSON with every measured time to --output. With
+synthetic input TensorFlow is not needed.
+"""
+
+import datetime
+import json
+import os
+import sys
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from jax_pix2pix.benchmark import calls_within, summarise
+from jax_pix2pix.errors import ConfigError
+from launch import command
+from launch.benchmark import report, torch_comparison
+from launch.benchmark.processes import Worker
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a run's config, file.py[:variant]")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "global; the config's if not given")
+_DTYPE = flags.DEFINE_string("dtype", None, "float32 or bfloat16; the config's if not given")
+_DEVICES = flags.DEFINE_integer("devices", None, "the first so many devices; all if not given", 1)
+_STEPS_PER_CALL = flags.DEFINE_integer("steps_per_call", 1, "steps in one compiled loop", 1)
+_INPUT = flags.DEFINE_enum("input", "synthetic", ["synthetic", "real"], "real: the prepared data")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of the step", 1)
+_SECONDS = flags.DEFINE_float("seconds", 5, "of one measurement, about", 0)
+_STEPS = flags.DEFINE_integer("steps", None, "of one measurement, in place of --seconds", 1)
+_AGAINST = flags.DEFINE_enum("against", None, ["torch"], "another framework, taking turns")
+_PROFILE = flags.DEFINE_string("profile", None, "folder for a profiler trace of some steps")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file")
+flags.mark_flag_as_required("config")
+
+PROFILED_STEPS = 3
+
+
+def main():
+    config = _CONFIG.value
+    if _DTYPE.value:
+        config.dtype = _DTYPE.value
+    if _AGAINST.value:
+        torch_comparison.check(config.system)
+    if _OUTPUT.value:
+        os.makedirs(os.path.dirname(os.path.abspath(_OUTPUT.value)), exist_ok=True)
+    results = [measure(config, batch_size) for batch_size in _batch_sizes(config)]
+    record = {
+        "command": ["python", "-m", "launch.benchmark", *sys.argv[1:]],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": report.machine(),
+        "config": json.loads(config.to_json()),
+        "results": results,
+    }
+    print(report.table(record))
+    if _OUTPUT.value:
+        with open(_OUTPUT.value, "w") as file:
+            json.dump(record, file, indent=1)
+        print(f"all times: {_OUTPUT.value}")
+
+
+def _batch_sizes(config):
+    if _BATCH_SIZES.value is None:
+        return [config.data.batch_size]
+    if not _BATCH_SIZES.value or not all(x.isdecimal() and int(x) for x in _BATCH_SIZES.value):
+        raise ConfigError(f"--batch_sizes={','.join(_BATCH_SIZES.value)}: use e.g. 8,16")
+    return [int(x) for x in _BATCH_SIZES.value]
+
+
+def measure(config, batch_size):
+    """-> the record of one batch size."""
+    config.data.batch_size = batch_size
+    plain = json.loads(config.to_json())
+    # Two frameworks share a GPU: JAX must not take most of its memory beforehand.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if _AGAINST.value else {}
+    with Worker("launch.benchmark.jax_worker", **environment) as worker:
+        build = worker.ask(
+            "build",
+            config=plain,
+            devices=_DEVICES.value,
+            steps_per_call=_STEPS_PER_CALL.value,
+            real_input=_INPUT.value == "real",
+        )
+        print(
+            f"batch {batch_size}: compiled, {build['trial_step_seconds']:.4f} s a step", flush=True
+        )
+        count = _count(build)
+        if _AGAINST.value:
+            peer, facts = torch_comparison.fastest_peer(plain, build["platform"], build["devices"])
+            with peer:
+                counts = {"jax": count, "torch": _count(facts)}
+                against = torch_comparison.compare(worker, peer, counts, _ROUNDS.value) | facts
+            rounds = against["steps"]["seconds"]["jax"]
+            memory = against["peak_memory"]["jax"]
+        else:
+            against = None
+            rounds = [worker.ask("steps", count=count)["seconds"] for _ in range(_ROUNDS.value)]
+            memory = worker.ask("memory")
+        real = _real_input(worker, count, batch_size) if _INPUT.value == "real" else None
+        if _PROFILE.value:
+            worker.ask("profile", directory=os.path.abspath(_PROFILE.value), count=PROFILED_STEPS)
+        peaks = worker.ask("peaks")
+    times = summarise([second for turn in rounds for second in turn])
+    step = times["median"]
+    xla = build["xla"]
+    return {
+        "batch_size": batch_size,
+        "dtype": config.dtype,
+        "steps_per_call": _STEPS_PER_CALL.value,
+        **{name: build[name] for name in ("platform", "device_kind", "devices", "versions")},
+        "compile_seconds": build["compile_seconds"],
+        "step_seconds": times | {"rounds": rounds},
+        "images_per_second": batch_size / step,
+        "images_per_second_per_device": batch_size / step / build["devices"],
+        "flops_a_step": {"analytic": build["flops_analytic"], "xla": xla["flops"]},
+        "bytes_accessed_a_step_xla": xla["bytes_accessed"],
+        "peaks": peaks,
+        "share_of_matmul_peak": build["flops_analytic"] / step / peaks["matmul_flops_per_second"],
+        "share_of_copy_peak": xla["bytes_accessed"]
+        and xla["bytes_accessed"] / step / peaks["copy_bytes_per_second"],
+        "peak_memory": memory,
+        "real_input": real,
+        "against_torch": against,
+    }
+
+
+def _count(facts):
+    """Steps of one measurement."""
+    return _STEPS.value or max(3, calls_within(_SECONDS.value, facts["trial_step_seconds"]))
+
+
+def _real_input(worker, count, batch_size):
+    alone = worker.ask("input_alone", seconds=max(1.0, _SECONDS.value))
+    rounds = [worker.ask("together", count=count) for _ in range(_ROUNDS.value)]
+    seconds = float(np.median([r["seconds_a_step"] for r in rounds]))
+    return {
+        "pipeline_images_per_second": batch_size * alone["batches_per_second"],
+        "together_images_per_second": batch_size / seconds,
+        "waited_fraction": float(np.median([r["waited_fraction"] for r in rounds])),
+        "rounds": rounds,
+    }
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,178 @@
+"""The process that measures JAX: requests of ``launch.benchmark`` on standard input."""
+
+import platform
+import time
+from importlib import metadata
+
+import jax
+import ml_collections
+import numpy as np
+
+from jax_pix2pix import benchmark, sharding, workdir
+from jax_pix2pix.adversarial import TrainState
+from jax_pix2pix.fit import initial_state, lower_step
+from launch.benchmark.processes import serve
+
+WARM_UP_CALLS = 3
+
+
+class Measurements:
+    """One system, batch size and number of devices; each method is a request."""
+
+    config: ml_collections.ConfigDict
+    state: TrainState
+
+    def build(self, config, devices, steps_per_call, real_input):
+        """Compiles and warms up. -> what is known of the step before it is timed."""
+        self.config = ml_collections.ConfigDict(config)
+        self.steps_per_call = steps_per_call
+        self.mesh = sharding.make_mesh(self.config.fsdp, self.config.data.batch_size, devices)
+        self.batches = self._real_batches() if real_input else None
+        self.system = workdir.build_system(self.config)
+        abstract = workdir.abstract_state(self.system, self.config)
+        self.compiled, compile_seconds = benchmark.compile_cold_and_cached(
+            lambda: lower_step(self.system, self.config, self.mesh, abstract, steps_per_call)
+        )
+        shardings = sharding.state_shardings(self.mesh, abstract)
+        self.state = initial_state(self.system, self.config, shardings)
+        self.batch = self._to_devices([self._synthetic(n) for n in range(steps_per_call)])
+        start = time.perf_counter()
+        for _ in range(WARM_UP_CALLS):
+            start = time.perf_counter()
+            self._call()
+        device = self.mesh.devices.flat[0]
+        return {
+            "platform": device.platform,
+            "device_kind": device.device_kind,
+            "devices": self.mesh.size,
+            "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
+            | {"python": platform.python_version()},
+            "compile_seconds": compile_seconds,
+            "trial_step_seconds": (time.perf_counter() - start) / steps_per_call,
+            "flops_analytic": benchmark.step_flops(self.system, self.config),
+            "xla": benchmark.xla_cost(self.compiled, self.mesh.size),
+        }
+
+    def _real_batches(self):
+        """As launch.train reads them, without end."""
+        from input_pipeline import order, pipeline  # TensorFlow: for real input alone
+
+        data = self.config.data
+        pipeline.ensure_prepared(data)
+        examples = pipeline.num_examples(data, "train")
+        self.config.steps_per_epoch = order.steps_per_epoch(examples, data.batch_size)
+        host, hosts = sharding.host_rows(self.mesh, data.batch_size)
+        return pipeline.train_batches(data, 0, np.iinfo(np.int64).max, host, hosts)
+
+    def _synthetic(self, number):
+        rng = np.random.default_rng(number)
+        return {
+            name: rng.integers(0, 255, (self.config.data.batch_size, *x.shape[1:])).astype(x.dtype)
+            for name, x in workdir.example_batch(self.config).items()
+        }
+
+    def _to_devices(self, batches):
+        """steps_per_call batches -> the argument of the compiled step."""
+        pairs = [{name: batch[name] for name in ("source", "target")} for batch in batches]
+        if self.steps_per_call == 1:
+            return sharding.to_global(pairs[0], self.mesh)
+        stacked = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}
+        sharded = sharding.stacked_batch_sharding(self.mesh)
+        return {
+            name: jax.make_array_from_process_local_data(sharded, x) for name, x in stacked.items()
+        }
+
+    def _call(self):
+        self.state, metrics = self.compiled(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
+
+    def steps(self, count):
+        """Times steps on one batch that lies on the devices. -> seconds of each step, CPU's."""
+        return self._timed(self._call, count, self.steps_per_call)
+
+    def generator(self, count):
+        """Times G's forward pass alone, dropout on, no gradient."""
+        if not hasattr(self, "forward"):
+            self.forward = jax.jit(self._forward).lower(self.state.generator, self.batch).compile()
+            for _ in range(WARM_UP_CALLS):
+                jax.block_until_ready(self.forward(self.state.generator, self.batch))
+        return self._timed(
+            lambda: jax.block_until_ready(self.forward(self.state.generator, self.batch)), count, 1
+        )
+
+    def _forward(self, generator, batch):
+        if self.steps_per_call > 1:
+            batch = jax.tree.map(lambda x: x[0], batch)
+        source, _ = self.system.normalise(batch)
+        variables = {"params": generator.params, "batch_stats": generator.batch_stats}
+        fake, _ = self.system.generator.apply(
+            variables,
+            source,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(self.config.seed)},
+        )
+        return fake
+
+    @staticmethod
+    def _timed(call, count, steps):
+        seconds, cpu = [], time.process_time()
+        for _ in range(max(1, round(count / steps))):
+            start = time.perf_counter()
+            call()
+            seconds.append((time.perf_counter() - start) / steps)
+        cpu_seconds = (time.process_time() - cpu) / (len(seconds) * steps)
+        return {"seconds": seconds, "cpu_seconds_a_step": cpu_seconds}
+
+    def input_alone(self, seconds):
+        """Batches per second of the pipeline, after its buffers are drained."""
+        end = time.perf_counter() + seconds / 4
+        while time.perf_counter() < end:
+            next(self.batches)
+        count, start = 0, time.perf_counter()
+        while count < 3 or time.perf_counter() < start + seconds:
+            next(self.batches)
+            count += 1
+        return {"batches_per_second": count / (time.perf_counter() - start)}
+
+    def together(self, count):
+        """The training loop on real input: each call's metrics are read when the next is sent."""
+        calls = max(2, round(count / self.steps_per_call))
+        waited, pending = 0.0, None
+        jax.block_until_ready(self.state)
+        start = time.perf_counter()
+        for _ in range(calls):
+            asked = time.perf_counter()
+            batches = [next(self.batches) for _ in range(self.steps_per_call)]
+            waited += time.perf_counter() - asked
+            self.state, metrics = self.compiled(self.state, self._to_devices(batches))
+            jax.device_get(pending)
+            pending = metrics
+        jax.block_until_ready((self.state, pending))
+        total = time.perf_counter() - start
+        return {
+            "seconds_a_step": total / (calls * self.steps_per_call),
+            "waited_fraction": waited / total,
+        }
+
+    def memory(self):
+        return benchmark.peak_memory(self.mesh.local_devices)
+
+    def peaks(self):
+        """After ``memory``: these take memory of their own."""
+        return {
+            "matmul_flops_per_second": benchmark.matmul_peak(self.mesh, self.config.dtype),
+            "copy_bytes_per_second": benchmark.copy_peak(self.mesh),
+        }
+
+    def profile(self, directory, count):
+        """Writes a trace of some steps that TensorBoard and Perfetto show."""
+        with jax.profiler.trace(directory):
+            for _ in range(max(1, round(count / self.steps_per_call))):
+                self._call()
+
+
+if __name__ == "__main__":
+    measurements = Measurements()
+    names = ("build", "steps", "generator", "input_alone", "together", "memory", "peaks", "profile")
+    serve({name: getattr(measurements, name) for name in names})

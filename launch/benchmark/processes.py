@@ -1,0 +1,89 @@
+"""Benchmarks measure in processes of their own, which answer lines of JSON with lines of JSON.
+
+A process a framework and a batch size: peak memory is its own, and a comparison takes turns.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import BenchmarkError, ConfigError
+
+
+class Worker:
+    """A started ``python -m module``; a context manager that ends it.
+
+    ask(name, **arguments) -> what its handler of that name returns.
+
+    Raises:
+        BenchmarkError: it refused, with its reason, or ended.
+    """
+
+    def __init__(self, module, **environment):
+        self._module = module
+        self._stderr = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+        )
+
+    def ask(self, name, **arguments):
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"name": name, "arguments": arguments}) + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise BenchmarkError(self._last_words(name))
+        answer = json.loads(line)
+        if "error" in answer:
+            raise BenchmarkError(answer["error"])
+        return answer["result"]
+
+    def _last_words(self, name):
+        code = self._process.wait()
+        self._stderr.seek(0)
+        lines = [line.strip() for line in self._stderr if line.strip()]
+        what = lines[-1] if lines else "no message"
+        if code < 0:
+            what = f"signal {-code}; out of memory? Use smaller --batch_sizes"
+        return f"{self._module} ended while asked for {name} ({what})"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._stderr.close()
+
+
+def serve(handlers):
+    """Answers requests on standard input until it ends; {name: function(**arguments)}."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = {"result": handlers[request["name"]](**request["arguments"])}
+        except (BenchmarkError, ConfigError, DataError) as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), file=answers, flush=True)
+    answers.flush()
+    os._exit(0)  # threads of TensorFlow would delay the end
