@@ -1,9 +1,6 @@
 """What a benchmark measures: times, arithmetic, the machine's peaks, compilation and memory."""
 
 import math
-import resource
-import sys
-import tempfile
 import time
 from typing import Any
 
@@ -121,35 +118,35 @@ def xla_cost(compiled, devices):
     return {ours: cost[name] * devices if name in cost else None for ours, name in names.items()}
 
 
-def compile_cold_and_cached(lower):
-    """Compiles twice, into an empty persistent cache and from it.
+def timed_compile(lower, cache_dir):
+    """Compiles with the persistent cache in cache_dir: cold if that is empty, else from it.
 
     Args:
         lower: () -> what jit's ``lower`` returns.
 
     Returns:
-        (compiled, {"cold", "cached"}): seconds of tracing, lowering and compiling.
+        (compiled, seconds of tracing, lowering and compiling).
     """
     settings: dict[str, Any] = {
-        "jax_compilation_cache_dir": None,
+        "jax_compilation_cache_dir": cache_dir,
         "jax_persistent_cache_min_compile_time_secs": 0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in settings}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, value in (settings | {"jax_compilation_cache_dir": folder}).items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # else it stays where it was first used
-        seconds, programs = {}, []
-        for kind in ("cold", "cached"):
-            jax.clear_caches()
-            start = time.perf_counter()
-            programs.append(lower().compile())
-            seconds[kind] = time.perf_counter() - start
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-    return programs[0], seconds
+    _configure(settings)
+    try:
+        jax.clear_caches()
+        start = time.perf_counter()
+        compiled = lower().compile()
+        return compiled, time.perf_counter() - start
+    finally:
+        _configure(before)
+
+
+def _configure(settings):
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # else it stays where it was first used
 
 
 def matmul_peak(mesh, dtype, size=None, seconds=1.0):
@@ -200,21 +197,12 @@ def _best_seconds(call, seconds):
     return min(times)
 
 
-def peak_memory(devices):
-    """The most bytes in use so far: {"bytes", "of"}.
-
-    On accelerators that of the fullest device; on the CPU the resident set of this process,
-    libraries and compiler included.
-    """
+def device_memory_peak(devices):
+    """The most bytes that the fullest device held so far; None on the CPU, which does not count."""
     statistics = [device.memory_stats() for device in devices]
-    if all(stats and "peak_bytes_in_use" in stats for stats in statistics):
-        return {"bytes": max(s["peak_bytes_in_use"] for s in statistics), "of": "device"}
-    return {"bytes": peak_resident_bytes(), "of": "process"}
-
-
-def peak_resident_bytes():
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if any(not stats or "peak_bytes_in_use" not in stats for stats in statistics):
+        return None
+    return max(stats["peak_bytes_in_use"] for stats in statistics)
 
 
 def calls_within(seconds, seconds_a_call):

@@ -12,6 +12,7 @@ import datetime
 import json
 import os
 import sys
+import tempfile
 
 import numpy as np
 from absl import flags
@@ -53,6 +54,7 @@ def main():
         "command": ["python", "-m", "launch.benchmark", *sys.argv[1:]],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": report.machine(),
+        "overrides": config_flags.get_override_values(flags.FLAGS["config"]),
         "config": json.loads(config.to_json()),
         "results": results,
     }
@@ -77,13 +79,17 @@ def measure(config, batch_size):
     plain = json.loads(config.to_json())
     # Two frameworks share a GPU: JAX must not take most of its memory beforehand.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if _AGAINST.value else {}
-    with Worker("launch.benchmark.jax_worker", **environment) as worker:
+    with (
+        tempfile.TemporaryDirectory() as cache_dir,
+        Worker("launch.benchmark.jax_worker", **environment) as worker,
+    ):
         build = worker.ask(
             "build",
             config=plain,
             devices=_DEVICES.value,
             steps_per_call=_STEPS_PER_CALL.value,
             real_input=_INPUT.value == "real",
+            cache_dir=cache_dir,
         )
         print(
             f"batch {batch_size}: compiled, {build['trial_step_seconds']:.4f} s a step", flush=True
@@ -103,6 +109,7 @@ def measure(config, batch_size):
         real = _real_input(worker, count, batch_size) if _INPUT.value == "real" else None
         if _PROFILE.value:
             worker.ask("profile", directory=os.path.abspath(_PROFILE.value), count=PROFILED_STEPS)
+        cached = worker.ask("compile_again", cache_dir=cache_dir)
         peaks = worker.ask("peaks")
     times = summarise([second for turn in rounds for second in turn])
     step = times["median"]
@@ -112,7 +119,7 @@ def measure(config, batch_size):
         "dtype": config.dtype,
         "steps_per_call": _STEPS_PER_CALL.value,
         **{name: build[name] for name in ("platform", "device_kind", "devices", "versions")},
-        "compile_seconds": build["compile_seconds"],
+        "compile_seconds": {"cold": build["compile_seconds"], "cached": cached},
         "step_seconds": times | {"rounds": rounds},
         "images_per_second": batch_size / step,
         "images_per_second_per_device": batch_size / step / build["devices"],

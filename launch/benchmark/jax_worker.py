@@ -11,7 +11,7 @@ import numpy as np
 from jax_pix2pix import benchmark, sharding, workdir
 from jax_pix2pix.adversarial import TrainState
 from jax_pix2pix.fit import initial_state, lower_step
-from launch.benchmark.processes import serve
+from launch.benchmark.processes import peak_resident_bytes, serve
 
 WARM_UP_CALLS = 3
 
@@ -22,17 +22,16 @@ class Measurements:
     config: ml_collections.ConfigDict
     state: TrainState
 
-    def build(self, config, devices, steps_per_call, real_input):
-        """Compiles and warms up. -> what is known of the step before it is timed."""
+    def build(self, config, devices, steps_per_call, real_input, cache_dir):
+        """Compiles, cold if cache_dir is empty, and warms up. -> what is known of the step."""
         self.config = ml_collections.ConfigDict(config)
         self.steps_per_call = steps_per_call
         self.mesh = sharding.make_mesh(self.config.fsdp, self.config.data.batch_size, devices)
+        self.config.steps_per_epoch = 1000  # of synthetic input: the learning rate stays
         self.batches = self._real_batches() if real_input else None
         self.system = workdir.build_system(self.config)
+        self.compiled, compile_seconds = benchmark.timed_compile(self._lower, cache_dir)
         abstract = workdir.abstract_state(self.system, self.config)
-        self.compiled, compile_seconds = benchmark.compile_cold_and_cached(
-            lambda: lower_step(self.system, self.config, self.mesh, abstract, steps_per_call)
-        )
         shardings = sharding.state_shardings(self.mesh, abstract)
         self.state = initial_state(self.system, self.config, shardings)
         self.batch = self._to_devices([self._synthetic(n) for n in range(steps_per_call)])
@@ -52,6 +51,14 @@ class Measurements:
             "flops_analytic": benchmark.step_flops(self.system, self.config),
             "xla": benchmark.xla_cost(self.compiled, self.mesh.size),
         }
+
+    def _lower(self):
+        abstract = workdir.abstract_state(self.system, self.config)
+        return lower_step(self.system, self.config, self.mesh, abstract, self.steps_per_call)
+
+    def compile_again(self, cache_dir):
+        """Seconds until the step is there once more, in the cache_dir of ``build``."""
+        return benchmark.timed_compile(self._lower, cache_dir)[1]
 
     def _real_batches(self):
         """As launch.train reads them, without end."""
@@ -156,10 +163,12 @@ class Measurements:
         }
 
     def memory(self):
-        return benchmark.peak_memory(self.mesh.local_devices)
+        """Before ``compile_again`` and ``peaks``, which take memory of their own."""
+        if (peak := benchmark.device_memory_peak(self.mesh.local_devices)) is not None:
+            return {"bytes": peak, "of": "device"}
+        return {"bytes": peak_resident_bytes(), "of": "process"}
 
     def peaks(self):
-        """After ``memory``: these take memory of their own."""
         return {
             "matmul_flops_per_second": benchmark.matmul_peak(self.mesh, self.config.dtype),
             "copy_bytes_per_second": benchmark.copy_peak(self.mesh),
@@ -174,5 +183,12 @@ class Measurements:
 
 if __name__ == "__main__":
     measurements = Measurements()
-    names = ("build", "steps", "generator", "input_alone", "together", "memory", "peaks", "profile")
-    serve({name: getattr(measurements, name) for name in names})
+    serve(
+        {
+            name: getattr(measurements, name)
+            for name in (
+                "build", "steps", "generator", "input_alone", "together", "profile", "memory",
+                "compile_again", "peaks",
+            )
+        }
+    )  # fmt: skip

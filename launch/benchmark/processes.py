@@ -6,6 +6,7 @@ A process a framework and a batch size: peak memory is its own, and a comparison
 import contextlib
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -87,3 +88,9 @@ def serve(handlers):
         print(json.dumps(answer), file=answers, flush=True)
     answers.flush()
     os._exit(0)  # threads of TensorFlow would delay the end
+
+
+def peak_resident_bytes():
+    """The largest resident set of this process so far, libraries and compiler included."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

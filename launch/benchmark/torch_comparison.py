@@ -49,10 +49,10 @@ def fastest_peer(config, platform, devices):
                     best.close()
                 raise
             failures[variant] = str(error)
-            print(f"  torch {variant:22} left out: {error}")
+            print(f"  torch {variant:22} left out: {error}", flush=True)
             continue
         trials[variant] = float(np.median(seconds))
-        print(f"  torch {variant:22} {trials[variant]:.4f} s a step in the trial")
+        print(f"  torch {variant:22} {trials[variant]:.4f} s a step in the trial", flush=True)
         if trials[variant] == min(trials.values()):
             if best:
                 best.close()

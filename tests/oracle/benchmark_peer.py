@@ -6,10 +6,7 @@ which JAX does inside the step. bfloat16 is autocast in the networks; losses are
 On GPUs TF32 is allowed, as JAX allows it, and cuDNN picks its algorithms by trial.
 """
 
-import os
 import platform
-import resource
-import sys
 import time
 
 import numpy as np
@@ -17,7 +14,8 @@ import torch
 from torch import nn
 
 from jax_pix2pix.errors import BenchmarkError
-from launch.benchmark.processes import serve
+from launch.benchmark.processes import peak_resident_bytes, serve
+from launch.benchmark.report import available_cores
 from tests.oracle import lidc_mask2ct_torch as oracle
 
 WARM_UP_STEPS = 3
@@ -46,7 +44,7 @@ class Peer:
     def build(self, config, variant, device):
         """Makes networks, optimisers and a batch, and warms up."""
         _check(config)
-        threads = len(os.sched_getaffinity(0))
+        threads = available_cores()
         torch.set_flush_denormal(True)  # as XLA does
         torch.set_num_threads(threads)
         if device == "cuda" and not torch.cuda.is_available():
@@ -175,9 +173,7 @@ class Peer:
     def memory(self):
         if self.device == "cuda":
             return {"bytes": torch.cuda.max_memory_allocated(), "of": "device"}
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return {"bytes": peak, "of": "process"}
+        return {"bytes": peak_resident_bytes(), "of": "process"}
 
 
 class _Parameters:
