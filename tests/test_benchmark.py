@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -129,8 +130,12 @@ def test_steps_in_one_call_are_single_steps(float64, devices):
 
 def test_the_second_compilation_comes_from_the_cache(tmp_path):
     hits = []
-    listener = lambda event, **_: hits.append(event) if event.endswith("cache_hits") else None  # noqa: E731
-    monitoring.register_event_listener(listener)
+
+    def listen(event, **_):
+        if event.endswith("cache_hits"):
+            hits.append(event)
+
+    monitoring.register_event_listener(listen)
     before = jax.config.jax_compilation_cache_dir
 
     def lower():
@@ -145,8 +150,6 @@ def test_the_second_compilation_comes_from_the_cache(tmp_path):
 
 
 def test_peaks_are_those_of_numpy_within_an_order_of_magnitude():
-    import time
-
     def numpys(call, work):
         times = []
         for _ in range(5):
@@ -191,6 +194,7 @@ def test_synthetic_input_without_tensorflow(synthetic):
     for result, batch_size in zip(record["results"], (2, 4), strict=True):
         assert result["batch_size"] == batch_size
         assert (result["devices"], result["steps_per_call"]) == (2, 2)
+        assert result["tf32"] is False
         assert result["dtype"] == record["config"]["dtype"] == "bfloat16"
         times = result["step_seconds"]
         every = np.concatenate(times["rounds"])
@@ -222,7 +226,8 @@ def test_synthetic_input_without_tensorflow(synthetic):
 def test_real_input(sample_data_dir, tmp_path):
     output = tmp_path / "benchmark.json"
     fields = {"data.image_size": 128, "data.data_dir": sample_data_dir}
-    arguments = _arguments("--input=real", "--seconds=0.5", f"--output={output}", **fields)
+    flags = ["--input=real", "--steps_per_call=2", "--seconds=0.5", f"--output={output}"]
+    arguments = _arguments(*flags, **fields)
     out, _ = commands.run("launch.benchmark", *arguments)
     real = json.loads(output.read_text())["results"][0]["real_input"]
     assert 0 < real["waited_fraction"] < 1
@@ -276,6 +281,7 @@ def test_against_torch_compiled(tmp_path):
         (["--batch_sizes=two"], {}, "--batch_sizes=two: use e.g. 8,16"),
         (["--dtype=float16"], {}, 'config.dtype is "float16": use one of'),
         (["--steps=0"], {}, "--steps"),
+        (["--output=/dev/null/x.json"], {}, "/dev/null"),
         (["--against=torch"], {}, "not on 2 cpu device(s): use --devices=1"),
         (["--against=torch"], {"system": "x"}, '"x" has no PyTorch peer; lidc_mask2ct has'),
         (
@@ -307,3 +313,7 @@ def test_missing_torch_names_the_extra():
 def test_a_process_that_ends_leaves_its_last_words():
     with Worker("tests.no_such_module") as worker, pytest.raises(BenchmarkError, match="No module"):
         worker.ask("build")
+    with Worker("launch.benchmark.jax_worker") as worker:
+        worker.process.kill()
+        with pytest.raises(BenchmarkError, match="signal 9; out of memory"):
+            worker.ask("build")

@@ -48,15 +48,16 @@ def main():
     if _AGAINST.value:
         torch_comparison.check(config.system)
     if _OUTPUT.value:
+        # What cannot be written is refused before minutes of measuring.
         os.makedirs(os.path.dirname(os.path.abspath(_OUTPUT.value)), exist_ok=True)
-    results = [measure(config, batch_size) for batch_size in _batch_sizes(config)]
+        open(_OUTPUT.value, "a").close()
     record = {
         "command": ["python", "-m", "launch.benchmark", *sys.argv[1:]],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": report.machine(),
         "overrides": config_flags.get_override_values(flags.FLAGS["config"]),
         "config": json.loads(config.to_json()),
-        "results": results,
+        "results": [measure(config, batch_size) for batch_size in _batch_sizes(config)],
     }
     print(report.table(record))
     if _OUTPUT.value:
@@ -96,7 +97,7 @@ def measure(config, batch_size):
         )
         count = _count(build)
         if _AGAINST.value:
-            peer, facts = torch_comparison.fastest_peer(plain, build["platform"], build["devices"])
+            peer, facts = torch_comparison.fastest_peer(plain, build)
             with peer:
                 counts = {"jax": count, "torch": _count(facts)}
                 against = torch_comparison.compare(worker, peer, counts, _ROUNDS.value) | facts
@@ -118,7 +119,9 @@ def measure(config, batch_size):
         "batch_size": batch_size,
         "dtype": config.dtype,
         "steps_per_call": _STEPS_PER_CALL.value,
-        **{name: build[name] for name in ("platform", "device_kind", "devices", "versions")},
+        **{
+            name: build[name] for name in ("platform", "device_kind", "devices", "tf32", "versions")
+        },
         "compile_seconds": {"cold": build["compile_seconds"], "cached": cached},
         "step_seconds": times | {"rounds": rounds},
         "images_per_second": batch_size / step,

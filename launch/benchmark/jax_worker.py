@@ -3,6 +3,7 @@
 import platform
 import time
 from importlib import metadata
+from typing import Any
 
 import jax
 import ml_collections
@@ -19,7 +20,8 @@ WARM_UP_CALLS = 3
 class Measurements:
     """One system, batch size and number of devices; each method is a request."""
 
-    config: ml_collections.ConfigDict
+    config: Any  # ConfigDict
+    batches: Any  # endless iterator of real input, or None
     state: TrainState
 
     def build(self, config, devices, steps_per_call, real_input, cache_dir):
@@ -44,6 +46,9 @@ class Measurements:
             "platform": device.platform,
             "device_kind": device.device_kind,
             "devices": self.mesh.size,
+            # JAX's default for float32 on GPUs that have it.
+            "tf32": device.platform == "gpu"
+            and jax.config.jax_default_matmul_precision not in ("highest", "float32"),
             "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
             | {"python": platform.python_version()},
             "compile_seconds": compile_seconds,

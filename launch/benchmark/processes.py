@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, module, **environment):
         self._module = module
         self._stderr = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", module],
             env=os.environ | environment,
             stdin=subprocess.PIPE,
@@ -38,9 +38,9 @@ class Worker:
 
     def ask(self, name, **arguments):
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps({"name": name, "arguments": arguments}) + "\n")
-            self._process.stdin.flush()
-        line = self._process.stdout.readline()
+            self.process.stdin.write(json.dumps({"name": name, "arguments": arguments}) + "\n")
+            self.process.stdin.flush()
+        line = self.process.stdout.readline()
         if not line:
             raise BenchmarkError(self._last_words(name))
         answer = json.loads(line)
@@ -49,7 +49,7 @@ class Worker:
         return answer["result"]
 
     def _last_words(self, name):
-        code = self._process.wait()
+        code = self.process.wait()
         self._stderr.seek(0)
         lines = [line.strip() for line in self._stderr if line.strip()]
         what = lines[-1] if lines else "no message"
@@ -65,13 +65,13 @@ class Worker:
 
     def close(self):
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self.process.stdin.close()
         try:
-            self._process.wait(timeout=20)
+            self.process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
         self._stderr.close()
 
 

@@ -1,6 +1,7 @@
 """The same training step in PyTorch, taking turns with JAX: A B A B, ratio pair by pair."""
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 
@@ -28,18 +29,32 @@ def check(system):
             raise BenchmarkError(f"--against=torch: there is no {module} here: {remedy}")
 
 
-def fastest_peer(config, platform, devices):
-    """Tries all variants. -> (the fastest one's Worker, {"variant", "trials", ...})."""
+def fastest_peer(config, build):
+    """Tries all variants, on the device and in the precision that JAX has.
+
+    build: what the process that measures JAX says of itself.
+
+    Returns:
+        (the Worker of the fastest, {"variant", "trial_seconds", "left_out", ...}).
+    """
+    platform, devices = build["platform"], build["devices"]
     if platform not in DEVICES or devices > 1:
         raise BenchmarkError(
             f"--against=torch: PyTorch's peer runs on one CPU or GPU, not on {devices} {platform} "
             "device(s): use --devices=1"
         )
-    best, best_facts, trials, failures = None, {}, {}, {}
+    best: Any = None
+    best_facts, trials, failures = {}, {}, {}
     for variant in VARIANTS:
         worker = Worker(PEERS[config["system"]])
         try:
-            facts = worker.ask("build", config=config, variant=variant, device=DEVICES[platform])
+            facts = worker.ask(
+                "build",
+                config=config,
+                variant=variant,
+                device=DEVICES[platform],
+                tf32=build["tf32"],
+            )
             count = calls_within(TRIAL_SECONDS, facts["trial_step_seconds"])
             seconds = worker.ask("steps", count=max(3, count))["seconds"]
         except BenchmarkError as error:

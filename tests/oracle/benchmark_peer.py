@@ -3,7 +3,7 @@
 One variant a process: "eager", "channels_last", "compile" (torch.compile of networks and losses),
 "compile_channels_last". Adam is the faster of fused and foreach. Input is normalised beforehand,
 which JAX does inside the step. bfloat16 is autocast in the networks; losses are float32, as in JAX.
-On GPUs TF32 is allowed, as JAX allows it, and cuDNN picks its algorithms by trial.
+On GPUs TF32 is allowed where JAX allows it, and cuDNN picks its algorithms by trial.
 """
 
 import platform
@@ -41,7 +41,7 @@ class Autocast(nn.Module):
 
 
 class Peer:
-    def build(self, config, variant, device):
+    def build(self, config, variant, device, tf32):
         """Makes networks, optimisers and a batch, and warms up."""
         _check(config)
         threads = available_cores()
@@ -49,7 +49,7 @@ class Peer:
         torch.set_num_threads(threads)
         if device == "cuda" and not torch.cuda.is_available():
             raise BenchmarkError("--against=torch: JAX has a GPU, PyTorch none: install its CUDA")
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
         torch.backends.cudnn.benchmark = True
         torch.manual_seed(config["seed"])
         self.device = device
@@ -105,7 +105,6 @@ class Peer:
             "threads": threads,
             "adam": adam,
             "adam_seconds": times,
-            "tf32": device == "cuda",
             "trial_step_seconds": time.perf_counter() - start,
         }
 
