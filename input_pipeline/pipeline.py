@@ -330,13 +330,22 @@ class _Records:
 
 
 def _iterate(records, steps, load):
-    """Maps `load` over a tf.data.Dataset of scalars, in order, and yields dicts of arrays."""
+    """Maps `load` over a tf.data.Dataset of scalars, in order: an iterator of dicts of arrays.
+
+    Reading begins now, so that the first batch is there when the step has been compiled.
+    """
     options = tf.data.Options()
     options.deterministic = True
+    options.experimental_warm_start = True
     options.threading.private_threadpool_size = THREADS
     options.threading.max_intra_op_parallelism = 1
     batches = steps.map(load, num_parallel_calls=THREADS).prefetch(2).with_options(options)
-    try:
-        yield from batches.as_numpy_iterator()
-    except tf.errors.OpError as error:
-        raise (records.error or error) from None
+    iterator = batches.as_numpy_iterator()
+
+    def read():
+        try:
+            yield from iterator
+        except tf.errors.OpError as error:
+            raise (records.error or error) from None
+
+    return read()

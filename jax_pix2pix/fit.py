@@ -160,10 +160,14 @@ class Averages:
 
     @contextlib.contextmanager
     def waiting_for_input(self):
-        """Counts as waiting for input, even while the device is still busy with the last step."""
+        """Counts the time, if the device has nothing left to do at its end.
+
+        All of it, an upper bound: when the device finished its last step is not known.
+        """
         start = time.perf_counter()
         yield
-        self._waited += time.perf_counter() - start
+        if self._pending is None or all(x.is_ready() for x in self._pending[1].values()):
+            self._waited += time.perf_counter() - start
 
     def add(self, step, metrics):
         self.flush()
