@@ -192,14 +192,21 @@ def write_data(folder, source, mask_values, size, batch_size, examples):
     )
 
     def prepare_from(source):
-        names = ("image_size", "mask_resize", "mask_values", "validation_fraction")
         with contextlib.redirect_stdout(io.StringIO()):
-            prepare("lidc_masks", source, data.data_dir, **{name: data[name] for name in names})
+            prepare(
+                "lidc_masks",
+                source,
+                data.data_dir,
+                image_size=size,
+                mask_resize=data.mask_resize,
+                mask_values=data.mask_values,
+                validation_fraction=data.validation_fraction,
+            )
 
     prepare_from(source)
     pairs = pipeline.train_set(data)
     unique = min(len(pairs["source"]), examples)
-    repeated = np.resize(np.arange(unique), examples)
+    repeated = np.arange(examples) % unique
     encoded = [
         {name: _png(images[i, ..., 0]) for name, images in pairs.items()} for i in range(unique)
     ]
@@ -275,7 +282,7 @@ def compare(fields, folder, seconds):
     for name, label in PYTORCH.items():
         runs = [run_torch(name, fields, folder, seconds, workers) for workers in WORKERS]
         best = max(runs, key=lambda row: row["pairs_per_second"])
-        if not fields["flip"] and best["digest"] != digests[0]:
+        if not fields["flip"] and digests and best["digest"] != digests[0]:
             raise DataError(f"the batches of {label} are not those of {OURS['none']}")
         label = f"{label}, {best['workers']} workers"
         all_runs = {row["workers"]: row["pairs_per_second"] for row in runs}

@@ -22,18 +22,19 @@ class Pairs(torch.utils.data.Dataset):
     """Whole batches (source, target), uint8 [b, S, S, 1]: list of indices -> two arrays."""
 
     def __init__(self, size, load_size):
+        super().__init__()
         self._size, self._load_size = size, load_size
 
     def __getitem__(self, indices):
-        pairs = [self._augmented(*self.read(index), index) for index in indices]
+        pairs = [self._augmented(index, *self.read(index)) for index in indices]
         source, target = zip(*pairs, strict=True)
         return np.stack(source)[..., None], np.stack(target)[..., None]
 
-    def read(self, index):
+    def read(self, index) -> tuple[np.ndarray, np.ndarray]:
         """(mask, image), uint8 [S, S]."""
         raise NotImplementedError
 
-    def _augmented(self, mask, image, index):
+    def _augmented(self, index, mask, image):
         if not self._load_size:
             return mask, image
         rng = np.random.default_rng(index)
@@ -41,7 +42,7 @@ class Pairs(torch.utils.data.Dataset):
         step = -1 if rng.random() < 0.5 else 1
 
         def crop(pixels, method):
-            pixels = Image.fromarray(pixels).resize((self._load_size,) * 2, method)
+            pixels = Image.fromarray(pixels).resize((self._load_size, self._load_size), method)
             return np.asarray(pixels)[y : y + self._size, x : x + self._size][:, ::step]
 
         nearest, bilinear = Image.Resampling.NEAREST, Image.Resampling.BILINEAR
@@ -51,8 +52,8 @@ class Pairs(torch.utils.data.Dataset):
 class Files(Pairs):
     """PNG images and NPY masks, read with Pillow and NumPy."""
 
-    def __init__(self, folder, *sizes):
-        super().__init__(*sizes)
+    def __init__(self, folder, size, load_size):
+        super().__init__(size, load_size)
         with open(f"{folder}/files.json") as file:
             self._paths = json.load(file)
 
@@ -65,8 +66,8 @@ class Files(Pairs):
 class Memmap(Pairs):
     """All images in one memory-mapped array."""
 
-    def __init__(self, folder, *sizes):
-        super().__init__(*sizes)
+    def __init__(self, folder, size, load_size):
+        super().__init__(size, load_size)
         self._source, self._target = (
             np.load(f"{folder}/{name}.npy", mmap_mode="r") for name in ("source", "target")
         )
