@@ -31,6 +31,11 @@ def get_base():
     config.data.data_dir = "data"  # where `launch.prepare` put the prepared data set
     config.data.sample = ""  # an embedded sample to prepare there on the first run
     config.data.batch_size = 64  # global, over all devices and processes
+    # Where training images wait; the batches are the same bit for bit. "none" streams them from
+    # disk, in memory that does not grow with the data set, and keeps up with most accelerators.
+    # "host" decodes and resizes each once, into the memory of each process; "device" into that of
+    # each device, where the step gathers them: for an accelerator with few or slow CPU cores.
+    config.data.cache = "none"
     config.data.flip = False  # augmentation: mirror left and right
     config.data.load_size = 0  # augmentation: resize to this, crop image_size at random; 0 is off
     return config

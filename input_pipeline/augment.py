@@ -5,45 +5,77 @@ from input_pipeline.tf_cpu import tf
 METHODS = {"source": "nearest", "target": "bilinear"}  # a source is a mask: classes stay classes
 
 
-def augment(batch, rows, *, seed, step, batch_size, flip, load_size):
-    """Flips half of the examples left to right, and crops them at random ("jitter").
+def draw(rows, *, seed, step, batch_size, size, flip, load_size):
+    """What happens to the examples of a step, in integers.
 
     The random numbers are drawn for the whole global batch, and each host uses its rows of them,
     so an example is treated alike on any number of hosts.
 
     Args:
-        batch: {"source", "target"}: uint8 [b, S, S, c], the rows of the global batch.
         rows: slice of the global batch, b long.
         seed, step: integers, or scalar tensors: the numbers are a function of these.
         batch_size: global.
-        flip: whether to flip.
-        load_size: pixels to resize to before cropping back to S, S or more; 0 crops nothing.
+        size: height and width of the crops.
+        flip: whether to flip half of the examples left to right.
+        load_size: pixels to resize to before cropping at random, size or more; 0 crops nothing.
 
     Returns:
-        batch, shapes and dtypes unchanged.
+        {"offset": int32 [b, 2], of the crop in the resized image; "flip": bool [b], of the crop}.
     """
-    size = batch["source"].shape[1]
-    load_size = load_size or size
     seed = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
     uniform = tf.random.stateless_uniform([batch_size, 3], seed, alg="philox")[rows]
-    offset = tf.cast(uniform[:, 1:, None] * (load_size - size + 1), tf.int32)
-    columns = tf.range(size)
-    columns = tf.where(flip & (uniform[:, :1] < 0.5), columns[::-1], columns) + offset[:, 1]
-    lines = tf.range(size) + offset[:, 0]
+    offset = tf.cast(uniform[:, 1:] * ((load_size or size) - size + 1), tf.int32)
+    return {"offset": offset, "flip": flip & (uniform[:, 0] < 0.5)}
 
-    def take(images, pixels, method):
-        """Picks pixels, [b, S], along axis 1 of the images resized to load_size."""
-        if method == "nearest":
+
+def enlarge(batch, load_size):
+    """Resizes a batch, as `crop` would, but all of it: for caches.
+
+    Args:
+        batch: {"source", "target"}: uint8 [b, S, S, c].
+        load_size: S or more; 0 changes nothing.
+
+    Returns:
+        {"source", "target"}: uint8 [b, load_size, load_size, c].
+    """
+    everything = tf.tile(tf.range(load_size)[None], [batch["source"].shape[0], 1])
+    return {
+        key: _take(images, everything, everything, load_size, METHODS[key]) if load_size else images
+        for key, images in batch.items()
+    }
+
+
+def crop(batch, offset, flip, size, load_size):
+    """Crops and flips the examples of a batch; resizes them first where they are not enlarged.
+
+    Args:
+        batch: {"source", "target"}: uint8 [b, S, S, c], S being load_size after `enlarge`.
+        offset, flip: from `draw`.
+        size, load_size: as for `draw`.
+
+    Returns:
+        {"source", "target"}: uint8 [b, size, size, c].
+    """
+    columns = tf.range(size)
+    columns = tf.where(flip[:, None], columns[::-1], columns) + offset[:, 1:]
+    lines = tf.range(size) + offset[:, :1]
+    return {
+        key: _take(images, lines, columns, load_size, METHODS[key]) for key, images in batch.items()
+    }
+
+
+def _take(images, lines, columns, load_size, method):
+    """The pixels [b, h, w, c] in these lines, [b, h], and columns, [b, w], of resized images."""
+    size = images.shape[1]
+    if load_size > size and method == "bilinear":
+        images = tf.image.resize(images, [load_size, load_size], method)
+        images = tf.cast(tf.round(images), tf.uint8)
+
+    def take(images, pixels):
+        if load_size > size and method == "nearest":
             pixels = tf.cast((tf.cast(pixels, tf.float32) + 0.5) * (size / load_size), tf.int32)
         return tf.gather(images, pixels, axis=1, batch_dims=1)
 
-    def transform(images, method):
-        if method == "bilinear" and load_size > size:
-            images = tf.image.resize(images, [load_size, load_size], method)
-            images = tf.cast(tf.round(images), tf.uint8)
-        images = take(images, lines, method)
-        # Transposed, since gathering along axis 2 is ten times slower.
-        images = take(tf.transpose(images, [0, 2, 1, 3]), columns, method)
-        return tf.transpose(images, [0, 2, 1, 3])
-
-    return {key: transform(images, METHODS[key]) for key, images in batch.items()}
+    # Transposed, since gathering along axis 2 is ten times slower.
+    images = tf.transpose(take(images, lines), [0, 2, 1, 3])
+    return tf.transpose(take(images, columns), [0, 2, 1, 3])

@@ -8,6 +8,7 @@ Casting and scaling to [-1, 1] are left to the device: this is a quarter of the 
 """
 
 import csv
+import itertools
 import json
 import os
 import threading
@@ -17,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
-from input_pipeline import order
-from input_pipeline.augment import augment
+from input_pipeline import augment, memory, order
 from input_pipeline.prepare import prepare, prepared_directory
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
@@ -26,8 +26,10 @@ from input_pipeline.tf_cpu import tf
 import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
 
 SPLITS = ("train", "validation", "test")
+CACHES = ("none", "host", "device")
 SAMPLES = Path(__file__).parent / "samples"
 THREADS = min(16, os.cpu_count() or 1)
+CHUNK = 64  # examples that fill a cache at a time
 
 
 class Example(NamedTuple):
@@ -83,44 +85,97 @@ def examples(data, split):
         return [Example(patient, int(index), *rest) for patient, index, *rest in rows]
 
 
-def train_batches(data, start_step, stop_step, host=0, hosts=1):
-    """Batches of steps [start_step, stop_step), endlessly reshuffled.
-
-    The global batch of a step is a function of data.seed and the step alone, for any number of
-    hosts and wherever the run starts. Starting takes the same time at any step.
-
-    Returns:
-        Iterator of {"source", "target": uint8 [b, S, S, 1], "index": int64 [b]}, which are this
-        host's b = batch_size / hosts consecutive rows of the global batch.
+def check_training(data):
+    """Raises what `train_batches` and `train_set` would, at once and before anything is written.
 
     Raises:
-        DataError: not prepared; batch_size exceeds the examples or is not a multiple of hosts;
-            load_size is less than image_size; while iterating, a record that cannot be read.
+        DataError: not prepared; batch_size exceeds the examples; load_size is less than
+            image_size; no such cache, or it does not fit into memory.
     """
     records = _Records(data, "train")
-    rows = _rows(data.batch_size, host, hosts)
     order.steps_per_epoch(len(records), data.batch_size)
     if 0 != data.load_size < data.image_size:
         raise DataError(
             f"config.data.load_size is {data.load_size}: use 0, or {data.image_size} or more"
         )
+    if data.cache not in CACHES:
+        raise DataError(f'config.data.cache is "{data.cache}": use one of {", ".join(CACHES)}')
+    if data.cache != "none":
+        memory.check_fits(_cache_bytes(records, data))
+
+
+def train_batches(data, start_step, stop_step, host=0, hosts=1):
+    """Batches of steps [start_step, stop_step), endlessly reshuffled.
+
+    The global batch of a step is a function of data.seed and the step alone, for any number of
+    hosts, wherever the run starts and whatever data.cache is. Starting takes the same time at any
+    step, once the cache is filled. At most THREADS + 3 batches are in memory at a time.
+
+    Returns:
+        Iterator of {"source", "target": uint8 [b, S, S, 1], "index": int64 [b]}, which are this
+        host's b = batch_size / hosts consecutive rows of the global batch. With data.cache
+        "device", of the numbers with which a step gathers the same images from `train_set`:
+        {"index", "offset": int32 [b, 2], "flip": bool [b]}; see `augment.draw`.
+
+    Raises:
+        DataError: as `check_training`; batch_size is not a multiple of hosts; while iterating, a
+            record that cannot be read.
+    """
+    check_training(data)
+    images = _Records(data, "train")
+    if data.cache == "host":
+        images = _Cached(train_set(data))
+    return stream(images, data, start_step, stop_step, host, hosts)
+
+
+def train_set(data):
+    """All training images, resized to data.load_size if that is set, for a cache.
+
+    Returns:
+        {"source", "target"}: uint8 [n, L, L, 1], in record order.
+
+    Raises:
+        DataError: they do not fit into memory, or a record cannot be read.
+    """
+    records = _Records(data, "train")
+    memory.check_fits(_cache_bytes(records, data))
+    filled = {}
+    for start, part in zip(itertools.count(0, CHUNK), _enlarged(records, data, CHUNK)):
+        for key, images in part.items():
+            if key not in filled:
+                filled[key] = np.empty((len(records), *images.shape[1:]), images.dtype)
+            filled[key][start : start + CHUNK] = images[: len(records) - start]
+    return filled
+
+
+def stream(images, data, start_step, stop_step, host=0, hosts=1):
+    """`train_batches`, of images from anywhere.
+
+    Args:
+        images: has a length; load(index, a tensor [b]) -> {"source", "target"}, a batch of stored
+            images or of enlarged ones; and `error`, a DataError to raise for TensorFlow's.
+    """
+    rows = _rows(data.batch_size, host, hosts)
 
     def load(step):
-        index = order.global_indices(data.seed, step, data.batch_size, len(records))[rows]
-        pair = records.load(index)
+        index = order.global_indices(data.seed, step, data.batch_size, len(images))[rows]
+        place = augment.draw(
+            rows,
+            seed=data.seed,
+            step=step,
+            batch_size=data.batch_size,
+            size=data.image_size,
+            flip=data.flip,
+            load_size=data.load_size,
+        )
+        if data.cache == "device":
+            return {"index": index} | place
+        pair = images.load(index)
         if data.flip or data.load_size:
-            pair = augment(
-                pair,
-                rows,
-                seed=data.seed,
-                step=step,
-                batch_size=data.batch_size,
-                flip=data.flip,
-                load_size=data.load_size,
-            )
+            pair = augment.crop(pair, **place, size=data.image_size, load_size=data.load_size)
         return pair | {"index": index}
 
-    return _iterate(records, tf.data.Dataset.range(start_step, stop_step), load)
+    return _iterate(images, tf.data.Dataset.range(start_step, stop_step), load)
 
 
 def eval_batches(data, split, host=0, hosts=1, indices=None):
@@ -163,6 +218,47 @@ def _rows(batch_size, host, hosts):
             f"config.data.batch_size is {batch_size}, not a multiple of the {hosts} hosts"
         )
     return slice(host * batch_size // hosts, (host + 1) * batch_size // hosts)
+
+
+def _enlarged(records, data, size):
+    """Batches of all images in record order, resized to load_size; the last repeats an example."""
+
+    def load(start):
+        index = tf.minimum(start + tf.range(size, dtype=tf.int64), len(records) - 1)
+        return augment.enlarge(records.load(index), data.load_size)
+
+    return _iterate(records, tf.data.Dataset.range(0, len(records), size), load)
+
+
+def _cache_bytes(records, data):
+    example = next(_enlarged(records, data, 1))
+    return len(records) * sum(images.nbytes for images in example.values())
+
+
+class _Cached:
+    """The images of `train_set`, gathered in memory."""
+
+    error = None
+
+    def __init__(self, images):
+        self._images = images
+
+    def __len__(self):
+        return len(self._images["source"])
+
+    def load(self, index):
+        """{"source", "target"}: uint8 [b, L, L, 1], of index, int64 [b]."""
+
+        # Not tf.gather, to which the images would be a copy.
+        def gather(index):
+            return [images[index] for images in self._images.values()]
+
+        types = [images.dtype for images in self._images.values()]
+        batch = tf.numpy_function(gather, [index], types, stateful=False)
+        return {
+            key: tf.ensure_shape(images, [index.shape[0], *self._images[key].shape[1:]])
+            for key, images in zip(self._images, batch, strict=True)
+        }
 
 
 class _Records:
@@ -234,13 +330,22 @@ class _Records:
 
 
 def _iterate(records, steps, load):
-    """Maps `load` over a tf.data.Dataset of scalars, in order, and yields dicts of arrays."""
+    """Maps `load` over a tf.data.Dataset of scalars, in order: an iterator of dicts of arrays.
+
+    Reading begins now, so that the first batch is there when the step has been compiled.
+    """
     options = tf.data.Options()
     options.deterministic = True
+    options.experimental_warm_start = True
     options.threading.private_threadpool_size = THREADS
     options.threading.max_intra_op_parallelism = 1
     batches = steps.map(load, num_parallel_calls=THREADS).prefetch(2).with_options(options)
-    try:
-        yield from batches.as_numpy_iterator()
-    except tf.errors.OpError as error:
-        raise (records.error or error) from None
+    iterator = batches.as_numpy_iterator()
+
+    def read():
+        try:
+            yield from iterator
+        except tf.errors.OpError as error:
+            raise (records.error or error) from None
+
+    return read()

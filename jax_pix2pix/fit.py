@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jax_pix2pix import device_cache
 from jax_pix2pix.adversarial import create_state, generate, train_step
 from jax_pix2pix.checkpoint import Checkpoints
 from jax_pix2pix.errors import TrainingError
@@ -25,7 +26,9 @@ from jax_pix2pix.sharding import (
 from jax_pix2pix.workdir import abstract_state, checkpoint_path, example_batch
 
 
-def fit(system, config, mesh, workdir, train_batches, validation_batches, sample_batches):
+def fit(
+    system, config, mesh, workdir, train_batches, validation_batches, sample_batches, dataset=None
+):
     """Trains from the newest checkpoint in ``workdir``, or from the beginning, to the last epoch.
 
     Args:
@@ -38,6 +41,7 @@ def fit(system, config, mesh, workdir, train_batches, validation_batches, sample
         validation_batches: () -> iterator of such batches with "weight" float32 [b], which is 0
             on padding; the same number on every process.
         sample_batches: likewise, the few validation examples that pictures show.
+        dataset: from device_cache.put, if train_batches give numbers to gather from it.
 
     Returns:
         True when the last epoch is done; False when the machine asked for the run to stop, which
@@ -60,7 +64,7 @@ def fit(system, config, mesh, workdir, train_batches, validation_batches, sample
         state = initial_state(system, config, shardings)
 
     batches = train_batches(start_step)
-    step_function = compile_step(system, config, mesh, abstract)
+    step_function = compile_step(system, config, mesh, abstract, dataset)
     validate = Validation(system, mesh, validation_batches, sample_batches)
     log = None
     if jax.process_index() == 0:
@@ -70,7 +74,9 @@ def fit(system, config, mesh, workdir, train_batches, validation_batches, sample
     finished = True
     try:
         for step in range(start_step + 1, total_steps + 1):
-            state, metrics = step_function(state, to_global(next(batches), mesh))
+            with averages.waiting_for_input():
+                batch = to_global(next(batches), mesh)
+            state, metrics = step_function(state, batch)
             averages.add(step, metrics)
 
             if step % config.steps_per_epoch == 0:
@@ -112,44 +118,56 @@ def initial_state(system, config, shardings):
     )()
 
 
-def compile_step(system, config, mesh, abstract):
+def compile_step(system, config, mesh, abstract, dataset=None):
     """train_step compiled for the mesh; returns when every process has it.
 
     Waiting matters: the first collective gives up on a process that compiles for 30 s longer.
+
+    Args:
+        dataset: from device_cache.put: then batches are numbers to gather from it.
+
+    Returns:
+        (state, batch) -> (state, metrics), in place.
     """
-    compiled = lower_step(system, config, mesh, abstract).compile()
+    lowered, names = lower_step(system, config, mesh, abstract, dataset)
+    compiled = lowered.compile()
     ocp.multihost.get_barrier_sync_fn()(key="train_step_compiled", timeout_ms=3_600_000)
-    return lambda state, batch: compiled(
-        state, {name: batch[name] for name in ("source", "target")}
-    )
+    return lambda state, batch: compiled(state, dataset, {name: batch[name] for name in names})
 
 
-def lower_step(system, config, mesh, abstract, steps_per_call=1):
-    """train_step lowered for the mesh: (state, batch) -> (state, metrics), in place.
+def lower_step(system, config, mesh, abstract, dataset=None, steps_per_call=1):
+    """train_step lowered for the mesh, with the names of what it reads of a batch.
 
-    With more steps_per_call, batches and metrics have a leading axis of that length.
+    The lowered function is (state, dataset, batch) -> (state, metrics). With more steps_per_call,
+    batches and metrics have a leading axis of that length.
     """
     shardings = state_shardings(mesh, abstract)
+    example = example_batch(config)
+    size = example["source"].shape[1:-1]
+    if dataset:
+        example = device_cache.example_numbers(len(size))
     shape, sharding = (config.data.batch_size,), batch_sharding(mesh)
     if steps_per_call > 1:
         shape, sharding = (steps_per_call, *shape), stacked_batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct((*shape, *x.shape[1:]), x.dtype, sharding=sharding)
-        for name, x in example_batch(config).items()
+        for name, x in example.items()
     }
 
-    def step(state, batch):
+    def step(state, dataset, batch):
+        if dataset:
+            batch = device_cache.gather(dataset, batch, size)
         return train_step(system, state, batch, jax.random.key(config.seed))
 
-    def steps(state, batches):
-        return jax.lax.scan(step, state, batches)
+    def steps(state, dataset, batches):
+        return jax.lax.scan(lambda state, batch: step(state, dataset, batch), state, batches)
 
     jitted = jax.jit(
         step if steps_per_call == 1 else steps,
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
     )
-    return jitted.lower(with_shardings(abstract, shardings), batch)
+    return jitted.lower(with_shardings(abstract, shardings), dataset, batch), tuple(example)
 
 
 class Averages:
@@ -165,6 +183,18 @@ class Averages:
         self._pending = None
         self._interval, self._epoch = [], []
         self._interval_start = time.perf_counter()
+        self._waited = 0.0  # seconds of the interval
+
+    @contextlib.contextmanager
+    def waiting_for_input(self):
+        """Counts the time, if the device has nothing left to do at its end.
+
+        All of it, an upper bound: when the device finished its last step is not known.
+        """
+        start = time.perf_counter()
+        yield
+        if self._pending is None or all(x.is_ready() for x in self._pending[1].values()):
+            self._waited += time.perf_counter() - start
 
     def add(self, step, metrics):
         self.flush()
@@ -192,9 +222,9 @@ class Averages:
         shown = {key: f"{values[key]:.3f}" for key in ("loss_G", "loss_D", "ssim") if key in values}
         self._log.advance(**shown, images_s=f"{images_per_second:.1f}")
         if step % self._config.log_every_steps == 0 or step == self._total_steps:
-            means = _mean(self._interval) | {"images_per_second": images_per_second}
-            self._log.scalars(step, "train", means)
-            self._interval, self._interval_start = [], time.perf_counter()
+            speed = {"images_per_second": images_per_second, "input_wait": self._waited / seconds}
+            self._log.scalars(step, "train", _mean(self._interval) | speed)
+            self._interval, self._interval_start, self._waited = [], time.perf_counter(), 0.0
 
     @contextlib.contextmanager
     def clock_stopped(self):

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from input_pipeline import order, pipeline
-from jax_pix2pix import sharding, workdir
+from jax_pix2pix import device_cache, sharding, workdir
 from jax_pix2pix.fit import fit
 from launch import command, distributed
 
@@ -35,6 +35,10 @@ def train(config, directory):
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
     host, hosts = sharding.host_rows(mesh, config.data.batch_size)
     system = workdir.build_system(config)
+    pipeline.check_training(config.data)
+    dataset = None
+    if config.data.cache == "device":
+        dataset = device_cache.put(pipeline.train_set(config.data), mesh)
     workdir.claim(directory, config, write=jax.process_index() == 0)
     if jax.process_index() == 0:
         print_plan(config, system, mesh, examples)
@@ -50,6 +54,7 @@ def train(config, directory):
         lambda start: pipeline.train_batches(config.data, start, total_steps, host, hosts),
         lambda: pipeline.eval_batches(config.data, "validation", host, hosts),
         lambda: pipeline.eval_batches(config.data, "validation", host, hosts, samples),
+        dataset,
     )
     if finished and jax.process_index() == 0:
         picture = os.path.join(directory, "samples", f"epoch_{config.epochs:04d}.png")

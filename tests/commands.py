@@ -88,6 +88,7 @@ def metrics(workdir, split="train"):
     for line in lines:
         line.pop("time")
         line.pop("images_per_second", None)
+        line.pop("input_wait", None)
     return [line for line in lines if line["split"] == split]
 
 

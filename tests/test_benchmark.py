@@ -86,7 +86,7 @@ def _compiled(config, devices, steps_per_call):
     system = workdir.build_system(config)
     mesh = sharding.make_mesh(1, config.data.batch_size, devices)
     abstract = workdir.abstract_state(system, config)
-    lowered = lower_step(system, config, mesh, abstract, steps_per_call)
+    lowered, _ = lower_step(system, config, mesh, abstract, steps_per_call=steps_per_call)
     shardings = sharding.state_shardings(mesh, abstract)
     return lowered.compile(), initial_state(system, config, shardings), mesh
 
@@ -117,12 +117,12 @@ def test_steps_in_one_call_are_single_steps(float64, devices):
     losses = []
     for step in range(3):
         batch = sharding.to_global({k: x[step] for k, x in batches.items()}, mesh)
-        state, metrics = single(state, batch)
+        state, metrics = single(state, None, batch)
         losses.append(float(metrics["loss_G"]))
 
     together, start, mesh = _compiled(config, devices, 3)
     stacked = jax.device_put(batches, sharding.stacked_batch_sharding(mesh))
-    new, metrics = together(start, stacked)
+    new, metrics = together(start, None, stacked)
     assert int(new.step) == 3
     np.testing.assert_allclose(metrics["loss_G"], losses, rtol=1e-9)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), new, state)

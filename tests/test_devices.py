@@ -38,20 +38,21 @@ def _assert_same_losses(ours, reference):
             assert line[name] == pytest.approx(expected[name], rel=1e-8), (name, line)
 
 
-@pytest.mark.parametrize("fsdp", [1, 2])
-def test_eight_devices(one_device, sample_data_dir, tmp_path, fsdp):
-    arguments = _arguments(tmp_path, sample_data_dir, fsdp=fsdp)
+@pytest.mark.parametrize(("fsdp", "cache"), [(1, "none"), (2, "none"), (2, "device")])
+def test_eight_devices(one_device, sample_data_dir, tmp_path, fsdp, cache):
+    arguments = _arguments(tmp_path, sample_data_dir, **{"fsdp": fsdp, "data.cache": cache})
     out, _ = commands.run("launch.train", *arguments, devices=8, float64=True)
     assert f"mesh data {8 // fsdp} x fsdp {fsdp}" in out
     _assert_same_losses(commands.metrics(tmp_path), one_device)
 
 
-def test_two_processes_of_four_devices(one_device, sample_data_dir, tmp_path):
+@pytest.mark.parametrize("cache", ["none", "device"])
+def test_two_processes_of_four_devices(one_device, sample_data_dir, tmp_path, cache):
     address = f"127.0.0.1:{commands.free_port()}"
     processes = [
         commands.start(
             "launch.train",
-            *_arguments(tmp_path, sample_data_dir),
+            *_arguments(tmp_path, sample_data_dir, **{"data.cache": cache}),
             f"--coordinator_address={address}",
             "--num_processes=2",
             f"--process_id={number}",

@@ -24,6 +24,7 @@ from tests import commands
         ({"generator.dropout": 1.5}, "config.generator.dropout=1.5: use a share"),
         ({"data.source_range": (5, 5)}, "config.data.source_range=(5, 5): the first must be"),
         ({"dtype": "float64"}, "needs JAX_ENABLE_X64=1"),
+        ({"data.cache": "disk"}, 'config.data.cache is "disk": use one of none, host, device'),
         ({"data.sample": "knee", "data.image_size": 32}, 'there is no "knee"'),
     ],
 )

@@ -9,7 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jax_pix2pix import benchmark, sharding, workdir
+from jax_pix2pix import benchmark, device_cache, sharding, workdir
 from jax_pix2pix.adversarial import TrainState
 from jax_pix2pix.fit import initial_state, lower_step
 from launch.benchmark.processes import peak_resident_bytes, serve
@@ -21,7 +21,8 @@ class Measurements:
     """One system, batch size and number of devices; each method is a request."""
 
     config: Any  # ConfigDict
-    batches: Any  # endless iterator of real input, or None
+    batches: Any = None  # endless iterator of real input
+    dataset: Any = None  # on the device, with config.data.cache="device"
     state: TrainState
 
     def build(self, config, devices, steps_per_call, real_input, cache_dir):
@@ -30,13 +31,14 @@ class Measurements:
         self.steps_per_call = steps_per_call
         self.mesh = sharding.make_mesh(self.config.fsdp, self.config.data.batch_size, devices)
         self.config.steps_per_epoch = 1000  # of synthetic input: the learning rate stays
-        self.batches = self._real_batches() if real_input else None
+        if real_input:
+            self._open_input()
         self.system = workdir.build_system(self.config)
         self.compiled, compile_seconds = benchmark.timed_compile(self._lower, cache_dir)
         abstract = workdir.abstract_state(self.system, self.config)
         shardings = sharding.state_shardings(self.mesh, abstract)
         self.state = initial_state(self.system, self.config, shardings)
-        self.batch = self._to_devices([self._synthetic(n) for n in range(steps_per_call)])
+        self.batch = self._to_devices([self._next(n) for n in range(steps_per_call)])
         start = time.perf_counter()
         for _ in range(WARM_UP_CALLS):
             start = time.perf_counter()
@@ -59,14 +61,17 @@ class Measurements:
 
     def _lower(self):
         abstract = workdir.abstract_state(self.system, self.config)
-        return lower_step(self.system, self.config, self.mesh, abstract, self.steps_per_call)
+        lowered, self.names = lower_step(
+            self.system, self.config, self.mesh, abstract, self.dataset, self.steps_per_call
+        )
+        return lowered
 
     def compile_again(self, cache_dir):
         """Seconds until the step is there once more, in the cache_dir of ``build``."""
         return benchmark.timed_compile(self._lower, cache_dir)[1]
 
-    def _real_batches(self):
-        """As launch.train reads them, without end."""
+    def _open_input(self):
+        """As launch.train does, without end."""
         from input_pipeline import order, pipeline  # TensorFlow: for real input alone
 
         data = self.config.data
@@ -74,9 +79,14 @@ class Measurements:
         examples = pipeline.num_examples(data, "train")
         self.config.steps_per_epoch = order.steps_per_epoch(examples, data.batch_size)
         host, hosts = sharding.host_rows(self.mesh, data.batch_size)
-        return pipeline.train_batches(data, 0, np.iinfo(np.int64).max, host, hosts)
+        self.batches = pipeline.train_batches(data, 0, np.iinfo(np.int64).max, host, hosts)
+        if data.cache == "device":
+            self.dataset = device_cache.put(pipeline.train_set(data), self.mesh)
 
-    def _synthetic(self, number):
+    def _next(self, number):
+        """A batch to measure steps with."""
+        if self.batches:
+            return next(self.batches)
         rng = np.random.default_rng(number)
         return {
             name: rng.integers(0, 255, (self.config.data.batch_size, *x.shape[1:])).astype(x.dtype)
@@ -85,17 +95,16 @@ class Measurements:
 
     def _to_devices(self, batches):
         """steps_per_call batches -> the argument of the compiled step."""
-        pairs = [{name: batch[name] for name in ("source", "target")} for batch in batches]
         if self.steps_per_call == 1:
-            return sharding.to_global(pairs[0], self.mesh)
-        stacked = {name: np.stack([pair[name] for pair in pairs]) for name in pairs[0]}
+            return sharding.to_global({name: batches[0][name] for name in self.names}, self.mesh)
+        stacked = {name: np.stack([batch[name] for batch in batches]) for name in self.names}
         sharded = sharding.stacked_batch_sharding(self.mesh)
         return {
             name: jax.make_array_from_process_local_data(sharded, x) for name, x in stacked.items()
         }
 
     def _call(self):
-        self.state, metrics = self.compiled(self.state, self.batch)
+        self.state, metrics = self.compiled(self.state, self.dataset, self.batch)
         jax.block_until_ready((self.state, metrics))
 
     def steps(self, count):
@@ -115,6 +124,9 @@ class Measurements:
     def _forward(self, generator, batch):
         if self.steps_per_call > 1:
             batch = jax.tree.map(lambda x: x[0], batch)
+        if self.dataset:
+            size = workdir.example_batch(self.config)["source"].shape[1:-1]
+            batch = device_cache.gather(self.dataset, batch, size)
         source, _ = self.system.normalise(batch)
         variables = {"params": generator.params, "batch_stats": generator.batch_stats}
         fake, _ = self.system.generator.apply(
@@ -156,8 +168,12 @@ class Measurements:
         for _ in range(calls):
             asked = time.perf_counter()
             batches = [next(self.batches) for _ in range(self.steps_per_call)]
-            waited += time.perf_counter() - asked
-            self.state, metrics = self.compiled(self.state, self._to_devices(batches))
+            # As fit counts: while the device computes, waiting costs nothing.
+            if all(x.is_ready() for x in jax.tree.leaves(pending)):
+                waited += time.perf_counter() - asked
+            self.state, metrics = self.compiled(
+                self.state, self.dataset, self._to_devices(batches)
+            )
             jax.device_get(pending)
             pending = metrics
         jax.block_until_ready((self.state, pending))

@@ -48,6 +48,7 @@ def data_config(data_dir, **fields):
             "validation_fraction": 0.3,
             "batch_size": 4,
             "seed": 0,
+            "cache": "none",
             "flip": False,
             "load_size": 0,
             **fields,

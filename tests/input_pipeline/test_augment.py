@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from input_pipeline.augment import augment
+from input_pipeline import augment
 from input_pipeline.tf_cpu import tf
 
 SIZE, BATCH = 16, 32
@@ -15,11 +15,20 @@ def pair(target=None):
     return {"source": tf.constant(source, tf.uint8), "target": tf.constant(target, tf.uint8)}
 
 
-def run(batch, rows=slice(0, BATCH), step=0, seed=0, flip=True, load_size=0):
+def run(batch, rows=slice(0, BATCH), step=0, seed=0, flip=True, load_size=0, enlarged=False):
     batch = {key: images[rows] for key, images in batch.items()}
-    out = augment(
-        batch, rows, seed=seed, step=step, batch_size=BATCH, flip=flip, load_size=load_size
+    place = augment.draw(
+        rows,
+        seed=seed,
+        step=step,
+        batch_size=BATCH,
+        size=SIZE,
+        flip=flip,
+        load_size=load_size,
     )
+    if enlarged:
+        batch = augment.enlarge(batch, load_size)
+    out = augment.crop(batch, **place, size=SIZE, load_size=load_size)
     return {key: images.numpy() for key, images in out.items()}
 
 
@@ -84,6 +93,13 @@ def test_hosts_get_their_rows_of_the_same_result():
         parts = [run(pair(), slice(h * size, (h + 1) * size), load_size=20) for h in range(hosts)]
         for key in whole:
             np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), whole[key])
+
+
+def test_enlarging_first_changes_nothing():
+    for load_size in (0, SIZE, 20, 23, 2 * SIZE):
+        now, before = (run(pair(), load_size=load_size, enlarged=x) for x in (False, True))
+        for key in now:
+            np.testing.assert_array_equal(before[key], now[key])
 
 
 def test_a_function_of_seed_and_step():

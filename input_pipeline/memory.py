@@ -1,0 +1,45 @@
+"""How much memory this process may still take. No TensorFlow."""
+
+import os
+from pathlib import Path
+
+from input_pipeline.safe_io import DataError
+
+SHARE = 0.5  # of the available memory, for a cache: the rest is for training and other processes
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes():
+    """Memory that can be taken without swapping: the machine's, or the container's if that is less.
+
+    What the kernel caches of files counts as available, as it does for the kernel.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (kilobytes,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+        available = int(kilobytes) * 1024
+    except (OSError, ValueError):  # not Linux
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        statistics = dict(map(str.split, (CGROUP / "memory.stat").read_text().splitlines()))
+        if limit != "max":
+            available = min(available, int(limit) - used + int(statistics["inactive_file"]))
+    except OSError:  # no container, or one without a limit
+        pass
+    return available
+
+
+def check_fits(needed):
+    """Whether a cache of so many bytes may be taken.
+
+    Raises:
+        DataError: it is more than SHARE of the available memory.
+    """
+    available = available_bytes()
+    if needed > SHARE * available:
+        raise DataError(
+            f"config.data.cache needs {needed / 1e9:.2f} GB of host memory, above {SHARE:.0%} of "
+            f'the {available / 1e9:.2f} GB available: use "none", which streams'
+        )

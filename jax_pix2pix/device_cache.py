@@ -1,0 +1,71 @@
+"""The training set in device memory: batches are numbers, and the step gathers the images itself.
+
+Nothing here knows what the images are: {name: [n, *spatial, c]} of any type.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.sharding import replicated
+
+SHARE = 0.5  # of a device's free memory: the rest is for the state, activations and scratch
+
+
+def put(dataset, mesh):
+    """Copies a data set to every device of the mesh.
+
+    Args:
+        dataset: {name: NumPy array [n, *spatial, c]}, the same on every process.
+
+    Raises:
+        ConfigError: it is more than SHARE of the free memory of a device that tells; CPUs do not.
+    """
+    needed = sum(images.nbytes for images in dataset.values())
+    for device in mesh.local_devices:
+        memory = device.memory_stats()
+        if memory and "bytes_limit" in memory:
+            free = memory["bytes_limit"] - memory["bytes_in_use"]
+            if needed > SHARE * free:
+                raise ConfigError(
+                    f'config.data.cache="device" needs {needed / 1e9:.2f} GB on each device, above '
+                    f'{SHARE:.0%} of the {free / 1e9:.2f} GB free on {device}: use "host" or "none"'
+                )
+    everywhere = replicated(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(everywhere, images)
+        for name, images in dataset.items()
+    }
+
+
+def example_numbers(dimensions):
+    """One example of what `gather` wants of a batch, of images with so many spatial dimensions."""
+    return {
+        "index": jnp.zeros(1, int),  # int32, or int64 where JAX has 64 bits: as to_global makes it
+        "offset": jnp.zeros((1, dimensions), jnp.int32),
+        "flip": jnp.zeros(1, bool),
+    }
+
+
+def gather(dataset, numbers, size):
+    """The images of a batch, cropped and mirrored: integers are copied, so they stay what they are.
+
+    Args:
+        dataset: {name: [n, *spatial, c]}.
+        numbers: {"index": [b]; "offset": [b, len(spatial)], where the crop starts; "flip": bool
+            [b], whether the crop is mirrored along its last spatial axis}.
+        size: of the crop, one number a spatial dimension.
+
+    Returns:
+        {name: [b, *size, c]}.
+    """
+
+    def crops(images):
+        def crop(index, offset, flip):
+            start = (index, *offset.astype(index.dtype), jnp.zeros_like(index))
+            image = jax.lax.dynamic_slice(images, start, (1, *size, images.shape[-1]))[0]
+            return jnp.where(flip, jnp.flip(image, -2), image)
+
+        return jax.vmap(crop)(numbers["index"], numbers["offset"], numbers["flip"])
+
+    return {name: crops(images) for name, images in dataset.items()}
