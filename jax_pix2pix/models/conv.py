@@ -1,25 +1,24 @@
 """Convolutions for 2D and 3D images, channels last: the only place that knows about platforms.
 
-A convolution and its transpose share one index convention, so that they are exact adjoints::
+A convolution, its transpose and their kernel gradient are three bilinear maps between a large
+image, a small image and a kernel ``w``, with tap a, stride s and padding p::
 
-    conv:            small[i]           = sum_a large[s*i + a - p] @ w[a]
-    conv_transpose:  large[s*i + a - p] += small[i] @ w[a]       (tap a, stride s, padding p)
+    convolve(large, w) -> small          small[i]           = sum_a large[s*i + a - p] w[a]
+    scatter(small, w) -> large           large[s*i + a - p] += small[i] w[a]
+    correlate(small, large) -> w         w[a]               = sum_i large[s*i + a - p] small[i]
 
-Kernels are stored ``[k, ..., in, out]``. PyTorch has the same convention:
-``Conv2d.weight.permute(2, 3, 1, 0)`` and ``ConvTranspose2d.weight.permute(2, 3, 0, 1)`` are these
-kernels, with no flip.
+Each map's derivatives are the other two, at any order, so every pass of training is one of them.
+Kernels are ``[k, ..., in, out]``, which for a transposed convolution means [k, ..., small, large].
+PyTorch has the same convention: ``Conv2d.weight.permute(2, 3, 1, 0)`` and
+``ConvTranspose2d.weight.permute(2, 3, 0, 1)`` are these kernels, with no flip.
 
-The halving and doubling layers of a U-Net (k4 s2 p1) are built from three bilinear maps of a
-small image, a large image and a kernel. Each map's derivatives are the other two, at any order::
-
-    halve(large, w) -> small    double(small, w) -> large    correlate(small, large) -> w
-
-On the CPU, XLA computes the weight gradient of a dilated convolution and most passes over small
-images one to two orders of magnitude below the matrix-product rate of the machine. The same sums
-as 2**ndim shifted matrix products over blocks of 2 x 2 (x 2) pixels run close to it. GPU and TPU
-keep native convolutions, which move fewer bytes there.
+GPU and TPU get native convolutions, which move the fewest bytes there. On the CPU XLA is fast at
+plain 2D convolutions and at matrix products whose left operand is not transposed, and slow at most
+else: strided and dilated gradients, 3D, transposing copies fused into other loops. There the maps
+are put together from what is fast. `python -m launch.benchmark.convolutions` shows both.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -33,183 +32,243 @@ from jax import lax
 KERNEL_INIT = nn.initializers.normal(0.02)  # DCGAN: Radford et al., ICLR 2016
 
 
-def _native_conv(x, w, stride, padding):
-    """[n, ..., in] * [k, ..., in, out] -> [n, ..., out]."""
-    ndim = x.ndim - 2
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """Static numbers of a convolution: size is the large image's, in pixels."""
+
+    kernel: int
+    stride: int
+    padding: int
+    size: tuple[int, ...]
+    transposed: bool  # kernels are [..., small, large] channels, else [..., large, small]
+
+    @property
+    def small_size(self):
+        return tuple((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
+
+    @property
+    def ndim(self):
+        return len(self.size)
+
+
+# --- native forms ------------------------------------------------------------------------------
+
+
+def _layouts(ndim, kernel):
     letters = "HWD"[:ndim]
+    return (f"N{letters}C", letters + kernel, f"N{letters}C")
+
+
+def _convolve_native(large, w, g):
     return lax.conv_general_dilated(
-        x,
+        large,
         w,
-        (stride,) * ndim,
-        [(padding, padding)] * ndim,
-        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        (g.stride,) * g.ndim,
+        [(g.padding, g.padding)] * g.ndim,
+        dimension_numbers=_layouts(g.ndim, "OI" if g.transposed else "IO"),
     )
 
 
-def _native_conv_transpose(x, w, stride, padding):
-    """The adjoint of _native_conv: [n, ..., in] * [k, ..., in, out] -> [n, ..., out]."""
-    ndim, size = x.ndim - 2, w.shape[0]
-    letters = "HWD"[:ndim]
+def _scatter_native(small, w, g):
+    low = g.kernel - 1 - g.padding
+    high = [
+        n - (m - 1) * g.stride - 1 + g.padding for n, m in zip(g.size, g.small_size, strict=True)
+    ]
     return lax.conv_general_dilated(
-        x,
-        jnp.flip(w, range(ndim)),
-        (1,) * ndim,
-        [(size - 1 - padding,) * 2] * ndim,
-        lhs_dilation=(stride,) * ndim,
-        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        small,
+        jnp.flip(w, range(g.ndim)),
+        (1,) * g.ndim,
+        [(low, h) for h in high],
+        lhs_dilation=(g.stride,) * g.ndim,
+        dimension_numbers=_layouts(g.ndim, "IO" if g.transposed else "OI"),
     )
 
 
-# --- k4 s2 p1 as shifted matrix products ----------------------------------------------------
-# Pad the large image by 1 and cut it into blocks of 2 pixels a side. With tap a = 2u + r, output
-# i reads offset r of block i + u: each of the 2**ndim block shifts u is one matrix product.
-# Kernels are [4, ..., small channels, large channels] in this section.
-
-
-def _to_blocks(large):
-    """[n, 2m, ..., c] -> [n, m + 1, ..., 2**ndim, c]: the blocks of the padded image."""
-    ndim, n, c = large.ndim - 2, large.shape[0], large.shape[-1]
-    padded = jnp.pad(large, [(0, 0), *[(1, 1)] * ndim, (0, 0)])
-    halves = [size for m in large.shape[1:-1] for size in (m // 2 + 1, 2)]
-    order = [0, *range(1, 2 * ndim, 2), *range(2, 2 * ndim + 1, 2), 2 * ndim + 1]
-    blocks = padded.reshape(n, *halves, c).transpose(order)
-    return blocks.reshape(*blocks.shape[: ndim + 1], 2**ndim, c)
-
-
-def _from_blocks(blocks):
-    """The inverse of _to_blocks."""
-    ndim = blocks.ndim - 3
-    n, *sizes, c = *blocks.shape[: ndim + 1], blocks.shape[-1]
-    order = [0, *[axis for d in range(ndim) for axis in (1 + d, 1 + ndim + d)], 2 * ndim + 1]
-    padded = blocks.reshape(n, *sizes, *(2,) * ndim, c).transpose(order)
-    padded = padded.reshape(n, *[2 * m for m in sizes], c)
-    return padded[(slice(None), *[slice(1, -1)] * ndim)]
-
-
-def _shifts(ndim):
-    return list(itertools.product((0, 1), repeat=ndim))
-
-
-def _window(blocks, shift):
-    """[n, m + 1, ..., r, c] -> [n, m, ..., r, c], from block ``shift`` on."""
-    sizes = blocks.shape[1 : len(shift) + 1]
-    return blocks[(slice(None), *[slice(u, u + m - 1) for u, m in zip(shift, sizes, strict=True)])]
-
-
-def _kernels_by_shift(w):
-    """[4, ..., s, l] -> [2**ndim shifts, 2**ndim offsets, s, l]."""
-    ndim = w.ndim - 2
-    order = [*range(0, 2 * ndim, 2), *range(1, 2 * ndim, 2), 2 * ndim, 2 * ndim + 1]
-    return (
-        w.reshape(*(2, 2) * ndim, *w.shape[-2:])
-        .transpose(order)
-        .reshape(2**ndim, 2**ndim, *w.shape[-2:])
+def _correlate_native(small, large, g):
+    channels = (
+        (small.shape[-1], large.shape[-1]) if g.transposed else (large.shape[-1], small.shape[-1])
     )
+    kernel = jax.ShapeDtypeStruct((g.kernel,) * g.ndim + channels, small.dtype)
+    (w,) = jax.linear_transpose(lambda w: _convolve_native(large, w, g), kernel)(small)
+    return w
 
 
-def _kernel_from_shifts(kernels):
-    """The inverse of _kernels_by_shift."""
-    ndim = int(math.log2(kernels.shape[0]))
-    order = [*[axis for d in range(ndim) for axis in (d, ndim + d)], 2 * ndim, 2 * ndim + 1]
-    return (
-        kernels.reshape(*(2,) * (2 * ndim), *kernels.shape[-2:])
-        .transpose(order)
-        .reshape(*(4,) * ndim, *kernels.shape[-2:])
-    )
+# --- forms for the CPU ---------------------------------------------------------------------------
 
 
-def _product(equation, a, b):
-    """An einsum that accumulates in float32 at least, and returns the type of its inputs."""
+def _product(a, b, contract=(1, 0)):
+    """A matrix product that accumulates in float32 at least."""
     wide = jnp.promote_types(a.dtype, jnp.float32)
-    return jnp.einsum(equation, a, b, preferred_element_type=wide)
+    dimensions = (((contract[0],), (contract[1],)), ((), ()))
+    return lax.dot_general(a, b, dimensions, preferred_element_type=wide)
 
 
 def _total(parts):
     return functools.reduce(jnp.add, parts)
 
 
-def _halve_blocks(large, w):
-    blocks, shifts = _to_blocks(large), _shifts(large.ndim - 2)
-    parts = [
-        _product("n...rl,rsl->n...s", _window(blocks, u), k)
-        for u, k in zip(shifts, _kernels_by_shift(w), strict=True)
+def _pad_for_taps(large, g):
+    """Pads, or crops, so that tap a of all outputs is a strided slice from a on."""
+    sides = [
+        (g.padding, g.stride * (m - 1) + g.kernel - g.padding - n, 0)
+        for n, m in zip(g.size, g.small_size, strict=True)
     ]
-    return _total(parts).astype(large.dtype)
+    return lax.pad(large, jnp.zeros((), large.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
 
 
-def _double_blocks(small, w):
+def _taps(large, g):
+    """For each tap the pixels that it meets, [n * prod(small_size), channels]."""
+    padded, channels = _pad_for_taps(large, g), large.shape[-1]
+    span = [g.stride * (m - 1) + 1 for m in g.small_size]
+    for tap in itertools.product(range(g.kernel), repeat=g.ndim):
+        stop = [a + s for a, s in zip(tap, span, strict=True)]
+        part = lax.slice(
+            padded,
+            (0, *tap, 0),
+            (padded.shape[0], *stop, channels),
+            (1, *(g.stride,) * g.ndim, 1),
+        )
+        yield lax.optimization_barrier(part).reshape(-1, channels)
+
+
+def _convolve_taps(large, w, g):
+    """A matrix product for each tap: no copy of the kernel, for deep layers on few pixels."""
+    kernels = w.reshape(-1, *w.shape[-2:])
+    contract = (1, 1) if g.transposed else (1, 0)
+    small = _total(
+        [_product(x, k, contract) for x, k in zip(_taps(large, g), kernels, strict=True)]
+    )
+    return small.reshape(large.shape[0], *g.small_size, -1).astype(large.dtype)
+
+
+def _transpose(matrix):
+    # Alone a transpose is a fast blocked copy; fused into a neighbour's loop it is a slow one.
+    return lax.optimization_barrier(lax.optimization_barrier(matrix).T)
+
+
+def _correlate_taps(small, large, g):
+    """A matrix product for each tap, with the small image transposed once for all of them."""
+    left = _transpose(small.reshape(-1, small.shape[-1]))
+    w = [_product(left, x) for x in _taps(large, g)]
+    w = jnp.stack(w if g.transposed else [_transpose(k) for k in w])
+    return w.reshape((g.kernel,) * g.ndim + w.shape[-2:]).astype(small.dtype)
+
+
+# k4 s2 p1: pad the large image by 1 and cut it into blocks of 2 pixels a side. With tap a = 2u + r,
+# input i adds to offset r of block i + u.
+
+
+def _kernels_by_shift(w, g):
+    """-> [2**ndim shifts u, 2**ndim offsets r, *channels]."""
+    ndim = g.ndim
+    order = [*range(0, 2 * ndim, 2), *range(1, 2 * ndim, 2), 2 * ndim, 2 * ndim + 1]
+    w = w.reshape(*(2, 2) * ndim, *w.shape[-2:]).transpose(order)
+    return w.reshape(2**ndim, 2**ndim, *w.shape[-2:])
+
+
+def _from_blocks(blocks, g):
+    """[n, m + 1, ..., 2**ndim * c] -> [n, 2m, ..., c]."""
+    ndim = g.ndim
+    n, *sizes, _ = blocks.shape
+    order = [0, *[axis for d in range(ndim) for axis in (1 + d, 1 + ndim + d)], 2 * ndim + 1]
+    padded = blocks.reshape(n, *sizes, *(2,) * ndim, -1).transpose(order)
+    padded = padded.reshape(n, *[2 * m for m in sizes], -1)
+    return padded[(slice(None), *[slice(1, -1)] * ndim)]
+
+
+def _scatter_shifts(small, w, g):
+    """A matrix product for each block shift."""
+    pixels = small.reshape(-1, small.shape[-1])
     parts = []
-    for u, k in zip(_shifts(small.ndim - 2), _kernels_by_shift(w), strict=True):
-        part = _product("n...s,rsl->n...rl", small, k)
-        parts.append(jnp.pad(part, [(0, 0), *[(s, 1 - s) for s in u], (0, 0), (0, 0)]))
-    return _from_blocks(_total(parts)).astype(small.dtype)
+    shifts = itertools.product((0, 1), repeat=g.ndim)
+    for shift, k in zip(shifts, _kernels_by_shift(w, g), strict=True):
+        if g.transposed:
+            part = _product(pixels, k.transpose(1, 0, 2).reshape(pixels.shape[1], -1))
+        else:
+            part = _product(pixels, k.reshape(-1, pixels.shape[1]), (1, 1))
+        part = part.reshape(*small.shape[:-1], -1)
+        parts.append(jnp.pad(part, [(0, 0), *[(u, 1 - u) for u in shift], (0, 0)]))
+    return _from_blocks(_total(parts), g).astype(small.dtype)
 
 
-def _correlate_blocks(small, large):
-    blocks = _to_blocks(large)
-    kernels = [
-        _product("n...s,n...rl->rsl", small, _window(blocks, u)) for u in _shifts(small.ndim - 2)
-    ]
-    return _kernel_from_shifts(jnp.stack(kernels)).astype(small.dtype)
+def _scatter_subpixel(small, w, g):
+    """One k2 convolution to the blocks: Shi et al., CVPR 2016."""
+    k = _kernels_by_shift(w if g.transposed else jnp.swapaxes(w, -1, -2), g)
+    k = k[::-1].transpose(0, 2, 1, 3).reshape(*(2,) * g.ndim, small.shape[-1], -1)
+    blocks = lax.conv_general_dilated(
+        small, k, (1,) * g.ndim, [(1, 1)] * g.ndim, dimension_numbers=_layouts(g.ndim, "IO")
+    )
+    return _from_blocks(blocks, g)
 
 
-# --- the same three maps, native --------------------------------------------------------------
+def _convolve_cpu(large, w, g):
+    few_pixels = math.prod(g.small_size) <= 64
+    form = _convolve_taps if few_pixels and large.shape[-1] >= 64 else _convolve_native
+    return form(large, w, g)
 
 
-def _halve_native(large, w):
-    return _native_conv(large, jnp.swapaxes(w, -1, -2), 2, 1)
+def _correlate_cpu(small, large, g):
+    wide = min(small.shape[-1], large.shape[-1]) >= 32
+    return (_correlate_taps if wide else _correlate_native)(small, large, g)
 
 
-def _double_native(small, w):
-    return _native_conv_transpose(small, w, 2, 1)
-
-
-def _correlate_native(small, large):
-    ndim = small.ndim - 2
-    kernel = jax.ShapeDtypeStruct((4,) * ndim + (small.shape[-1], large.shape[-1]), small.dtype)
-    (w,) = jax.linear_transpose(lambda w: _halve_native(large, w), kernel)(small)
-    return w
+def _scatter_cpu(small, w, g):
+    if (g.kernel, g.stride, g.padding) != (4, 2, 1) or any(n % 2 for n in g.size):
+        return _scatter_native(small, w, g)
+    large_channels = w.shape[-1] if g.transposed else w.shape[-2]
+    many_pixels = math.prod(g.small_size) > 256
+    form = _scatter_subpixel if many_pixels and large_channels >= 16 else _scatter_shifts
+    return form(small, w, g)
 
 
 # --- the three maps, chosen by platform, each the derivative of the others -----------------------
 
 
-@jax.custom_vjp
-def halve(large, w):
-    """k4 s2 p1 convolution: [n, 2m, ..., l], [4, ..., s, l] -> [n, m, ..., s]."""
-    # With few channels in a block the native convolution is the faster one on the CPU as well.
-    cpu = _halve_blocks if large.shape[-1] >= 256 else _halve_native
-    return lax.platform_dependent(large, w, cpu=cpu, default=_halve_native)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve(large, w, g):
+    """[n, *g.size, large channels] -> [n, *g.small_size, small channels]."""
+    return lax.platform_dependent(
+        large,
+        w,
+        cpu=functools.partial(_convolve_cpu, g=g),
+        default=functools.partial(_convolve_native, g=g),
+    )
 
 
-@jax.custom_vjp
-def double(small, w):
-    """k4 s2 p1 transposed convolution: [n, m, ..., s], [4, ..., s, l] -> [n, 2m, ..., l]."""
-    return lax.platform_dependent(small, w, cpu=_double_blocks, default=_double_native)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def scatter(small, w, g):
+    """[n, *g.small_size, small channels] -> [n, *g.size, large channels]."""
+    return lax.platform_dependent(
+        small,
+        w,
+        cpu=functools.partial(_scatter_cpu, g=g),
+        default=functools.partial(_scatter_native, g=g),
+    )
 
 
-@jax.custom_vjp
-def correlate(small, large):
-    """The kernel gradient of both: [n, m, ..., s], [n, 2m, ..., l] -> [4, ..., s, l]."""
-    return lax.platform_dependent(small, large, cpu=_correlate_blocks, default=_correlate_native)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def correlate(small, large, g):
+    """The kernel gradient of both -> [k, ..., in, out]."""
+    return lax.platform_dependent(
+        small,
+        large,
+        cpu=functools.partial(_correlate_cpu, g=g),
+        default=functools.partial(_correlate_native, g=g),
+    )
 
 
-halve.defvjp(
-    lambda large, w: (halve(large, w), (large, w)),
-    lambda saved, g: (double(g, saved[1]), correlate(g, saved[0])),
+convolve.defvjp(
+    lambda large, w, g: (convolve(large, w, g), (large, w)),
+    lambda g, saved, t: (scatter(t, saved[1], g), correlate(t, saved[0], g)),
 )
-double.defvjp(
-    lambda small, w: (double(small, w), (small, w)),
-    lambda saved, g: (halve(g, saved[1]), correlate(saved[0], g)),
+scatter.defvjp(
+    lambda small, w, g: (scatter(small, w, g), (small, w)),
+    lambda g, saved, t: (convolve(t, saved[1], g), correlate(saved[0], t, g)),
 )
 correlate.defvjp(
-    lambda small, large: (correlate(small, large), (small, large)),
-    lambda saved, g: (halve(saved[1], g), double(saved[0], g)),
+    lambda small, large, g: (correlate(small, large, g), (small, large)),
+    lambda g, saved, t: (convolve(saved[1], t, g), scatter(saved[0], t, g)),
 )
-
-
-def _is_halving(kernel, stride, padding):
-    return (kernel, stride, padding) == (4, 2, 1)
 
 
 class Conv(nn.Module):
@@ -227,15 +286,9 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        ndim = x.ndim - 2
-        shape = (self.kernel,) * ndim + (x.shape[-1], self.features)
-        x, w = x.astype(self.dtype), self.param("kernel", KERNEL_INIT, shape).astype(self.dtype)
-        even = all(m % 2 == 0 for m in x.shape[1:-1])
-        if _is_halving(self.kernel, self.stride, self.padding) and even:
-            y = halve(x, jnp.swapaxes(w, -1, -2))
-        else:
-            y = _native_conv(x, w, self.stride, self.padding)
-        return _add_bias(self, y)
+        x, w = _operands(self, x)
+        g = Geometry(self.kernel, self.stride, self.padding, x.shape[1:-1], transposed=False)
+        return _add_bias(self, convolve(x, w, g))
 
 
 class ConvTranspose(nn.Module):
@@ -250,14 +303,16 @@ class ConvTranspose(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        ndim = x.ndim - 2
-        shape = (self.kernel,) * ndim + (x.shape[-1], self.features)
-        x, w = x.astype(self.dtype), self.param("kernel", KERNEL_INIT, shape).astype(self.dtype)
-        if _is_halving(self.kernel, self.stride, self.padding):
-            y = double(x, w)
-        else:
-            y = _native_conv_transpose(x, w, self.stride, self.padding)
-        return _add_bias(self, y)
+        x, w = _operands(self, x)
+        size = tuple((m - 1) * self.stride + self.kernel - 2 * self.padding for m in x.shape[1:-1])
+        g = Geometry(self.kernel, self.stride, self.padding, size, transposed=True)
+        return _add_bias(self, scatter(x, w, g))
+
+
+def _operands(module, x):
+    shape = (module.kernel,) * (x.ndim - 2) + (x.shape[-1], module.features)
+    w = module.param("kernel", KERNEL_INIT, shape)
+    return x.astype(module.dtype), w.astype(module.dtype)
 
 
 def _add_bias(module, y):

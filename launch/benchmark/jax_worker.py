@@ -171,9 +171,7 @@ class Measurements:
             # As fit counts: while the device computes, waiting costs nothing.
             if all(x.is_ready() for x in jax.tree.leaves(pending)):
                 waited += time.perf_counter() - asked
-            self.state, metrics = self.compiled(
-                self.state, self.dataset, self._to_devices(batches)
-            )
+            self.state, metrics = self.compiled(self.state, self.dataset, self._to_devices(batches))
             jax.device_get(pending)
             pending = metrics
         jax.block_until_ready((self.state, pending))
