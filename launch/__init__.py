@@ -1,1 +1,5 @@
-"""Commands: where the library and the input pipeline meet."""
+"""Commands, each `python -m launch.NAME`."""
+
+from launch import huge_pages
+
+huge_pages.request()

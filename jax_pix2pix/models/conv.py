@@ -15,7 +15,7 @@ PyTorch has the same convention: ``Conv2d.weight.permute(2, 3, 1, 0)`` and
 GPU and TPU get native convolutions, which move the fewest bytes there. On the CPU XLA is fast at
 plain 2D convolutions and at matrix products whose left operand is not transposed, and slow at most
 else: strided and dilated gradients, 3D, transposing copies fused into other loops. There the maps
-are put together from what is fast. `python -m launch.benchmark.convolutions` shows both.
+are put together from what is fast. `python -m launch.benchmark.convolutions` compares them all.
 """
 
 import dataclasses
@@ -107,18 +107,19 @@ def _total(parts):
     return functools.reduce(jnp.add, parts)
 
 
-def _pad_for_taps(large, g):
-    """Pads, or crops, so that tap a of all outputs is a strided slice from a on."""
+def _pad_for_taps(large, g, axes):
+    """Pads, or crops, the first spatial axes: tap a of all outputs is a strided slice from a on."""
     sides = [
         (g.padding, g.stride * (m - 1) + g.kernel - g.padding - n, 0)
-        for n, m in zip(g.size, g.small_size, strict=True)
+        for n, m in zip(g.size[:axes], g.small_size, strict=False)
     ]
-    return lax.pad(large, jnp.zeros((), large.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
+    sides = [(0, 0, 0), *sides, *[(0, 0, 0)] * (g.ndim - axes + 1)]
+    return lax.pad(large, jnp.zeros((), large.dtype), sides)
 
 
 def _taps(large, g):
     """For each tap the pixels that it meets, [n * prod(small_size), channels]."""
-    padded, channels = _pad_for_taps(large, g), large.shape[-1]
+    padded, channels = _pad_for_taps(large, g, axes=g.ndim), large.shape[-1]
     span = [g.stride * (m - 1) + 1 for m in g.small_size]
     for tap in itertools.product(range(g.kernel), repeat=g.ndim):
         stop = [a + s for a, s in zip(tap, span, strict=True)]
@@ -128,7 +129,7 @@ def _taps(large, g):
             (padded.shape[0], *stop, channels),
             (1, *(g.stride,) * g.ndim, 1),
         )
-        yield lax.optimization_barrier(part).reshape(-1, channels)
+        yield part.reshape(-1, channels)
 
 
 def _convolve_taps(large, w, g):
@@ -201,24 +202,53 @@ def _scatter_subpixel(small, w, g):
     return _from_blocks(blocks, g)
 
 
+def _convolve_planes(large, w, g):
+    """A 3D convolution as one in 2D over all planes, with the taps along depth as channels."""
+    channels = large.shape[-1]
+    padded = _pad_for_taps(large, g, axes=1)
+    depth = g.stride * (g.small_size[0] - 1) + 1
+    planes = [padded[:, a : a + depth : g.stride] for a in range(g.kernel)]
+    planes = jnp.concatenate(planes, axis=-1).reshape(-1, *g.size[1:], g.kernel * channels)
+    if g.transposed:
+        w = jnp.moveaxis(w, 0, -2).reshape(*w.shape[1:4], -1)
+    else:
+        w = jnp.moveaxis(w, 0, -3).reshape(*w.shape[1:3], -1, w.shape[-1])
+    small = _convolve_native(planes, w, dataclasses.replace(g, size=g.size[1:]))
+    return small.reshape(large.shape[0], *g.small_size, -1)
+
+
+def _scatter_reversed(small, w, g):
+    """With stride 1 the transpose is a convolution with the kernel reversed."""
+    reverse = Geometry(
+        g.kernel, 1, g.kernel - 1 - g.padding, g.small_size, transposed=not g.transposed
+    )
+    return _convolve_cpu(small, jnp.flip(w, range(g.ndim)), reverse)
+
+
+# Which form the CPU gets, as measured: 2 cores, batches of 8 to 64 images of 128 x 128 and one
+# volume of 32 x 64 x 64. The numbers of pixels and channels are where the faster form changes.
+
+
 def _convolve_cpu(large, w, g):
-    few_pixels = math.prod(g.small_size) <= 64
-    form = _convolve_taps if few_pixels and large.shape[-1] >= 64 else _convolve_native
-    return form(large, w, g)
-
-
-def _correlate_cpu(small, large, g):
-    wide = min(small.shape[-1], large.shape[-1]) >= 32
-    return (_correlate_taps if wide else _correlate_native)(small, large, g)
+    channels, pixels = large.shape[-1], math.prod(g.small_size)
+    if (channels >= 64 and pixels <= 64) or (g.ndim == 3 and channels < 8):
+        return _convolve_taps(large, w, g)
+    return (_convolve_planes if g.ndim == 3 else _convolve_native)(large, w, g)
 
 
 def _scatter_cpu(small, w, g):
+    if g.stride == 1 and g.padding < g.kernel:
+        return _scatter_reversed(small, w, g)
     if (g.kernel, g.stride, g.padding) != (4, 2, 1) or any(n % 2 for n in g.size):
         return _scatter_native(small, w, g)
-    large_channels = w.shape[-1] if g.transposed else w.shape[-2]
-    many_pixels = math.prod(g.small_size) > 256
-    form = _scatter_subpixel if many_pixels and large_channels >= 16 else _scatter_shifts
-    return form(small, w, g)
+    channels = w.shape[-1] if g.transposed else w.shape[-2]
+    subpixel = g.ndim == 2 and channels >= 16 and math.prod(g.small_size) > 256
+    return (_scatter_subpixel if subpixel else _scatter_shifts)(small, w, g)
+
+
+def _correlate_cpu(small, large, g):
+    taps = min(small.shape[-1], large.shape[-1]) >= 32 or g.ndim == 3
+    return (_correlate_taps if taps else _correlate_native)(small, large, g)
 
 
 # --- the three maps, chosen by platform, each the derivative of the others -----------------------

@@ -39,9 +39,14 @@ def _close(ours, theirs):
 def _check_module(module, function, to_weight, to_kernel, x, **options):
     kernel = module.init(jax.random.key(0), x)["params"]["kernel"]
     kernel = _random(*kernel.shape)
-    y, pull_back = jax.vjp(lambda x, w: module.apply({"params": {"kernel": w}}, x), x, kernel)
-    g = _random(*y.shape)
-    dx, dw = pull_back(g)
+
+    @jax.jit
+    def results(x, w, g):
+        y, pull_back = jax.vjp(lambda x, w: module.apply({"params": {"kernel": w}}, x), x, w)
+        return y, *pull_back(g)
+
+    g = _random(*jax.eval_shape(module.apply, {"params": {"kernel": kernel}}, x).shape)
+    y, dx, dw = results(x, kernel, g)
     expected = _torch_results(function, x, to_weight(kernel), g, **options)
     _close(y, expected[0])
     _close(dx, expected[1])
@@ -56,8 +61,10 @@ def _swap(kernel_or_weight, order, ndim):
 
 
 @pytest.mark.parametrize("spatial", [(8, 12), (4, 6, 8), (7, 10), (5, 4, 6)])
-@pytest.mark.parametrize("channels", [(3, 5), (260, 2)])
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 1), (4, 1, 1), (3, 1, 1)])
+@pytest.mark.parametrize("channels", [(3, 5), (64, 32)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(4, 2, 1), (4, 1, 1), (3, 1, 1), (3, 2, 0)]
+)
 def test_conv_is_pytorchs(float64, spatial, channels, kernel, stride, padding):
     ndim = len(spatial)
     module = conv.Conv(channels[1], kernel, stride, padding, use_bias=False, dtype=jnp.float64)
@@ -73,7 +80,7 @@ def test_conv_is_pytorchs(float64, spatial, channels, kernel, stride, padding):
 
 
 @pytest.mark.parametrize("spatial", [(4, 6), (2, 3, 4), (5, 1)])
-@pytest.mark.parametrize("channels", [(3, 5), (2, 260)])
+@pytest.mark.parametrize("channels", [(3, 5), (32, 64)])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 1), (3, 1, 1)])
 def test_conv_transpose_is_pytorchs(float64, spatial, channels, kernel, stride, padding):
     ndim = len(spatial)
@@ -91,35 +98,88 @@ def test_conv_transpose_is_pytorchs(float64, spatial, channels, kernel, stride, 
     )
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_block_forms_equal_native_ones(float64, ndim):
-    """Both forms of each map: the platform decides which one training uses."""
-    small, large = _random(2, *(3, 4, 2)[:ndim], 5), _random(2, *(6, 8, 4)[:ndim], 3)
-    w = _random(*(4,) * ndim, 5, 3)
-    _close(conv._halve_blocks(large, w), conv._halve_native(large, w))
-    _close(conv._double_blocks(small, w), conv._double_native(small, w))
-    _close(conv._correlate_blocks(small, large), conv._correlate_native(small, large))
+def _maps(g, small_channels=3, large_channels=5):
+    """Random (large, small, kernel) of a Geometry."""
+    channels = (small_channels, large_channels)
+    kernel = (g.kernel,) * g.ndim + (channels if g.transposed else channels[::-1])
+    return (
+        _random(2, *g.size, large_channels),
+        _random(2, *g.small_size, small_channels),
+        _random(*kernel),
+    )
+
+
+FORMS = [
+    ("_convolve_taps", 2, 4, 2, 1), ("_convolve_taps", 3, 3, 1, 1), ("_convolve_taps", 2, 3, 2, 0),
+    ("_convolve_planes", 3, 3, 1, 1), ("_convolve_planes", 3, 4, 2, 1),
+    ("_scatter_shifts", 2, 4, 2, 1), ("_scatter_shifts", 3, 4, 2, 1),
+    ("_scatter_subpixel", 2, 4, 2, 1), ("_scatter_subpixel", 3, 4, 2, 1),
+    ("_scatter_reversed", 2, 4, 1, 1), ("_scatter_reversed", 3, 3, 1, 0),
+    ("_correlate_taps", 2, 4, 2, 1), ("_correlate_taps", 2, 4, 1, 1),
+    ("_correlate_taps", 3, 3, 2, 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("form", "ndim", "kernel", "stride", "padding"), FORMS)
+def test_forms_equal_native_ones(float64, form, ndim, kernel, stride, padding, transposed):
+    """Each form of each map, on odd sizes too: platform and shape decide which training uses."""
+    even_only = form in ("_scatter_shifts", "_scatter_subpixel")
+    size = (8, 6, 10)[:ndim] if even_only else (9, 6, 7)[:ndim]
+    g = conv.Geometry(kernel, stride, padding, size, transposed)
+    large, small, w = _maps(g)
+    inputs = {"convolve": (large, w), "scatter": (small, w), "correlate": (small, large)}
+    operation = form.split("_")[1]
+    ours = getattr(conv, form)(*inputs[operation], g)
+    _close(ours, getattr(conv, f"_{operation}_native")(*inputs[operation], g))
+
+
+# The shapes of the flagship and of a 3D scale: what the CPU chooses for each, against PyTorch.
+@pytest.mark.parametrize(
+    ("form", "operation", "g", "channels"),
+    [
+        ("_convolve_native", "convolve", (4, 2, 1, (64, 64), False), (128, 64)),
+        ("_convolve_taps", "convolve", (4, 2, 1, (16, 16), False), (64, 64)),
+        ("_convolve_planes", "convolve", (3, 1, 1, (4, 16, 16), False), (32, 32)),
+        ("_scatter_subpixel", "scatter", (4, 2, 1, (64, 64), True), (128, 64)),
+        ("_scatter_shifts", "scatter", (4, 2, 1, (32, 32), True), (64, 64)),
+        ("_scatter_shifts", "scatter", (4, 2, 1, (64, 64), True), (64, 1)),
+        ("_scatter_reversed", "scatter", (4, 1, 1, (16, 16), False), (32, 32)),
+        ("_correlate_taps", "correlate", (4, 2, 1, (64, 64), True), (64, 64)),
+        ("_correlate_native", "correlate", (4, 2, 1, (64, 64), False), (64, 1)),
+    ],
+)
+def test_cpu_gets_the_form_that_was_measured(monkeypatch, form, operation, g, channels):
+    large, small, w = _maps(conv.Geometry(*g), *channels)
+    inputs = {"convolve": (large, w), "scatter": (small, w), "correlate": (small, large)}
+    called = []
+    real = getattr(conv, form)
+    monkeypatch.setattr(conv, form, lambda *a: (called.append(form), real(*a))[1])
+    getattr(conv, operation)(*inputs[operation], conv.Geometry(*g))
+    assert called
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_second_derivatives(float64, ndim):
     """A gradient penalty differentiates the gradient: compare with autodiff of the native form."""
-    large, w = _random(1, *(4, 6, 2)[:ndim], 2), _random(*(4,) * ndim, 3, 2)
+    g = conv.Geometry(4, 2, 1, (4, 6, 2)[:ndim], transposed=False)
+    large, _, w = _maps(g)
 
-    def penalty(halve):
+    def penalty(convolve):
         def gradient(large, w):
-            return jax.grad(lambda x: jnp.sum(jnp.tanh(halve(x, w))))(large)
+            return jax.grad(lambda x: jnp.sum(jnp.tanh(convolve(x, w, g))))(large)
 
         return jax.grad(lambda large, w: jnp.sum(gradient(large, w) ** 3), (0, 1))(large, w)
 
-    for ours, native in zip(penalty(conv.halve), penalty(conv._halve_native), strict=True):
+    for ours, native in zip(penalty(conv.convolve), penalty(conv._convolve_native), strict=True):
         _close(ours, native)
 
 
 def test_bfloat16_accumulates_in_float32():
+    g = conv.Geometry(4, 2, 1, (64, 64), transposed=True)
     small, large = np.ones((1, 32, 32, 4), np.float32), np.ones((1, 64, 64, 4), np.float32)
-    exact = conv._correlate_blocks(small, large)
-    rounded = conv._correlate_blocks(small.astype(jnp.bfloat16), large.astype(jnp.bfloat16))
+    exact = conv._correlate_taps(small, large, g)
+    rounded = conv._correlate_taps(small.astype(jnp.bfloat16), large.astype(jnp.bfloat16), g)
     assert rounded.dtype == jnp.bfloat16
     # 1024 ones: a bfloat16 accumulator would stop at 256.
     np.testing.assert_allclose(np.asarray(rounded, np.float32), exact, rtol=1e-2)
