@@ -5,6 +5,7 @@ entry of the address cache: 10 to 25 % of the flagship's step. glibc asks Linux 
 if the environment says so when a process starts, and not later.
 """
 
+import itertools
 import os
 import platform
 import sys
@@ -25,12 +26,11 @@ def request():
         return
     if not KERNEL.exists() or "[madvise]" not in KERNEL.read_text():
         return
-    os.environ[TUNABLES] = ":".join(filter(None, [tunables, f"{HUGE_PAGES}=1"]))
+    # First, because glibc may cut what the process sees of this variable after its first entry.
+    os.environ[TUNABLES] = ":".join(filter(None, [f"{HUGE_PAGES}=1", tunables]))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _is_command():
-    words = sys.orig_argv
-    return any(
-        a == "-m" and b.startswith("launch.") for a, b in zip(words, words[1:], strict=False)
-    )
+    pairs = itertools.pairwise(sys.orig_argv)
+    return any(flag == "-m" and module.startswith("launch.") for flag, module in pairs)
