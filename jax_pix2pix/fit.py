@@ -14,6 +14,7 @@ from jax_pix2pix.adversarial import create_state, generate, train_step
 from jax_pix2pix.checkpoint import Checkpoints
 from jax_pix2pix.errors import TrainingError
 from jax_pix2pix.logbook import Logbook
+from jax_pix2pix.memory import release_freed
 from jax_pix2pix.pictures import COMPARISON_COLUMNS, comparison_row, grid
 from jax_pix2pix.sharding import (
     batch_sharding,
@@ -131,6 +132,7 @@ def compile_step(system, config, mesh, abstract, dataset=None):
     """
     lowered, names = lower_step(system, config, mesh, abstract, dataset)
     compiled = lowered.compile()
+    release_freed()
     ocp.multihost.get_barrier_sync_fn()(key="train_step_compiled", timeout_ms=3_600_000)
     return lambda state, batch: compiled(state, dataset, {name: batch[name] for name in names})
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax_pix2pix import benchmark, device_cache, sharding, workdir
 from jax_pix2pix.adversarial import TrainState
 from jax_pix2pix.fit import initial_state, lower_step
+from jax_pix2pix.memory import release_freed
 from launch.benchmark.processes import peak_resident_bytes, serve
 
 WARM_UP_CALLS = 3
@@ -35,6 +36,7 @@ class Measurements:
             self._open_input()
         self.system = workdir.build_system(self.config)
         self.compiled, compile_seconds = benchmark.timed_compile(self._lower, cache_dir)
+        release_freed()  # as training does
         abstract = workdir.abstract_state(self.system, self.config)
         shardings = sharding.state_shardings(self.mesh, abstract)
         self.state = initial_state(self.system, self.config, shardings)

@@ -12,9 +12,15 @@ def machine():
         "system": platform.platform(),
         "environment": {
             name: os.environ[name]
-            for name in ("XLA_FLAGS", "JAX_PLATFORMS", "OMP_NUM_THREADS", "LD_PRELOAD")
+            for name in (
+                "XLA_FLAGS",
+                "JAX_PLATFORMS",
+                "OMP_NUM_THREADS",
+                "LD_PRELOAD",
+                "GLIBC_TUNABLES",
+            )
             if name in os.environ
-        },
+        },  # fmt: skip
     }
 
 
