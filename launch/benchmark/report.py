@@ -20,7 +20,7 @@ def machine():
                 "GLIBC_TUNABLES",
             )
             if name in os.environ
-        },  # fmt: skip
+        },
     }
 
 
@@ -56,7 +56,7 @@ def table(record):
         cells = [_cell(form, result) for result in results]
         if any(cells):
             rows.append((label, cells))
-    lines = [f"{label:44}" + "".join(f"{cell:>16}" for cell in cells) for label, cells in rows]
+    lines = [f"{label:44}" + "".join(f"{cell:>24}" for cell in cells) for label, cells in rows]
     return "\n".join([*head, "", *lines])
 
 
