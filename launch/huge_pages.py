@@ -1,8 +1,8 @@
 """Memory in large pages for every command, asked for before anything is allocated.
 
-XLA's CPU backend takes fresh memory in every step, and in pages of 4 KiB each costs a fault and an
-entry of the address cache: 10 to 25 % of the flagship's step. glibc asks Linux for pages of 2 MiB
-if the environment says so when a process starts, and not later.
+XLA's CPU backend takes fresh memory in every step, and pages of 4 KiB cost a fault and an entry of
+the address cache each. glibc asks Linux for pages of 2 MiB if the environment says so when a
+process starts, and not later.
 """
 
 import itertools

@@ -1,8 +1,7 @@
 """One device, eight, and two processes of four: the same run.
 
 Compared in float64. In float32 the devices' sums differ in the last bit, and Adam's first steps,
-which move every weight by the learning rate whatever the size of its gradient, turn that into
-1e-5 to 1e-3 of the losses within ten steps, on any hardware.
+which move every weight by the learning rate whatever the size of its gradient, amplify that.
 """
 
 import jax
