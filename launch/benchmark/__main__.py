@@ -57,12 +57,15 @@ def main():
         "machine": report.machine(),
         "overrides": config_flags.get_override_values(flags.FLAGS["config"]),
         "config": json.loads(config.to_json()),
-        "results": [measure(config, batch_size) for batch_size in _batch_sizes(config)],
+        "results": [],
     }
+    for batch_size in _batch_sizes(config):
+        record["results"].append(measure(config, batch_size))
+        if _OUTPUT.value:
+            with open(_OUTPUT.value, "w") as file:
+                json.dump(record, file, indent=1)
     print(report.table(record))
     if _OUTPUT.value:
-        with open(_OUTPUT.value, "w") as file:
-            json.dump(record, file, indent=1)
         print(f"all times: {_OUTPUT.value}")
 
 
