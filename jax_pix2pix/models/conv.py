@@ -202,19 +202,32 @@ def _scatter_subpixel(small, w, g):
     return _from_blocks(blocks, g)
 
 
-def _convolve_planes(large, w, g):
-    """A 3D convolution as one in 2D over all planes, with the taps along depth as channels."""
-    channels = large.shape[-1]
+def _planes(large, g):
+    """For each tap along depth the planes that it meets, [n * depth, height, width, channels]."""
     padded = _pad_for_taps(large, g, axes=1)
     depth = g.stride * (g.small_size[0] - 1) + 1
-    planes = [padded[:, a : a + depth : g.stride] for a in range(g.kernel)]
-    planes = jnp.concatenate(planes, axis=-1).reshape(-1, *g.size[1:], g.kernel * channels)
+    for a in range(g.kernel):
+        yield padded[:, a : a + depth : g.stride].reshape(-1, *large.shape[2:])
+
+
+def _in_plane(g):
+    return dataclasses.replace(g, size=g.size[1:])
+
+
+def _convolve_planes(large, w, g):
+    """A 3D convolution as one in 2D over all planes, with the taps along depth as channels."""
     if g.transposed:
         w = jnp.moveaxis(w, 0, -2).reshape(*w.shape[1:4], -1)
     else:
         w = jnp.moveaxis(w, 0, -3).reshape(*w.shape[1:3], -1, w.shape[-1])
-    small = _convolve_native(planes, w, dataclasses.replace(g, size=g.size[1:]))
+    small = _convolve_native(jnp.concatenate(list(_planes(large, g)), axis=-1), w, _in_plane(g))
     return small.reshape(large.shape[0], *g.small_size, -1)
+
+
+def _correlate_planes(small, large, g):
+    """A 2D kernel gradient over all planes for each tap along depth."""
+    small = small.reshape(-1, *small.shape[2:])
+    return jnp.stack([_correlate_native(small, x, _in_plane(g)) for x in _planes(large, g)])
 
 
 def _scatter_reversed(small, w, g):
@@ -247,8 +260,9 @@ def _scatter_cpu(small, w, g):
 
 
 def _correlate_cpu(small, large, g):
-    taps = min(small.shape[-1], large.shape[-1]) >= 32 or g.ndim == 3
-    return (_correlate_taps if taps else _correlate_native)(small, large, g)
+    if min(small.shape[-1], large.shape[-1]) >= 32:
+        return _correlate_taps(small, large, g)
+    return (_correlate_planes if g.ndim == 3 else _correlate_native)(small, large, g)
 
 
 # --- the three maps, chosen by platform, each the derivative of the others -----------------------

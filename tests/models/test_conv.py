@@ -117,6 +117,7 @@ FORMS = [
     ("_scatter_reversed", 2, 4, 1, 1), ("_scatter_reversed", 3, 3, 1, 0),
     ("_correlate_taps", 2, 4, 2, 1), ("_correlate_taps", 2, 4, 1, 1),
     ("_correlate_taps", 3, 3, 2, 0),
+    ("_correlate_planes", 3, 3, 1, 1), ("_correlate_planes", 3, 4, 2, 1),
 ]  # fmt: skip
 
 
@@ -147,6 +148,7 @@ def test_forms_equal_native_ones(float64, form, ndim, kernel, stride, padding, t
         ("_scatter_reversed", "scatter", (4, 1, 1, (16, 16), False), (32, 32)),
         ("_correlate_taps", "correlate", (4, 2, 1, (64, 64), True), (64, 64)),
         ("_correlate_native", "correlate", (4, 2, 1, (64, 64), False), (64, 1)),
+        ("_correlate_planes", "correlate", (3, 1, 1, (4, 8, 8), False), (1, 32)),
     ],
 )
 def test_cpu_gets_the_form_that_was_measured(monkeypatch, form, operation, g, channels):
