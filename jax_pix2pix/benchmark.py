@@ -157,6 +157,12 @@ def matmul_peak(mesh, dtype, size=None, seconds=1.0):
     return mesh.size * 2 * size**3 / _best_seconds(lambda: product(operands), seconds)
 
 
+def rounds_to_tf32(device):
+    """Whether float32 operands may be rounded to TF32: JAX's default on GPUs that have it."""
+    exact = jax.config.jax_default_matmul_precision in ("highest", "float32")
+    return device.platform == "gpu" and not exact
+
+
 def copy_peak(mesh, megabytes=None, seconds=1.0):
     """Bytes per second, read and written, of updating an array in place on each device."""
     size = (megabytes or (256 if _platform(mesh) == "cpu" else 2048)) * 2**20 // 4

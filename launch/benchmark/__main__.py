@@ -19,9 +19,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_pix2pix.benchmark import calls_within, summarise
-from jax_pix2pix.errors import ConfigError
 from launch import command
-from launch.benchmark import report, torch_comparison
+from launch.benchmark import options, report, torch_comparison
 from launch.benchmark.processes import Worker
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a run's config, file.py[:variant]")
@@ -48,9 +47,7 @@ def main():
     if _AGAINST.value:
         torch_comparison.check(config.system)
     if _OUTPUT.value:
-        # What cannot be written is refused before minutes of measuring.
-        os.makedirs(os.path.dirname(os.path.abspath(_OUTPUT.value)), exist_ok=True)
-        open(_OUTPUT.value, "a").close()
+        options.claim(_OUTPUT.value)
     record = {
         "command": ["python", "-m", "launch.benchmark", *sys.argv[1:]],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -70,11 +67,8 @@ def main():
 
 
 def _batch_sizes(config):
-    if _BATCH_SIZES.value is None:
-        return [config.data.batch_size]
-    if not _BATCH_SIZES.value or not all(x.isdecimal() and int(x) for x in _BATCH_SIZES.value):
-        raise ConfigError(f"--batch_sizes={','.join(_BATCH_SIZES.value)}: use e.g. 8,16")
-    return [int(x) for x in _BATCH_SIZES.value]
+    given = _BATCH_SIZES.value
+    return [config.data.batch_size] if given is None else options.batch_sizes(given)
 
 
 def measure(config, batch_size):

@@ -13,7 +13,7 @@ from jax_pix2pix import benchmark, device_cache, sharding, workdir
 from jax_pix2pix.adversarial import TrainState
 from jax_pix2pix.fit import initial_state, lower_step
 from jax_pix2pix.memory import release_freed
-from launch.benchmark.processes import peak_resident_bytes, serve
+from launch.benchmark.processes import peak_resident_bytes, serve, timed
 
 WARM_UP_CALLS = 3
 
@@ -50,9 +50,7 @@ class Measurements:
             "platform": device.platform,
             "device_kind": device.device_kind,
             "devices": self.mesh.size,
-            # JAX's default for float32 on GPUs that have it.
-            "tf32": device.platform == "gpu"
-            and jax.config.jax_default_matmul_precision not in ("highest", "float32"),
+            "tf32": benchmark.rounds_to_tf32(device),
             "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
             | {"python": platform.python_version()},
             "compile_seconds": compile_seconds,
@@ -111,7 +109,7 @@ class Measurements:
 
     def steps(self, count):
         """Times steps on one batch that lies on the devices. -> seconds of each step, CPU's."""
-        return self._timed(self._call, count, self.steps_per_call)
+        return timed(self._call, count, self.steps_per_call)
 
     def generator(self, count):
         """Times G's forward pass alone, dropout on, no gradient."""
@@ -119,8 +117,8 @@ class Measurements:
             self.forward = jax.jit(self._forward).lower(self.state.generator, self.batch).compile()
             for _ in range(WARM_UP_CALLS):
                 jax.block_until_ready(self.forward(self.state.generator, self.batch))
-        return self._timed(
-            lambda: jax.block_until_ready(self.forward(self.state.generator, self.batch)), count, 1
+        return timed(
+            lambda: jax.block_until_ready(self.forward(self.state.generator, self.batch)), count
         )
 
     def _forward(self, generator, batch):
@@ -139,16 +137,6 @@ class Measurements:
             rngs={"dropout": jax.random.key(self.config.seed)},
         )
         return fake
-
-    @staticmethod
-    def _timed(call, count, steps):
-        seconds, cpu = [], time.process_time()
-        for _ in range(max(1, round(count / steps))):
-            start = time.perf_counter()
-            call()
-            seconds.append((time.perf_counter() - start) / steps)
-        cpu_seconds = (time.process_time() - cpu) / (len(seconds) * steps)
-        return {"seconds": seconds, "cpu_seconds_a_step": cpu_seconds}
 
     def input_alone(self, seconds):
         """Batches per second of the pipeline, after its buffers are drained."""

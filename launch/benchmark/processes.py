@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 
 from input_pipeline.safe_io import DataError
 from jax_pix2pix.errors import BenchmarkError, ConfigError
@@ -88,6 +89,17 @@ def serve(handlers):
         print(json.dumps(answer), file=answers, flush=True)
     answers.flush()
     os._exit(0)  # threads of TensorFlow would delay the end
+
+
+def timed(call, count, steps=1):
+    """Times count steps, so many in a call. -> {"seconds": of each, "cpu_seconds_a_step"}."""
+    seconds, cpu = [], time.process_time()
+    for _ in range(max(1, round(count / steps))):
+        start = time.perf_counter()
+        call()
+        seconds.append((time.perf_counter() - start) / steps)
+    cpu_seconds = (time.process_time() - cpu) / (len(seconds) * steps)
+    return {"seconds": seconds, "cpu_seconds_a_step": cpu_seconds}
 
 
 def peak_resident_bytes():

@@ -84,14 +84,18 @@ def compare(jax_worker, peer, counts, rounds):
     """
     workers = {"jax": jax_worker, "torch": peer}
     record = {
-        request: _in_turn(workers, request, counts, rounds) for request in ("steps", "generator")
+        request: in_turn(workers, request, counts, rounds) for request in ("steps", "generator")
     }
     memory = {name: worker.ask("memory") for name, worker in workers.items()}
     ratio = memory["torch"]["bytes"] / memory["jax"]["bytes"]
     return record | {"peak_memory": memory, "memory_ratio": ratio}
 
 
-def _in_turn(workers, request, counts, rounds):
+def in_turn(workers, request, counts, rounds):
+    """Asks {"jax": Worker, "torch": Worker} in turn. -> times, and ratios PyTorch / JAX.
+
+    JAX alone has times and no ratios.
+    """
     turns = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
@@ -99,13 +103,10 @@ def _in_turn(workers, request, counts, rounds):
     seconds = {name: [turn["seconds"] for turn in turns[name]] for name in workers}
     medians = {name: [float(np.median(s)) for s in seconds[name]] for name in workers}
     cpu = {name: [turn["cpu_seconds_a_step"] for turn in turns[name]] for name in workers}
-    return {
-        "seconds": seconds,
-        "round_medians": medians,
-        "cpu_seconds_a_step": cpu,
-        "ratio": _ratio(medians),
-        "cpu_ratio": _ratio(cpu),
-    }
+    times = {"seconds": seconds, "round_medians": medians, "cpu_seconds_a_step": cpu}
+    if "torch" not in workers:
+        return times
+    return times | {"ratio": _ratio(medians), "cpu_ratio": _ratio(cpu)}
 
 
 def _ratio(values):

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from jax_pix2pix.errors import BenchmarkError
-from launch.benchmark.processes import peak_resident_bytes, serve
-from launch.benchmark.report import available_cores
+from launch.benchmark.processes import peak_resident_bytes, serve, timed
+from launch.benchmark.torch_settings import configure
 from tests.oracle import lidc_mask2ct_torch as oracle
 
 WARM_UP_STEPS = 3
@@ -44,13 +44,9 @@ class Peer:
     def build(self, config, variant, device, tf32):
         """Makes networks, optimisers and a batch, and warms up."""
         _check(config)
-        threads = available_cores()
-        torch.set_flush_denormal(True)  # as XLA does
-        torch.set_num_threads(threads)
+        threads = configure(tf32)
         if device == "cuda" and not torch.cuda.is_available():
             raise BenchmarkError("--against=torch: JAX has a GPU, PyTorch none: install its CUDA")
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-        torch.backends.cudnn.benchmark = True
         torch.manual_seed(config["seed"])
         self.device = device
         layout = torch.channels_last if "channels_last" in variant else torch.contiguous_format
@@ -150,24 +146,12 @@ class Peer:
         self._synchronise()
 
     def steps(self, count):
-        return self._timed(self._step, count)
+        return timed(self._step, count)
 
     def generator_forward(self, count):
         for _ in range(WARM_UP_STEPS):
             self._forward()
-        return self._timed(self._forward, count)
-
-    @staticmethod
-    def _timed(call, count):
-        seconds, cpu = [], time.process_time()
-        for _ in range(count):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-        return {
-            "seconds": seconds,
-            "cpu_seconds_a_step": (time.process_time() - cpu) / len(seconds),
-        }
+        return timed(self._forward, count)
 
     def memory(self):
         if self.device == "cuda":

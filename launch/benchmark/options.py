@@ -1,0 +1,18 @@
+"""Flags that benchmarks share, checked before minutes of measuring."""
+
+import os
+
+from jax_pix2pix.errors import ConfigError
+
+
+def batch_sizes(texts):
+    """["8", "64"] -> [8, 64]. Raises ConfigError."""
+    if not texts or not all(text.isdecimal() and int(text) for text in texts):
+        raise ConfigError(f"--batch_sizes={','.join(texts)}: use e.g. 8,16")
+    return [int(text) for text in texts]
+
+
+def claim(output):
+    """Makes the file for the figures; what cannot be written is an OSError now."""
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    open(output, "a").close()

@@ -1,0 +1,15 @@
+"""PyTorch with the threads and the arithmetic that JAX has."""
+
+import torch
+
+from launch.benchmark.report import available_cores
+
+
+def configure(tf32):
+    """-> threads. tf32: whether JAX rounds float32 operands of GPUs to TF32."""
+    threads = available_cores()
+    torch.set_flush_denormal(True)  # as XLA does
+    torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+    return threads
