@@ -26,7 +26,7 @@ def machine():
 
 def available_cores():
     """Cores that this process may use; JAX and PyTorch get as many threads each."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model():
