@@ -42,12 +42,8 @@ from launch.benchmark.convolutions_jax import (
 )
 from launch.benchmark.processes import Worker
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/lidc_mask2ct.py", "whose layers")
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["8", "64"], "of the 2D layers")
-_VOLUME = flags.DEFINE_list("volume", ["32", "64", "64"], "depth, height and width in 3D")
-_SECONDS = flags.DEFINE_float("seconds", 0.3, "to measure each form for, about", 0)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file")
 
+FLAGS = flags.FLAGS
 PACKAGES = ("jax", "jaxlib", "torch")
 TURNS = 3
 ROUNDS = 5  # of the 3D generator
@@ -62,11 +58,11 @@ def main():
     # Two frameworks share a GPU: JAX must not take most of its memory beforehand.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     size = _volume_size()
-    batch_sizes = options.batch_sizes(_BATCH_SIZES.value)
-    config = _CONFIG.value
+    batch_sizes = options.batch_sizes(FLAGS.batch_sizes)
+    config = FLAGS.config
     found = layers(config)
-    if _OUTPUT.value:
-        options.claim(_OUTPUT.value)
+    if FLAGS.output:
+        options.claim(FLAGS.output)
     device = jax.devices()[0]
     peer = _peer(device)
     peak = benchmark.matmul_peak(sharding.make_mesh(1, 1, 1), config.dtype)
@@ -86,14 +82,14 @@ def main():
     cases += [(Layer("3D", Geometry(3, 1, 1, size, False), 32, c), 1) for c in (32, 1)]
     record["layers"] = [measure(layer, n, config.dtype, device, peer) for layer, n in cases]
     record["volume_step"] = volume_step(size, device, peer)
-    if _OUTPUT.value:
-        with open(_OUTPUT.value, "w") as file:
+    if FLAGS.output:
+        with open(FLAGS.output, "w") as file:
             json.dump(record, file, indent=1)
-        print(f"all figures: {_OUTPUT.value}")
+        print(f"all figures: {FLAGS.output}")
 
 
 def _volume_size():
-    texts = _VOLUME.value
+    texts = FLAGS.volume
     if len(texts) != 3 or not all(text.isdecimal() and int(text) for text in texts):
         raise ConfigError(f"--volume={','.join(texts)}: use e.g. 32,64,64")
     return tuple(int(text) for text in texts)
@@ -133,7 +129,7 @@ def measure(layer, batch_size, dtype, device, peer):
         ours, choice, expected = applicable(operation, g, device.platform, given)
         calls = _torch_calls(operation, layer, operands, expected, dtype, peer)
         calls |= {name: functools.partial(_wait_for, form, given) for name, form in ours.items()}
-        maps[operation] = summarise(in_turns(calls, _SECONDS.value), choice, flops)
+        maps[operation] = summarise(in_turns(calls, FLAGS.seconds), choice, flops)
         print(row(operation, maps[operation]), flush=True)
     return {
         "name": layer.name,
@@ -243,8 +239,18 @@ def volume_step(size, device, peer):
 
 
 def _count(trial_seconds):
-    return max(3, benchmark.calls_within(_SECONDS.value, trial_seconds))
+    return max(3, benchmark.calls_within(FLAGS.seconds, trial_seconds))
+
+
+def _define_flags():
+    """Not at import: flags of two commands may share a name, and tests import both."""
+    config_flags.DEFINE_config_file("config", "configs/lidc_mask2ct.py", "whose layers")
+    flags.DEFINE_list("batch_sizes", ["8", "64"], "of the 2D layers")
+    flags.DEFINE_list("volume", ["32", "64", "64"], "depth, height and width in 3D")
+    flags.DEFINE_float("seconds", 0.3, "to measure each form for, about", 0)
+    flags.DEFINE_string("output", None, "JSON file")
 
 
 if __name__ == "__main__":
+    _define_flags()
     command.run(main)

@@ -41,14 +41,8 @@ from jax_pix2pix import device_cache
 from launch import command
 from launch.benchmark import meter
 
-_SOURCE = flags.DEFINE_string("source", "sample", "folder as for launch.prepare, or sample")
-_MASK_VALUES = flags.DEFINE_list("mask_values", "0,1,2", "values on disk of class 0, 1, ...")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 128, "height and width, in pixels", lower_bound=8)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "pairs a batch", lower_bound=1)
-_EXAMPLES = flags.DEFINE_integer("examples", 4096, "pairs, repeated to this", lower_bound=1)
-_SECONDS = flags.DEFINE_float("seconds", 2.0, "to measure each for", lower_bound=0.01)
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file for the figures")
 
+FLAGS = flags.FLAGS
 CHECK_STEPS = 3  # compared bit for bit, and as many at meter.FAR
 WORKERS = sorted({0, 1, 2, 4, os.cpu_count() or 1})  # of PyTorch's DataLoader
 PACKAGES = ("jax", "numpy", "pillow", "tensorflow-cpu", "tensorflow", "torch")
@@ -130,33 +124,33 @@ PYTORCH = {
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        if not all(value.isdecimal() for value in _MASK_VALUES.value):
-            raise DataError(f"--mask_values is {','.join(_MASK_VALUES.value)}: use e.g. 0,1,2")
+        if not all(value.isdecimal() for value in FLAGS.mask_values):
+            raise DataError(f"--mask_values is {','.join(FLAGS.mask_values)}: use e.g. 0,1,2")
         unique, data = write_data(
             Path(folder),
-            _SOURCE.value,
-            tuple(map(int, _MASK_VALUES.value)),
-            _IMAGE_SIZE.value,
-            _BATCH_SIZE.value,
-            _EXAMPLES.value,
+            FLAGS.source,
+            tuple(map(int, FLAGS.mask_values)),
+            FLAGS.image_size,
+            FLAGS.batch_size,
+            FLAGS.examples,
         )
         print(
-            f"{_EXAMPLES.value} pairs of {data.image_size} x {data.image_size}, {unique} different "
+            f"{FLAGS.examples} pairs of {data.image_size} x {data.image_size}, {unique} different "
             f"ones repeated; batches of {data.batch_size}; {os.cpu_count()} cores"
         )
         rows = []
         for augmented in (False, True):
             fields = {"flip": augmented, "load_size": augmented * enlarged_size(data)}
-            rows += compare(data.to_dict() | fields, folder, _SECONDS.value)
-    if _OUTPUT.value:
+            rows += compare(data.to_dict() | fields, folder, FLAGS.seconds)
+    if FLAGS.output:
         record = {
             "command": " ".join(["python -m launch.benchmark.input", *sys.argv[1:]]),
             "machine": machine(),
             "versions": versions(),
-            "pairs": {"all": _EXAMPLES.value, "different": unique, "size": data.image_size},
+            "pairs": {"all": FLAGS.examples, "different": unique, "size": data.image_size},
             "results": rows,
         }
-        Path(_OUTPUT.value).write_text(json.dumps(record, indent=1) + "\n")
+        Path(FLAGS.output).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def enlarged_size(data):
@@ -385,5 +379,17 @@ def versions():
     return found
 
 
+def _define_flags():
+    """Not at import: flags of two commands may share a name, and tests import both."""
+    flags.DEFINE_string("source", "sample", "folder as for launch.prepare, or sample")
+    flags.DEFINE_list("mask_values", "0,1,2", "values on disk of class 0, 1, ...")
+    flags.DEFINE_integer("image_size", 128, "height and width, in pixels", lower_bound=8)
+    flags.DEFINE_integer("batch_size", 64, "pairs a batch", lower_bound=1)
+    flags.DEFINE_integer("examples", 4096, "pairs, repeated to this", lower_bound=1)
+    flags.DEFINE_float("seconds", 2.0, "to measure each for", lower_bound=0.01)
+    flags.DEFINE_string("output", None, "JSON file for the figures")
+
+
 if __name__ == "__main__":
+    _define_flags()
     command.run(main)
