@@ -42,7 +42,6 @@ from launch.benchmark.convolutions_jax import (
 )
 from launch.benchmark.processes import Worker
 
-
 FLAGS = flags.FLAGS
 PACKAGES = ("jax", "jaxlib", "torch")
 TURNS = 3

@@ -41,7 +41,6 @@ from jax_pix2pix import device_cache
 from launch import command
 from launch.benchmark import meter
 
-
 FLAGS = flags.FLAGS
 CHECK_STEPS = 3  # compared bit for bit, and as many at meter.FAR
 WORKERS = sorted({0, 1, 2, 4, os.cpu_count() or 1})  # of PyTorch's DataLoader
