@@ -268,37 +268,28 @@ def _correlate_cpu(small, large, g):
 # --- the three maps, chosen by platform, each the derivative of the others -----------------------
 
 
+def _by_platform(cpu, default, a, b, g):
+    return lax.platform_dependent(
+        a, b, cpu=functools.partial(cpu, g=g), default=functools.partial(default, g=g)
+    )
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(large, w, g):
     """[n, *g.size, large channels] -> [n, *g.small_size, small channels]."""
-    return lax.platform_dependent(
-        large,
-        w,
-        cpu=functools.partial(_convolve_cpu, g=g),
-        default=functools.partial(_convolve_native, g=g),
-    )
+    return _by_platform(_convolve_cpu, _convolve_native, large, w, g)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def scatter(small, w, g):
     """[n, *g.small_size, small channels] -> [n, *g.size, large channels]."""
-    return lax.platform_dependent(
-        small,
-        w,
-        cpu=functools.partial(_scatter_cpu, g=g),
-        default=functools.partial(_scatter_native, g=g),
-    )
+    return _by_platform(_scatter_cpu, _scatter_native, small, w, g)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def correlate(small, large, g):
     """The kernel gradient of both -> [k, ..., in, out]."""
-    return lax.platform_dependent(
-        small,
-        large,
-        cpu=functools.partial(_correlate_cpu, g=g),
-        default=functools.partial(_correlate_native, g=g),
-    )
+    return _by_platform(_correlate_cpu, _correlate_native, small, large, g)
 
 
 convolve.defvjp(

@@ -19,6 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_pix2pix.benchmark import calls_within, summarise
+from jax_pix2pix.errors import ConfigError
 from launch import command
 from launch.benchmark import options, report, torch_comparison
 from launch.benchmark.processes import Worker
@@ -44,8 +45,12 @@ def main():
     config = _CONFIG.value
     if _DTYPE.value:
         config.dtype = _DTYPE.value
+    if _INPUT.value == "synthetic" and config.data.cache != "none":
+        raise ConfigError(f"config.data.cache={config.data.cache} needs --input=real")
     if _AGAINST.value:
         torch_comparison.check(config.system)
+    if _PROFILE.value:
+        os.makedirs(_PROFILE.value, exist_ok=True)
     if _OUTPUT.value:
         options.claim(_OUTPUT.value)
     record = {

@@ -39,7 +39,7 @@ from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix import device_cache
 from launch import command
-from launch.benchmark import meter
+from launch.benchmark import meter, options
 
 FLAGS = flags.FLAGS
 CHECK_STEPS = 3  # compared bit for bit, and as many at meter.FAR
@@ -122,6 +122,8 @@ PYTORCH = {
 
 
 def main():
+    if FLAGS.output:
+        options.claim(FLAGS.output)
     with tempfile.TemporaryDirectory() as folder:
         if not all(value.isdecimal() for value in FLAGS.mask_values):
             raise DataError(f"--mask_values is {','.join(FLAGS.mask_values)}: use e.g. 0,1,2")

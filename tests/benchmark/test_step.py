@@ -1,6 +1,7 @@
 """launch.benchmark: its figures against closed forms and each other, and what it refuses."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from jax import monitoring
 from jax_pix2pix import benchmark, sharding, workdir
 from jax_pix2pix.errors import BenchmarkError
 from jax_pix2pix.fit import initial_state, lower_step
+from jax_pix2pix.models import conv
 from launch.benchmark.processes import Worker
 from tests import commands
 from tests.tiny import tiny_config
@@ -63,6 +65,19 @@ def test_analytic_flops_are_the_closed_form():
     d = 8 * forward(discriminator) - 2 * forward(discriminator[:1])
     config = _config(n)
     assert benchmark.step_flops(workdir.build_system(config), config) == g + d
+
+
+@pytest.mark.parametrize("g", [(4, 2, 1, (64, 64), True), (3, 1, 1, (4, 16, 16), True)])
+def test_flops_are_the_native_forms_whatever_the_cpu_gets(g):
+    g = conv.Geometry(*g)
+    small, w = np.ones((1, *g.small_size, 32)), np.ones((g.kernel,) * g.ndim + (32, 32))
+    pairs = math.prod(
+        sum(0 <= g.stride * i + a - g.padding < n for i in range(m) for a in range(g.kernel))
+        for n, m in zip(g.size, g.small_size, strict=True)
+    )
+    assert benchmark.convolution_flops(lambda x, w: conv.scatter(x, w, g), small, w) == (
+        2 * pairs * 32 * 32
+    )
 
 
 def test_flops_of_a_scan_and_of_what_nobody_needs():
@@ -290,6 +305,8 @@ def test_against_torch_compiled(tmp_path):
             {"generator.norm": "batch"},
             "config.generator.norm=batch: the PyTorch peer has instance",
         ),
+        (["--profile=/dev/null/trace"], {}, "/dev/null/trace"),
+        ([], {"data.cache": "device"}, "config.data.cache=device needs --input=real"),
         (["--input=real"], {"data.sample": "knee"}, 'there is no "knee"'),
     ],
 )

@@ -183,5 +183,18 @@ def test_bfloat16_accumulates_in_float32():
     exact = conv._correlate_taps(small, large, g)
     rounded = conv._correlate_taps(small.astype(jnp.bfloat16), large.astype(jnp.bfloat16), g)
     assert rounded.dtype == jnp.bfloat16
-    # 1024 ones: a bfloat16 accumulator would stop at 256.
     np.testing.assert_allclose(np.asarray(rounded, np.float32), exact, rtol=1e-2)
+    # CPUs accumulate wide anyway; elsewhere, and where products are summed, the type decides.
+    half = jnp.ones((2, 2), jnp.bfloat16)
+    assert conv._product(half, half).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("operation", ["convolve", "scatter", "correlate"])
+def test_accelerators_get_native_convolutions(operation, platform):
+    g = conv.Geometry(4, 2, 1, (16, 16), transposed=True)  # products on the CPU
+    large, small, w = (x.astype(np.float32) for x in _maps(g, 128, 64))
+    inputs = {"convolve": (large, w), "scatter": (small, w), "correlate": (small, large)}
+    traced = jax.jit(lambda a, b: getattr(conv, operation)(a, b, g)).trace(*inputs[operation])
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == 1 and "dot_general" not in text
