@@ -18,9 +18,7 @@ import io
 import itertools
 import json
 import multiprocessing
-import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -39,11 +37,11 @@ from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix import device_cache
 from launch import command
-from launch.benchmark import meter, options
+from launch.benchmark import meter, options, report
 
 FLAGS = flags.FLAGS
 CHECK_STEPS = 3  # compared bit for bit, and as many at meter.FAR
-WORKERS = sorted({0, 1, 2, 4, os.cpu_count() or 1})  # of PyTorch's DataLoader
+WORKERS = sorted({0, 1, 2, 4, report.available_cores()})  # of PyTorch's DataLoader
 PACKAGES = ("jax", "numpy", "pillow", "tensorflow-cpu", "tensorflow", "torch")
 
 
@@ -137,7 +135,7 @@ def main():
         )
         print(
             f"{FLAGS.examples} pairs of {data.image_size} x {data.image_size}, {unique} different "
-            f"ones repeated; batches of {data.batch_size}; {os.cpu_count()} cores"
+            f"ones repeated; batches of {data.batch_size}; {report.available_cores()} cores"
         )
         rows = []
         for augmented in (False, True):
@@ -146,7 +144,7 @@ def main():
     if FLAGS.output:
         record = {
             "command": " ".join(["python -m launch.benchmark.input", *sys.argv[1:]]),
-            "machine": machine(),
+            "machine": report.machine() | {"jax_device": jax.devices()[0].device_kind},
             "versions": versions(),
             "pairs": {"all": FLAGS.examples, "different": unique, "size": data.image_size},
             "results": rows,
@@ -357,17 +355,6 @@ def _print_row(row):
         f"{row['peak_mb']:9.0f}{row['imports_mb']:9.0f}{start[0]:9.2f}{far}",
         flush=True,
     )
-
-
-def machine():
-    """What the figures were measured on."""
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "cpu": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "jax_device": jax.devices()[0].device_kind,
-    }
 
 
 def versions():
