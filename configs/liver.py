@@ -20,8 +20,8 @@ collapse, and is not constrained; the output is a ReLU of 2 x 2 blocks; the spli
 puts neighbouring slices of a patient on both sides. The published preparation also rounds to 8
 bits before it resizes, which no option repeats.
 
-Variants: `tumour` adds the tumour as a class of its own, with a softmax. `quickstart` trains a small
-model on the embedded abdominal CT in minutes on two CPU cores.
+Variants: `tumour` adds the tumour as a class of its own, with a softmax. `quickstart` trains a
+small model on the embedded abdominal CT in minutes on two CPU cores.
 """
 
 import ml_collections
