@@ -12,7 +12,6 @@ import csv
 import functools
 import hashlib
 import itertools
-import json
 import os
 import threading
 from pathlib import Path
@@ -65,14 +64,6 @@ def ensure_prepared(data):
         raise DataError(f'config.data.sample: there is no "{data.sample}" in {SAMPLES}')
     print(f'preparing the embedded sample "{data.sample}"', flush=True)
     return prepare(data.dataset, SAMPLES / data.sample, data.data_dir, wait=True, **options)
-
-
-def num_examples(data, split):
-    """Number of examples of "train", "validation" or "test"."""
-    directory = ensure_prepared(data)
-    _check_split(split)
-    record = json.loads((directory / "preparation.json").read_text())
-    return record["splits"][split]["examples"]
 
 
 def examples(data, split):
@@ -382,11 +373,12 @@ class _Records:
         for key, name in self._features.items():
             feature = info.features[name]
             self._stored[name] = feature.shape, tf.as_dtype(feature.np_dtype)
-            expected = data[f"{key}_type"], data.source_channels if key == "source" else 1
-            if (np.dtype(feature.np_dtype).name, feature.shape[-1]) != expected:
+            found = np.dtype(feature.np_dtype).name, feature.shape[-1]
+            wanted = data[f"{key}_type"], data.source_channels if key == "source" else 1
+            if found != wanted:
                 raise DataError(
-                    f"config.data.{key}_type and channels are {expected}, but the prepared {name} "
-                    f"is {np.dtype(feature.np_dtype).name} with {feature.shape[-1]}: correct them"
+                    f"config.data.{key}_type and the channels are {wanted[0]} and {wanted[1]}, but "
+                    f"the prepared {name} is {found[0]} with {found[1]}: correct the config"
                 )
         shards = info.splits[split]
         self._paths = [os.fspath(path) for path in shards.filepaths]

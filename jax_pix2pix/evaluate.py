@@ -29,7 +29,7 @@ def slice_scorer(system, mesh=None):
     def score_all(generator, batches):
         if mesh:
             batches = (to_global(batch, mesh) for batch in batches)
-        return _collect(functools.partial(score, generator), batches)
+        return collect(functools.partial(score, generator), batches)
 
     return score_all
 
@@ -92,7 +92,7 @@ def score_baselines(system, statistics, batches):
         return scores | {"index": batch["index"]}
 
     results = {}
-    for key, column in _collect(score, batches).items():
+    for key, column in collect(score, batches).items():
         name, metric = key.split(" ")
         results.setdefault(name, {})[metric] = column
     return results
@@ -143,7 +143,32 @@ def slices_of(outputs):
     return [triple for *triple, i in zip(*images, index, strict=True) if i >= 0]
 
 
-def _collect(score, batches):
+def slices_at(system, generator, batches, wanted):
+    """(source, fake, target), NumPy [h, w, c] each, of the slices with these indices, in order.
+
+    Args:
+        batches: stored batches of a whole split with "index"; those without a wanted slice are
+            passed over.
+    """
+    outputs = output_function(system)
+    found = {}
+    for batch in batches:
+        if np.isin(batch["index"], wanted).any():
+            *images, index = jax.device_get(outputs(generator, {k: batch[k] for k in USED}))
+            for place in np.argwhere(np.isin(index, wanted)):
+                found[int(index[tuple(place)])] = tuple(image[tuple(place)] for image in images)
+    return [found[int(index)] for index in wanted]
+
+
+def best_median_worst(values):
+    """Two places each of a list of scores, highest first: [("best", place), ...]."""
+    ranked = np.argsort(values)[::-1]
+    middle = len(ranked) // 2
+    groups = {"best": ranked[:2], "median": ranked[middle : middle + 2], "worst": ranked[-2:]}
+    return [(name, int(place)) for name, group in groups.items() for place in group]
+
+
+def collect(score, batches):
     indices, columns = [], {}
     for batch in batches:
         scores = jax.device_get(score({name: batch[name] for name in USED}))

@@ -52,6 +52,14 @@ def data_config(data_dir, **fields):
             "cache": "none",
             "flip": False,
             "load_size": 0,
+            "patch_size": 0,
+            "depth": 0,
+            "empty_slices": 1.0,
+            "source": "mask",
+            "target": "image",
+            "source_channels": 1,
+            "source_type": "uint8",
+            "target_type": "uint8",
             **fields,
         }
     )

@@ -118,14 +118,12 @@ def test_evaluation_counts_each_example_once(data, split, examples, batches, hos
     per_host = [list(pipeline.eval_batches(data, split, host, hosts)) for host in range(hosts)]
     assert {len(batches) for batches in per_host} == {batches}
     whole = joined(per_host)
-    index, weight, source, target = (
-        np.concatenate([batch[key] for batch in whole])
-        for key in ("index", "weight", "source", "target")
+    index, source, target = (
+        np.concatenate([batch[key] for batch in whole]) for key in ("index", "source", "target")
     )
-    assert weight.dtype == np.float32 and len(index) == 4 * batches
+    assert len(index) == 4 * batches
     np.testing.assert_array_equal(index[:examples], np.arange(examples))
     assert (index[examples:] == -1).all()
-    np.testing.assert_array_equal(weight, index >= 0)
     for i, record in enumerate(records):
         np.testing.assert_array_equal(source[i], record["mask"])
         np.testing.assert_array_equal(target[i], record["image"])
@@ -154,7 +152,6 @@ def test_evaluation_is_never_augmented(data):
 def test_table_of_examples(data):
     for split in ("train", "validation", "test"):
         table = pipeline.examples(data, split)
-        assert pipeline.num_examples(data, split) == len(table)
         for example, record in zip(table, everything(data, split), strict=True):
             names = ("patient", "slice_index", "class", "file_name")
             assert example[:4] == tuple(record[name] for name in names)
@@ -170,13 +167,19 @@ def test_errors_come_before_the_first_batch(data):
     with pytest.raises(DataError, match=r"config\.data\.batch_size is 16"):
         pipeline.train_batches(data, 0, 1)
     assert len(list(pipeline.eval_batches(data, "train"))) == 1
-    for function in (pipeline.eval_batches, pipeline.examples, pipeline.num_examples):
+    for function in (pipeline.eval_batches, pipeline.examples):
         with pytest.raises(DataError, match="train, validation, test"):
             function(data, "val")
     data.load_size = 8
     data.batch_size = 4
     with pytest.raises(DataError, match="load_size"):
-        pipeline.train_batches(data, 0, 1)
+        pipeline.check_training(data)
+    data.load_size, data.patch_size = 0, 17
+    with pytest.raises(DataError, match="patch_size is 17: use 16 or less"):
+        pipeline.check_training(data)
+    data.patch_size, data.source_type = 0, "int16"
+    with pytest.raises(DataError, match=r"source_type .* int16 and 1.* is uint8 with 1: correct"):
+        pipeline.check_training(data)
 
 
 def test_not_prepared_gives_the_command_to_run(data, source):
@@ -190,13 +193,13 @@ def test_not_prepared_gives_the_command_to_run(data, source):
     config = [f"--config.data.{name}={data[name]}" for name in fields]
     command = [*command[1:4], "--config=configs/lidc_mask2ct.py", *config]
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
-    assert pipeline.num_examples(data, "train") == 15
+    assert pipeline.num_training_examples(data) == 15
 
 
 def test_an_embedded_sample_is_prepared_on_first_use(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pipeline, "SAMPLES", source.parent)
     data = data_config(tmp_path / "data", sample="source")
-    assert pipeline.num_examples(data, "test") == 3
+    assert len(pipeline.examples(data, "test")) == 3
     assert 'preparing the embedded sample "source"' in capsys.readouterr().out
     assert next(pipeline.train_batches(data, 0, 1))["source"].shape == (4, 16, 16, 1)
     assert "preparing" not in capsys.readouterr().out
