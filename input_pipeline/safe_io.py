@@ -92,6 +92,15 @@ def read_mask(path):
     return read_mask_npy(path) if os.fspath(path).lower().endswith(".npy") else read_grey_png(path)
 
 
+def check_same_size(image, image_path, mask, mask_path):
+    """Raises DataError unless an image and its mask have the same height and width."""
+    if image.shape[:2] != mask.shape[:2]:
+        raise DataError(
+            f"{image_path} has the shape {image.shape[:2]} but its mask {mask_path} has "
+            f"{mask.shape[:2]}: they must cover the same pixels"
+        )
+
+
 def unreadable(path, kind, error):
     """The DataError for any other error on reading: `kind` is what the file should have been."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
