@@ -42,7 +42,7 @@ def read_grey_png(path):
     except DataError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, zlib.error, ... of bad files
-        raise _unreadable(path, "a PNG image", error) from error
+        raise unreadable(path, "a PNG image", error) from error
     if mode == "L":
         return pixels
     if mode == "RGB" and (pixels == pixels[..., :1]).all():
@@ -76,7 +76,7 @@ def read_mask_npy(path):
     except DataError:
         raise
     except Exception as error:  # the header is Python source to NumPy, which may raise anything
-        raise _unreadable(path, "a plain .npy array", error) from error
+        raise unreadable(path, "a plain .npy array", error) from error
     array = array.reshape(shape, order="F" if fortran_order else "C")
     if array.ndim == 3:
         array = array.squeeze(axis=shape.index(1))
@@ -101,7 +101,8 @@ def check_same_size(image, image_path, mask, mask_path):
         )
 
 
-def _unreadable(path, kind, error):
+def unreadable(path, kind, error):
+    """The DataError for any other error on reading: `kind` is what the file should have been."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     reason = " ".join(str(reason).replace(os.fspath(path), "it").split())[:200]
     return DataError(f"{path} cannot be read as {kind} ({reason}): restore or remove it")
