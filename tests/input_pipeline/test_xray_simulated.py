@@ -163,7 +163,7 @@ def test_thorax_is_the_hull_of_the_lungs_above(xray):
 def test_lung_field_leaves_out_what_lies_behind_the_heart(xray):
     lung_mm, thorax_mm = np.zeros((2, 60, 60))
     lung_mm[10:50, 10:50], thorax_mm[10:50, 10:50] = 60, 100  # 40 mm of other tissue
-    lung_mm[10:50, 10:20] = 4  # hardly lung
+    lung_mm[10:50, 10:20], thorax_mm[10:50, 10:20] = 4, 10  # hardly lung
     thorax_mm[40:50] = 120  # 60 mm
     expected = np.zeros((60, 60), np.uint8)
     expected[10:40, 20:50] = 255
