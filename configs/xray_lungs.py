@@ -78,6 +78,7 @@ def get_config(variant=""):
         config.data.data_dir = "data/sample"
         config.data.sample = "xray_simulated"
         config.data.stored_size = 286
+        config.data.validation_fraction = 0.125  # whole angles of the simulated sample
         config.generator.width = 16
         config.discriminator.width = 16
         config.epochs = 20

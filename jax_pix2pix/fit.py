@@ -15,6 +15,7 @@ from jax_pix2pix.checkpoint import Checkpoints
 from jax_pix2pix.errors import TrainingError
 from jax_pix2pix.evaluate import output_function, slice_scorer, slices_of
 from jax_pix2pix.logbook import Logbook
+from jax_pix2pix.loss_curve import draw_loss_curve
 from jax_pix2pix.memory import release_freed
 from jax_pix2pix.pictures import grid
 from jax_pix2pix.sharding import (
@@ -104,6 +105,7 @@ def fit(
                         checkpoints.save(step, state, scores)
                         if log:
                             log.scalars(step, "validation", scores)
+                            draw_loss_curve(workdir, system.task.best_metric)
                     if due(config.sample_every_epochs):
                         picture = validate.picture(state.generator)
                         if log:
