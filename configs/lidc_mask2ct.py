@@ -1,6 +1,6 @@
 """Lung mask -> CT slice, with SSIM in the generator's loss: the flagship.
 
-    python -m launch.prepare --dataset=lidc_masks --source=dataset_lidc_masks --data_dir=data
+    python -m launch.prepare --config=configs/lidc_mask2ct.py --source=dataset_lidc_masks
     python -m launch.train --config=configs/lidc_mask2ct.py --workdir=runs/lidc_mask2ct
 
 Data: {train,test}/{with_nodules,clean}/LIDC-IDRI-XXXX_slice_YYYY.png with a lung mask or a
@@ -30,6 +30,7 @@ def get_config(variant=""):
 
     config.data.dataset = "lidc_masks"
     config.data.image_size = 128
+    config.data.stored_size = config.data.get_ref("image_size")  # as prepared
     config.data.mask_resize = "nearest"
     config.data.mask_values = (0, 1, 2)  # on disk: outside, lung, nodule
     config.data.validation_fraction = 0.1  # of the training patients, without a val/ folder

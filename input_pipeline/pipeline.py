@@ -19,7 +19,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from input_pipeline import augment, memory, order
-from input_pipeline.prepare import prepare, prepared_directory
+from input_pipeline.prepare import options_of, prepare, prepared_directory
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 
@@ -36,7 +36,8 @@ class Example(NamedTuple):
     patient: str
     slice_index: int
     label: str
-    file_name: str  # of the target, relative to the source folder
+    file_name: str  # relative to the source folder
+    spacing_mm: tuple  # between slices, rows and columns as stored; 0 where unknown
 
 
 def ensure_prepared(data):
@@ -47,21 +48,16 @@ def ensure_prepared(data):
     Raises:
         DataError: not prepared and no sample, with the command to run; or no such sample.
     """
-    options = {
-        name: data[name]
-        for name in ("image_size", "mask_resize", "mask_values", "validation_fraction")
-    }
+    options = options_of(data)
     directory = prepared_directory(data.dataset, data.data_dir, **options)
     if directory.exists():
         return directory
     if not data.sample:
-        options["mask_values"] = ",".join(map(str, data.mask_values))
-        flags = " ".join(f"--{name}={value}" for name, value in options.items())
         raise DataError(
-            f"{directory} does not exist: run python -m launch.prepare --dataset={data.dataset} "
-            f"--source=DIR --data_dir={data.data_dir} {flags}"
+            f"{directory} does not exist: run python -m launch.prepare --source=DIR with the same "
+            "--config and --config.data.…, where DIR holds the source files"
         )
-    if not (SAMPLES / data.sample / "train").is_dir():
+    if not (SAMPLES / data.sample).is_dir():
         raise DataError(f'config.data.sample: there is no "{data.sample}" in {SAMPLES}')
     print(f'preparing the embedded sample "{data.sample}"', flush=True)
     return prepare(data.dataset, SAMPLES / data.sample, data.data_dir, wait=True, **options)
@@ -79,10 +75,14 @@ def examples(data, split):
     """A list of Example, in record order: entry i describes the example with index i."""
     directory = ensure_prepared(data)
     _check_split(split)
-    with (directory / f"examples_{split}.csv").open() as file:
-        rows = csv.reader(file)
-        next(rows)
-        return [Example(patient, int(index), *rest) for patient, index, *rest in rows]
+    table = []
+    for shard in tfds.builder_from_directory(directory).info.splits[split].filepaths:
+        with open(f"{shard}.csv") as file:
+            for row in csv.DictReader(file):
+                index, spacing = int(row["slice_index"]), map(float, row["spacing_mm"].split())
+                label, name = row["class"], row["file_name"]
+                table.append(Example(row["patient"], index, label, name, tuple(spacing)))
+    return table
 
 
 def check_training(data):

@@ -43,6 +43,7 @@ def data_config(data_dir, **fields):
             "data_dir": str(data_dir),
             "sample": "",
             "image_size": 16,
+            "stored_size": 16,
             "mask_resize": "nearest",
             "mask_values": (0, 1, 2),
             "validation_fraction": 0.3,
@@ -67,4 +68,4 @@ def read_split(directory, split):
     ]
 
 
-OPTIONS = {"image_size": 16, "mask_resize": "nearest", "validation_fraction": 0.3}
+OPTIONS = {"stored_size": 16, "mask_resize": "nearest", "validation_fraction": 0.3}
