@@ -91,7 +91,7 @@ import sys
 for name in ("tensorflow", "tensorflow_datasets", "array_record"):
     sys.modules[name] = None  # importing it raises ImportError
 import importlib, pkgutil
-import jax_pix2pix, launch.predict
+import jax_pix2pix, launch.compare, launch.predict
 for module in pkgutil.walk_packages(jax_pix2pix.__path__, "jax_pix2pix."):
     importlib.import_module(module.name)
 """
