@@ -37,5 +37,11 @@ def get_base():
     # each device, where the step gathers them: for an accelerator with few or slow CPU cores.
     config.data.cache = "none"
     config.data.flip = False  # augmentation: mirror left and right
-    config.data.load_size = 0  # augmentation: resize to this, crop image_size at random; 0 is off
+    config.data.load_size = 0  # augmentation: resize to this, crop at random; 0 is off
+    config.data.patch_size = 0  # side of what training crops; 0 is image_size
+    config.data.depth = 0  # slices of a 3D example; 0 is 2D
+    config.data.empty_slices = 1.0  # share of the slices without foreground that training keeps
+    config.data.source_channels = 1
+    config.data.source_type = "uint8"  # as it is stored; "int16" for Hounsfield units
+    config.data.target_type = "uint8"
     return config

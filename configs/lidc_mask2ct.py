@@ -1,6 +1,6 @@
 """Lung mask -> CT slice, with SSIM in the generator's loss: the flagship.
 
-    python -m launch.prepare --dataset=lidc_masks --source=dataset_lidc_masks --data_dir=data
+    python -m launch.prepare --config=configs/lidc_mask2ct.py --source=dataset_lidc_masks
     python -m launch.train --config=configs/lidc_mask2ct.py --workdir=runs/lidc_mask2ct
 
 Data: {train,test}/{with_nodules,clean}/LIDC-IDRI-XXXX_slice_YYYY.png with a lung mask or a
@@ -29,7 +29,9 @@ def get_config(variant=""):
     config.system = "lidc_mask2ct"
 
     config.data.dataset = "lidc_masks"
+    config.data.source, config.data.target = "mask", "image"
     config.data.image_size = 128
+    config.data.stored_size = config.data.get_ref("image_size")  # as prepared
     config.data.mask_resize = "nearest"
     config.data.mask_values = (0, 1, 2)  # on disk: outside, lung, nodule
     config.data.validation_fraction = 0.1  # of the training patients, without a val/ folder
@@ -41,6 +43,7 @@ def get_config(variant=""):
     config.generator.width = 64
     config.generator.depth = 6  # 128 to 2 pixels
     config.generator.norm = "instance"  # or "batch", "none"
+    config.generator.use_bias = True
     config.generator.dropout = 0.5
     config.generator.dropout_levels = 3
 
@@ -52,6 +55,7 @@ def get_config(variant=""):
     config.loss = ml_collections.ConfigDict()
     config.loss.adversarial = "bce"  # or "lsgan", "hinge"
     config.loss.adversarial_weight = 1.0
+    config.loss.discriminator_weight = 0.5  # of real + fake: D learns half as fast
     config.loss.l1_weight = 100.0
     config.loss.ssim_weight = 5.0
     config.loss.ssim = "dm_pix"  # or "unclipped", which has a gradient on flat images

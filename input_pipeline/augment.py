@@ -1,8 +1,6 @@
-"""Random flips and crops, the same for every image of a pair."""
+"""Random flips and crops, and resizing, alike for every image of a pair."""
 
 from input_pipeline.tf_cpu import tf
-
-METHODS = {"source": "nearest", "target": "bilinear"}  # a source is a mask: classes stay classes
 
 
 def draw(rows, *, seed, step, batch_size, size, flip, load_size):
@@ -17,62 +15,68 @@ def draw(rows, *, seed, step, batch_size, size, flip, load_size):
         batch_size: global.
         size: height and width of the crops.
         flip: whether to flip half of the examples left to right.
-        load_size: pixels to resize to before cropping at random, size or more; 0 crops nothing.
+        load_size: height and width of what they are crops of, size or more.
 
     Returns:
         {"offset": int32 [b, 2], of the crop in the resized image; "flip": bool [b], of the crop}.
     """
     seed = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
     uniform = tf.random.stateless_uniform([batch_size, 3], seed, alg="philox")[rows]
-    offset = tf.cast(uniform[:, 1:] * ((load_size or size) - size + 1), tf.int32)
+    offset = tf.cast(uniform[:, 1:] * (load_size - size + 1), tf.int32)
     return {"offset": offset, "flip": flip & (uniform[:, 0] < 0.5)}
 
 
-def enlarge(batch, load_size):
-    """Resizes a batch, as `crop` would, but all of it: for caches.
+def resize(batch, methods, size):
+    """Resizes a batch, as `crop` would, but all of it.
 
     Args:
-        batch: {"source", "target"}: uint8 [b, S, S, c].
-        load_size: S or more; 0 changes nothing.
+        batch: {"source", "target"}: integers [b, S, S, c].
+        methods: "nearest" or "bilinear" for each of them.
+        size: of the result.
 
     Returns:
-        {"source", "target"}: uint8 [b, load_size, load_size, c].
+        {"source", "target"}: of the same types, [b, size, size, c].
     """
-    everything = tf.tile(tf.range(load_size)[None], [batch["source"].shape[0], 1])
+    everything = tf.tile(tf.range(size)[None], [batch["source"].shape[0], 1])
     return {
-        key: _take(images, everything, everything, load_size, METHODS[key]) if load_size else images
+        key: images
+        if images.shape[1] == size
+        else _take(images, everything, everything, size, methods[key])
         for key, images in batch.items()
     }
 
 
-def crop(batch, offset, flip, size, load_size):
-    """Crops and flips the examples of a batch; resizes them first where they are not enlarged.
+def crop(batch, methods, offset, flip, size, load_size):
+    """Crops and flips the examples of a batch; resizes them first where they have another size.
 
     Args:
-        batch: {"source", "target"}: uint8 [b, S, S, c], S being load_size after `enlarge`.
+        batch, methods: as for `resize`.
         offset, flip: from `draw`.
         size, load_size: as for `draw`.
 
     Returns:
-        {"source", "target"}: uint8 [b, size, size, c].
+        {"source", "target"}: of the same types, [b, size, size, c].
     """
     columns = tf.range(size)
     columns = tf.where(flip[:, None], columns[::-1], columns) + offset[:, 1:]
     lines = tf.range(size) + offset[:, :1]
     return {
-        key: _take(images, lines, columns, load_size, METHODS[key]) for key, images in batch.items()
+        key: _take(images, lines, columns, load_size, methods[key]) for key, images in batch.items()
     }
 
 
 def _take(images, lines, columns, load_size, method):
-    """The pixels [b, h, w, c] in these lines, [b, h], and columns, [b, w], of resized images."""
-    size = images.shape[1]
-    if load_size > size and method == "bilinear":
-        images = tf.image.resize(images, [load_size, load_size], method)
-        images = tf.cast(tf.round(images), tf.uint8)
+    """The pixels [b, h, w, c] in these lines, [b, h], and columns, [b, w], of resized images.
+
+    Bilinear resizing is antialiased: when it shrinks, its window grows with the factor.
+    """
+    size, dtype = images.shape[1], images.dtype
+    if load_size != size and method == "bilinear":
+        images = tf.image.resize(images, [load_size, load_size], method, antialias=True)
+        images = tf.cast(tf.round(images), dtype)
 
     def take(images, pixels):
-        if load_size > size and method == "nearest":
+        if load_size != size and method == "nearest":
             pixels = tf.cast((tf.cast(pixels, tf.float32) + 0.5) * (size / load_size), tf.int32)
         return tf.gather(images, pixels, axis=1, batch_dims=1)
 

@@ -3,13 +3,15 @@
 Throughout, `data` is config.data. Every function prepares the embedded sample named `data.sample`
 first where it is not prepared yet; on many hosts the others wait for the one that does.
 
-A pair is a mask, "source", and the CT slice to make from it, "target": uint8 [b, S, S, 1] both.
-Casting and scaling to [-1, 1] are left to the device: this is a quarter of the bytes to send there.
+A pair is a "source" and the "target" to make from it: stored images and masks, as data.source and
+data.target name them, of stored integer types. Casting and scaling to [-1, 1] are left to the
+device: uint8 is a quarter of the bytes to send there.
 """
 
 import csv
+import functools
+import hashlib
 import itertools
-import json
 import os
 import threading
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
 from input_pipeline import augment, memory, order
-from input_pipeline.prepare import prepare, prepared_directory
+from input_pipeline.prepare import options_of, prepare, prepared_directory
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 
@@ -27,6 +29,7 @@ import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it 
 
 SPLITS = ("train", "validation", "test")
 CACHES = ("none", "host", "device")
+METHODS = {"image": "bilinear", "mask": "nearest"}  # of resizing: classes stay classes
 SAMPLES = Path(__file__).parent / "samples"
 THREADS = min(16, os.cpu_count() or 1)
 CHUNK = 64  # examples that fill a cache at a time
@@ -36,7 +39,8 @@ class Example(NamedTuple):
     patient: str
     slice_index: int
     label: str
-    file_name: str  # of the target, relative to the source folder
+    file_name: str  # relative to the source folder
+    spacing_mm: tuple  # between slices, rows and columns as stored; 0 where unknown
 
 
 def ensure_prepared(data):
@@ -47,61 +51,69 @@ def ensure_prepared(data):
     Raises:
         DataError: not prepared and no sample, with the command to run; or no such sample.
     """
-    options = {
-        name: data[name]
-        for name in ("image_size", "mask_resize", "mask_values", "validation_fraction")
-    }
+    options = options_of(data)
     directory = prepared_directory(data.dataset, data.data_dir, **options)
     if directory.exists():
         return directory
     if not data.sample:
-        options["mask_values"] = ",".join(map(str, data.mask_values))
-        flags = " ".join(f"--{name}={value}" for name, value in options.items())
         raise DataError(
-            f"{directory} does not exist: run python -m launch.prepare --dataset={data.dataset} "
-            f"--source=DIR --data_dir={data.data_dir} {flags}"
+            f"{directory} does not exist: run python -m launch.prepare --source=DIR with the same "
+            "--config and --config.data.…, where DIR holds the source files"
         )
-    if not (SAMPLES / data.sample / "train").is_dir():
+    if not (SAMPLES / data.sample).is_dir():
         raise DataError(f'config.data.sample: there is no "{data.sample}" in {SAMPLES}')
     print(f'preparing the embedded sample "{data.sample}"', flush=True)
     return prepare(data.dataset, SAMPLES / data.sample, data.data_dir, wait=True, **options)
 
 
-def num_examples(data, split):
-    """Number of examples of "train", "validation" or "test"."""
-    directory = ensure_prepared(data)
-    _check_split(split)
-    record = json.loads((directory / "preparation.json").read_text())
-    return record["splits"][split]["examples"]
-
-
 def examples(data, split):
-    """A list of Example, in record order: entry i describes the example with index i."""
-    directory = ensure_prepared(data)
+    """A list of Example, in record order: entry i describes the slice with index i."""
     _check_split(split)
-    with (directory / f"examples_{split}.csv").open() as file:
-        rows = csv.reader(file)
-        next(rows)
-        return [Example(patient, int(index), *rest) for patient, index, *rest in rows]
+    return _read_tables(ensure_prepared(data), split)
+
+
+@functools.lru_cache(maxsize=2 * len(SPLITS))
+def _read_tables(directory, split):
+    table = []
+    for shard in tfds.builder_from_directory(directory).info.splits[split].filepaths:
+        with open(f"{shard}.csv") as file:
+            for row in csv.DictReader(file):
+                index, spacing = int(row["slice_index"]), map(float, row["spacing_mm"].split())
+                label, name = row["class"], row["file_name"]
+                table.append(Example(row["patient"], index, label, name, tuple(spacing)))
+    return table
 
 
 def check_training(data):
     """Raises what `train_batches` and `train_set` would, at once and before anything is written.
 
     Raises:
-        DataError: not prepared; batch_size exceeds the examples; load_size is less than
-            image_size; no such cache, or it does not fit into memory.
+        DataError: not prepared; batch_size exceeds the examples; sizes that do not fit; no such
+            cache, or it does not fit into memory.
     """
     records = _Records(data, "train")
-    order.steps_per_epoch(len(records), data.batch_size)
-    if 0 != data.load_size < data.image_size:
+    order.steps_per_epoch(len(_training_examples(data)), data.batch_size)
+    enlarged = data.load_size or data.image_size
+    if enlarged < data.image_size:
         raise DataError(
             f"config.data.load_size is {data.load_size}: use 0, or {data.image_size} or more"
         )
+    if data.patch_size > enlarged:
+        raise DataError(f"config.data.patch_size is {data.patch_size}: use {enlarged} or less")
     if data.cache not in CACHES:
         raise DataError(f'config.data.cache is "{data.cache}": use one of {", ".join(CACHES)}')
     if data.cache != "none":
         memory.check_fits(_cache_bytes(records, data))
+
+
+def num_training_examples(data):
+    """How many different examples train_batches draws from: slices, or runs of data.depth."""
+    return len(_training_examples(data))
+
+
+def num_evaluation_examples(data, split):
+    """How many examples eval_batches gives: slices, or runs of data.depth that cover them."""
+    return len(_evaluation_examples(data, split)[0])
 
 
 def train_batches(data, start_step, stop_step, host=0, hosts=1):
@@ -111,17 +123,19 @@ def train_batches(data, start_step, stop_step, host=0, hosts=1):
     hosts, wherever the run starts and whatever data.cache is. Starting takes the same time at any
     step, once the cache is filled. At most THREADS + 3 batches are in memory at a time.
 
+    Call `check_training` first, which refuses what cannot work.
+
     Returns:
-        Iterator of {"source", "target": uint8 [b, S, S, 1], "index": int64 [b]}, which are this
-        host's b = batch_size / hosts consecutive rows of the global batch. With data.cache
-        "device", of the numbers with which a step gathers the same images from `train_set`:
-        {"index", "offset": int32 [b, 2], "flip": bool [b]}; see `augment.draw`.
+        Iterator of {"source", "target": [b, P, P, c], "index": int64 [b]}, which are this host's
+        b = batch_size / hosts consecutive rows of the global batch. With data.depth = d, images
+        are [b, d, P, P, c] and "index", of slices, [b, d]. With data.cache "device", of the
+        numbers with which a step gathers the same images from `train_set`: {"index", "offset":
+        int32 [b, 2], "flip": bool [b]}; see `augment.draw`.
 
     Raises:
-        DataError: as `check_training`; batch_size is not a multiple of hosts; while iterating, a
-            record that cannot be read.
+        DataError: batch_size is not a multiple of hosts; while iterating, a record that cannot be
+            read.
     """
-    check_training(data)
     images = _Records(data, "train")
     if data.cache == "host":
         images = _Cached(train_set(data))
@@ -129,16 +143,15 @@ def train_batches(data, start_step, stop_step, host=0, hosts=1):
 
 
 def train_set(data):
-    """All training images, resized to data.load_size if that is set, for a cache.
+    """All training slices, resized as augmentation wants them, for a cache.
 
     Returns:
-        {"source", "target"}: uint8 [n, L, L, 1], in record order.
+        {"source", "target"}: [n, L, L, c] of their stored types, in record order.
 
     Raises:
-        DataError: they do not fit into memory, or a record cannot be read.
+        DataError: a record cannot be read.
     """
     records = _Records(data, "train")
-    memory.check_fits(_cache_bytes(records, data))
     filled = {}
     for start, part in zip(itertools.count(0, CHUNK), _enlarged(records, data, CHUNK)):
         for key, images in part.items():
@@ -152,59 +165,149 @@ def stream(images, data, start_step, stop_step, host=0, hosts=1):
     """`train_batches`, of images from anywhere.
 
     Args:
-        images: has a length; load(index, a tensor [b]) -> {"source", "target"}, a batch of stored
-            images or of enlarged ones; and `error`, a DataError to raise for TensorFlow's.
+        images: has load(index, a tensor [m]) -> {"source", "target"}, slices as they are stored or
+            as they are resized for a cache; and `error`, a DataError to raise for TensorFlow's.
     """
     rows = _rows(data.batch_size, host, hosts)
+    slices = _training_examples(data)
+    load_size = data.load_size or data.image_size
+    size = data.patch_size or data.image_size
 
     def load(step):
-        index = order.global_indices(data.seed, step, data.batch_size, len(images))[rows]
+        example = order.global_indices(data.seed, step, data.batch_size, len(slices))[rows]
+        index = tf.gather(slices, example)
         place = augment.draw(
             rows,
             seed=data.seed,
             step=step,
             batch_size=data.batch_size,
-            size=data.image_size,
+            size=size,
             flip=data.flip,
-            load_size=data.load_size,
+            load_size=load_size,
         )
         if data.cache == "device":
             return {"index": index} | place
-        pair = images.load(index)
-        if data.flip or data.load_size:
-            pair = augment.crop(pair, **place, size=data.image_size, load_size=data.load_size)
-        return pair | {"index": index}
+
+        def crop(batch, depth):
+            if not data.flip and size == load_size:
+                return augment.resize(batch, _methods(data), load_size)
+            return augment.crop(
+                batch,
+                _methods(data),
+                offset=tf.repeat(place["offset"], depth, axis=0),
+                flip=tf.repeat(place["flip"], depth),
+                size=size,
+                load_size=load_size,
+            )
+
+        return _load(images, index, crop) | {"index": index}
 
     return _iterate(images, tf.data.Dataset.range(start_step, stop_step), load)
 
 
 def eval_batches(data, split, host=0, hosts=1, indices=None):
-    """Batches with each example of a split once over all hosts, in record order.
+    """Batches with each slice of a split once over all hosts, in record order.
 
-    The last global batch is padded with copies of the last example, with weight 0 and index -1.
-    All hosts get the same number of batches.
+    The last global batch is padded with copies of the last example, with index -1. All hosts get
+    the same number of batches. Examples of data.depth slices cover each patient from the first
+    slice on; the last one of a patient ends with the last slice, and slices that it shares with
+    the one before have index -1.
 
     Args:
-        indices: the examples to give instead, in this order.
+        indices: of the examples to give instead, in this order.
 
     Returns:
-        Iterator of what `train_batches` gives, unaugmented, and "weight": float32 [b].
+        Iterator of {"source", "target": [b, S, S, c], "index": int64 [b]}, or with data.depth = d
+        of [b, d, S, S, c] and [b, d], unaugmented, S being data.image_size.
 
     Raises:
         DataError: as `train_batches`, but batch_size may exceed the examples.
     """
     records = _Records(data, split)
     rows = _rows(data.batch_size, host, hosts)
-    wanted = np.arange(len(records)) if indices is None else np.asarray(indices, np.int64)
+    slices, counted = _evaluation_examples(data, split)
+    wanted = np.arange(len(slices)) if indices is None else np.asarray(indices, np.int64)
+
+    def resize(batch, depth):
+        del depth
+        return augment.resize(batch, _methods(data), data.image_size)
 
     def load(batch):
         place = batch * data.batch_size + tf.range(data.batch_size, dtype=tf.int64)[rows]
         real = place < len(wanted)
-        index = tf.gather(wanted, tf.minimum(place, len(wanted) - 1))
-        pair = records.load(index)
-        return pair | {"index": tf.where(real, index, -1), "weight": tf.cast(real, tf.float32)}
+        example = tf.gather(wanted, tf.minimum(place, len(wanted) - 1))
+        index = tf.gather(slices, example)
+        real = tf.reshape(real, [-1] + [1] * (index.shape.rank - 1)) & tf.gather(counted, example)
+        return _load(records, index, resize) | {"index": tf.where(real, index, -1)}
 
     return _iterate(records, tf.data.Dataset.range(-(-len(wanted) // data.batch_size)), load)
+
+
+def _training_examples(data):
+    """The slices of each training example: int64 [n], or [n, d] with data.depth = d.
+
+    In 3D an example begins at each slice that d - 1 others of its patient follow; a patient of
+    fewer slices gives one example, which repeats the last slice.
+    """
+    found = examples(data, "train")
+    if not 0 <= data.empty_slices <= 1:
+        raise DataError(f"config.data.empty_slices is {data.empty_slices}: use a share, 0 to 1")
+    if data.depth:
+        if data.empty_slices < 1:
+            raise DataError("config.data.empty_slices must be 1 with depth: runs have no gaps")
+        starts = [
+            (start, stop)
+            for first, stop in _patients(found)
+            for start in range(first, max(stop - data.depth, first) + 1)
+        ]
+        return np.stack([_run(start, stop, data.depth) for start, stop in starts])
+    kept = [
+        i
+        for i, example in enumerate(found)
+        if example.label != "empty" or _uniform(example) < data.empty_slices
+    ]
+    return np.array(kept, np.int64)
+
+
+def _evaluation_examples(data, split):
+    """The slices of each example as above, and which of them to count, bool of the same shape."""
+    found = examples(data, split)
+    if not data.depth:
+        return np.arange(len(found)), np.ones(len(found), bool)
+    slices, counted = [], []
+    for first, stop in _patients(found):
+        for start in range(first, stop, data.depth):
+            run = _run(max(min(start, stop - data.depth), first), stop, data.depth)
+            slices.append(run)
+            counted.append((run >= start) & np.insert(np.diff(run) > 0, 0, True))
+    return np.stack(slices), np.stack(counted)
+
+
+def _patients(found):
+    """(first, stop) of each patient's slices, which are neighbours."""
+    bounds = [i for i in range(len(found)) if not i or found[i].patient != found[i - 1].patient]
+    return itertools.pairwise([*bounds, len(found)])
+
+
+def _run(start, stop, depth):
+    return np.minimum(np.arange(start, start + depth, dtype=np.int64), stop - 1)
+
+
+def _uniform(example):
+    """A number in [0, 1) of the slice alone: the same ones are kept when patients are added."""
+    text = f"{example.patient}\0{example.slice_index}"
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
+
+
+def _load(images, index, transform):
+    """The slices of index, [b] or [b, d], transformed: {"source", "target"}: [*index, h, w, c]."""
+    depth = index.shape[1] if index.shape.rank == 2 else 1
+    batch = transform(images.load(tf.reshape(index, [-1])), depth)
+    return {key: tf.reshape(x, [*index.shape, *x.shape[1:]]) for key, x in batch.items()}
+
+
+def _methods(data):
+    return {"source": METHODS[data.source], "target": METHODS[data.target]}
 
 
 def _check_split(split):
@@ -221,11 +324,12 @@ def _rows(batch_size, host, hosts):
 
 
 def _enlarged(records, data, size):
-    """Batches of all images in record order, resized to load_size; the last repeats an example."""
+    """Batches of all slices in record order, resized to load_size; the last repeats a slice."""
+    load_size = data.load_size or data.image_size
 
     def load(start):
         index = tf.minimum(start + tf.range(size, dtype=tf.int64), len(records) - 1)
-        return augment.enlarge(records.load(index), data.load_size)
+        return augment.resize(records.load(index), _methods(data), load_size)
 
     return _iterate(records, tf.data.Dataset.range(0, len(records), size), load)
 
@@ -243,11 +347,8 @@ class _Cached:
     def __init__(self, images):
         self._images = images
 
-    def __len__(self):
-        return len(self._images["source"])
-
     def load(self, index):
-        """{"source", "target"}: uint8 [b, L, L, 1], of index, int64 [b]."""
+        """{"source", "target"}: [m, L, L, c], of index, int64 [m]."""
 
         # Not tf.gather, to which the images would be a copy.
         def gather(index):
@@ -266,10 +367,22 @@ class _Records:
 
     def __init__(self, data, split):
         _check_split(split)
-        self._size = data.image_size
-        info = tfds.builder_from_directory(ensure_prepared(data)).info.splits[split]
-        self._paths = [os.fspath(path) for path in info.filepaths]
-        self._starts = np.cumsum([0, *info.shard_lengths])
+        info = tfds.builder_from_directory(ensure_prepared(data)).info
+        self._features = {"source": data.source, "target": data.target}
+        self._stored = {}  # shape and type by feature
+        for key, name in self._features.items():
+            feature = info.features[name]
+            self._stored[name] = feature.shape, tf.as_dtype(feature.np_dtype)
+            found = np.dtype(feature.np_dtype).name, feature.shape[-1]
+            wanted = data[f"{key}_type"], data.source_channels if key == "source" else 1
+            if found != wanted:
+                raise DataError(
+                    f"config.data.{key}_type and the channels are {wanted[0]} and {wanted[1]}, but "
+                    f"the prepared {name} is {found[0]} with {found[1]}: correct the config"
+                )
+        shards = info.splits[split]
+        self._paths = [os.fspath(path) for path in shards.filepaths]
+        self._starts = np.cumsum([0, *shards.shard_lengths])
         self._readers = {}
         self._lock = threading.Lock()
         self.error = None  # DataError of a failed read: TensorFlow passes its text on only
@@ -278,16 +391,17 @@ class _Records:
         return int(self._starts[-1])
 
     def load(self, index):
-        """{"source", "target"}: uint8 [b, S, S, 1], of index, int64 [b]."""
+        """{"source", "target"}: [m, S, S, c] of their stored types, of index, int64 [m]."""
         serialized = tf.numpy_function(self._read, [index], tf.string, stateful=False)
         serialized = tf.ensure_shape(serialized, index.shape)
         feature = tf.io.FixedLenFeature([], tf.string)
-        features = tf.io.parse_example(serialized, {"mask": feature, "image": feature})
-        shape = [index.shape[0], self._size, self._size, 1]
-        return {
-            key: tf.reshape(tf.io.decode_raw(features[name], tf.uint8), shape)
-            for key, name in (("source", "mask"), ("target", "image"))
-        }
+        features = tf.io.parse_example(serialized, {name: feature for name in self._stored})
+
+        def decode(name):
+            shape, dtype = self._stored[name]
+            return tf.reshape(tf.io.decode_raw(features[name], dtype), [index.shape[0], *shape])
+
+        return {key: decode(name) for key, name in self._features.items()}
 
     def _read(self, index):
         shards = np.searchsorted(self._starts, index, side="right") - 1

@@ -14,7 +14,20 @@ from input_pipeline.safe_io import DataError
 
 import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
 
-DATASETS = {"lidc_masks": lidc_masks}  # modules with Builder, Config and find_slices
+DATASETS = {"lidc_masks": lidc_masks}  # modules with Config, find and Builder; see builder.py
+
+
+def options_of(data) -> dict:
+    """The fields of config.data that the prepared data depends on: its data set's options.
+
+    Raises:
+        DataError: there is no such data set, or a field is missing.
+    """
+    names = _module(data.dataset).Config.option_names()
+    for name in names:
+        if name not in data:
+            raise DataError(f"config.data.{name} is missing: the data set {data.dataset} needs it")
+    return {name: data[name] for name in names}
 
 
 def prepared_directory(dataset, data_dir, **options):
@@ -23,11 +36,9 @@ def prepared_directory(dataset, data_dir, **options):
     Raises:
         DataError: no such data set, or an option has no such value.
     """
-    if dataset not in DATASETS:
-        raise DataError(f'there is no data set "{dataset}": use one of {", ".join(DATASETS)}')
-    config = DATASETS[dataset].Config(**options)
-    version = str(DATASETS[dataset].Builder.VERSION)
-    return Path(data_dir).expanduser() / dataset / config.name / version
+    module = _module(dataset)
+    version = str(module.Builder.VERSION)
+    return Path(data_dir).expanduser() / dataset / module.Config(**options).name / version
 
 
 def prepare(dataset, source, data_dir, wait=False, **options):
@@ -56,27 +67,34 @@ def prepare(dataset, source, data_dir, wait=False, **options):
     config = module.Config(**options)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _lock(directory.parent / "lock", wait):
+        found = module.find(source, config)
         if directory.exists():
             prepared = json.loads((directory / "preparation.json").read_text())
-            found = module.find_slices(source, config.validation_fraction)
             if found.fingerprint != prepared["fingerprint"]:
                 raise DataError(
                     f"{directory} was prepared from {prepared['source']}, and {source} is another "
-                    "source or changed since: delete the former, or give another --data_dir"
+                    "source or changed since: delete the former, or set another "
+                    "config.data.data_dir"
                 )
             print(f"already prepared: {directory}", flush=True)
             return directory
         # TFDS makes the download folder even though nothing is downloaded.
         with _quiet_tfds(), tempfile.TemporaryDirectory() as downloads:
-            builder = module.Builder(data_dir=data_dir, config=config, file_format="array_record")
+            builder = module.Builder(
+                source, found, data_dir=data_dir, config=config, file_format="array_record"
+            )
             builder.download_and_prepare(
                 download_dir=downloads,
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=source, try_download_gcs=False
-                ),
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
     print(f"prepared: {directory}", flush=True)
     return directory
+
+
+def _module(dataset):
+    if dataset not in DATASETS:
+        raise DataError(f'there is no data set "{dataset}": use one of {", ".join(DATASETS)}')
+    return DATASETS[dataset]
 
 
 @contextlib.contextmanager

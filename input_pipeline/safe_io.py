@@ -42,7 +42,7 @@ def read_grey_png(path):
     except DataError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, zlib.error, ... of bad files
-        raise _unreadable(path, "a PNG image", error) from error
+        raise unreadable(path, "a PNG image", error) from error
     if mode == "L":
         return pixels
     if mode == "RGB" and (pixels == pixels[..., :1]).all():
@@ -76,7 +76,7 @@ def read_mask_npy(path):
     except DataError:
         raise
     except Exception as error:  # the header is Python source to NumPy, which may raise anything
-        raise _unreadable(path, "a plain .npy array", error) from error
+        raise unreadable(path, "a plain .npy array", error) from error
     array = array.reshape(shape, order="F" if fortran_order else "C")
     if array.ndim == 3:
         array = array.squeeze(axis=shape.index(1))
@@ -92,7 +92,17 @@ def read_mask(path):
     return read_mask_npy(path) if os.fspath(path).lower().endswith(".npy") else read_grey_png(path)
 
 
-def _unreadable(path, kind, error):
+def check_same_size(image, image_path, mask, mask_path):
+    """Raises DataError unless an image and its mask have the same height and width."""
+    if image.shape[:2] != mask.shape[:2]:
+        raise DataError(
+            f"{image_path} has the shape {image.shape[:2]} but its mask {mask_path} has "
+            f"{mask.shape[:2]}: they must cover the same pixels"
+        )
+
+
+def unreadable(path, kind, error):
+    """The DataError for any other error on reading: `kind` is what the file should have been."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     reason = " ".join(str(reason).replace(os.fspath(path), "it").split())[:200]
     return DataError(f"{path} cannot be read as {kind} ({reason}): restore or remove it")

@@ -6,16 +6,16 @@ from PIL import Image
 from input_pipeline.safe_io import DataError
 
 
-def stored_mask(mask, path, mask_values, image_size, mask_resize):
+def stored_mask(mask, path, mask_values, size, mask_resize):
     """A mask as preparation stores it and the generator reads it.
 
     Args:
         mask: uint8 [h, w], values in mask_values.
         path, mask_values: as for `class_indices`.
-        image_size, mask_resize: as for `resize`.
+        size, mask_resize: as for `resize`.
 
     Returns:
-        uint8 [image_size, image_size, 1]: 254 * class / (classes - 1), evenly spaced, so that
+        uint8 [size, size, 1]: 254 * class / (classes - 1), evenly spaced, so that
         x / 127 - 1 is exactly -1, 0 and 1 with three classes. Bilinear resizing blends them.
 
     Raises:
@@ -23,7 +23,7 @@ def stored_mask(mask, path, mask_values, image_size, mask_resize):
     """
     classes = len(mask_values)
     grey = np.rint(254 * np.arange(classes) / (classes - 1)).astype(np.uint8)
-    return resize(grey[class_indices(mask, mask_values, path)], image_size, mask_resize)[..., None]
+    return resize(grey[class_indices(mask, mask_values, path)], size, mask_resize)[..., None]
 
 
 def class_indices(mask, mask_values, path):
@@ -46,7 +46,7 @@ def class_indices(mask, mask_values, path):
     if (classes < 0).any():
         raise DataError(
             f"{path} holds the value {mask[classes < 0][0]}, which is not among mask_values "
-            f"{','.join(map(str, mask_values))}: set --mask_values, or correct the mask"
+            f"{','.join(map(str, mask_values))}: set config.data.mask_values, or correct the mask"
         )
     return classes.astype(np.uint8)
 

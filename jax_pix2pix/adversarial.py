@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_pix2pix.task import Task
+
 
 @flax.struct.dataclass
 class Network:
@@ -38,13 +40,12 @@ class TrainState:
 class System:
     """A pair of networks, how they are optimised and what they are trained for.
 
-    normalise: stored batch {name: integers [n, *spatial, c]} -> (source, target) in [-1, 1].
+    normalise: stored batch {name: integers [n, *spatial, c]} -> (source, target) as the networks
+        see them.
     discriminator_loss, generator_loss: (discriminate, source, target, fake) -> (loss, metrics),
         where discriminate(source, image) -> feature maps, logits last; metrics are scalars.
     learning_rate: step -> rate, for the log.
-    metrics: (fake, target) -> {name: [n]}, the evaluation of each image, with ``protocols``
-        {name: text} and ``best_metric``, the name whose highest validation mean marks the best
-        checkpoint.
+    task: how its images are judged and shown.
     """
 
     generator: nn.Module
@@ -55,9 +56,7 @@ class System:
     normalise: Callable
     discriminator_loss: Callable
     generator_loss: Callable
-    metrics: Callable
-    protocols: dict[str, str]
-    best_metric: str
+    task: Task
 
 
 def create_state(system, key, batch):
@@ -157,15 +156,21 @@ def train_step(system, state, batch, key):
     return TrainState(state.step + 1, generator, discriminator), metrics
 
 
-def generate(system, generator, source):
-    """G's output in evaluation mode (no dropout, running statistics).
+def generate(system, generator, source, dropout_key=None):
+    """G's output in evaluation mode: running statistics, and dropout only with a key.
 
     Args:
         generator: Network.
         source: [n, *spatial, c] in [-1, 1].
+        dropout_key: for one pass of Monte Carlo dropout (Gal and Ghahramani, ICML 2016), where G
+            has dropout.
 
     Returns:
-        [n, *spatial, c] in [-1, 1].
+        [n, *spatial, c], as the target.
     """
     variables = {"params": generator.params, "batch_stats": generator.batch_stats}
-    return system.generator.apply(variables, source, train=False)
+    if dropout_key is None:
+        return system.generator.apply(variables, source, train=False)
+    return system.generator.apply(
+        variables, source, train=False, dropout=True, rngs={"dropout": dropout_key}
+    )

@@ -1,6 +1,6 @@
 """The training set in device memory: batches are numbers, and the step gathers the images itself.
 
-Nothing here knows what the images are: {name: [n, *spatial, c]} of any type.
+Nothing here knows what the images are: {name: [n, h, w, c]} of any type.
 """
 
 import jax
@@ -16,7 +16,7 @@ def put(dataset, mesh):
     """Copies a data set to every device of the mesh.
 
     Args:
-        dataset: {name: NumPy array [n, *spatial, c]}, the same on every process.
+        dataset: {name: NumPy array [n, h, w, c]}, the same on every process.
 
     Raises:
         ConfigError: it is more than SHARE of the free memory of a device that tells; CPUs do not.
@@ -38,26 +38,24 @@ def put(dataset, mesh):
     }
 
 
-def example_numbers(dimensions):
-    """One example of what `gather` wants of a batch, of images with so many spatial dimensions."""
-    return {
-        "index": jnp.zeros(1, int),  # int32, or int64 where JAX has 64 bits: as to_global makes it
-        "offset": jnp.zeros((1, dimensions), jnp.int32),
-        "flip": jnp.zeros(1, bool),
-    }
+def example_numbers(depth):
+    """One example of what `gather` wants of a batch, of `depth` slices in 3D, 0 in 2D."""
+    # int is int32, or int64 where JAX has 64 bits: as to_global makes it.
+    index = jnp.zeros((1, depth) if depth else 1, int)
+    return {"index": index, "offset": jnp.zeros((1, 2), jnp.int32), "flip": jnp.zeros(1, bool)}
 
 
 def gather(dataset, numbers, size):
     """The images of a batch, cropped and mirrored: integers are copied, so they stay what they are.
 
     Args:
-        dataset: {name: [n, *spatial, c]}.
-        numbers: {"index": [b]; "offset": [b, len(spatial)], where the crop starts; "flip": bool
-            [b], whether the crop is mirrored along its last spatial axis}.
-        size: of the crop, one number a spatial dimension.
+        dataset: {name: [n, h, w, c]}, slices.
+        numbers: {"index": [b], or [b, d] of the slices of 3D examples; "offset": [b, 2], where the
+            crop starts; "flip": bool [b], whether the crop is mirrored left to right}.
+        size: of the crop, (height, width).
 
     Returns:
-        {name: [b, *size, c]}.
+        {name: [*index, *size, c]}.
     """
 
     def crops(images):
@@ -66,6 +64,8 @@ def gather(dataset, numbers, size):
             image = jax.lax.dynamic_slice(images, start, (1, *size, images.shape[-1]))[0]
             return jnp.where(flip, jnp.flip(image, -2), image)
 
+        if numbers["index"].ndim == 2:
+            crop = jax.vmap(crop, (0, None, None))
         return jax.vmap(crop)(numbers["index"], numbers["offset"], numbers["flip"])
 
     return {name: crops(images) for name, images in dataset.items()}

@@ -1,37 +1,44 @@
 """Scores of a trained generator on a split, beside baselines that need no network."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_pix2pix.adversarial import generate
+from jax_pix2pix.sharding import replicated, to_global
+
+USED = ("source", "target", "index")  # of a batch
 
 
-def score_images(system, generator, batches):
-    """Every image's metrics, dropout off.
-
-    Args:
-        system: System.
-        generator: Network.
-        batches: iterable of stored batches with "index", which is -1 on padding.
+def slice_scorer(system, mesh=None):
+    """Compiles the task's metrics, dropout off; over all processes of a mesh if one is given.
 
     Returns:
-        {name: float64 [n]} with one entry per example, in the order of their index.
+        (generator, batches) -> {name: float64 [n]}, a value a slice in the order of their index:
+        for a Network and an iterable of stored batches with "index", which is -1 on padding.
     """
 
-    @jax.jit
-    def score(batch):
+    @functools.partial(jax.jit, out_shardings=mesh and replicated(mesh))
+    def score(generator, batch):
         source, target = system.normalise(batch)
-        return system.metrics(generate(system, generator, source), target)
+        scores = system.task.metrics(generate(system, generator, source), target)
+        return scores | {"index": batch["index"]}
 
-    return _collect(score, batches)
+    def score_all(generator, batches):
+        if mesh:
+            batches = (to_global(batch, mesh) for batch in batches)
+        return collect(functools.partial(score, generator), batches)
+
+    return score_all
 
 
 def training_statistics(system, batches):
     """What the baselines know: the mean training target, and the best affine map of the source.
 
     Args:
-        batches: iterable of stored batches of the training split with "weight".
+        batches: iterable of stored batches of the training split with "index".
 
     Returns:
         (mean target [h, w, c], slope, intercept), with slope * source + intercept the
@@ -41,7 +48,7 @@ def training_statistics(system, batches):
     @jax.jit
     def sums(batch):
         source, target = system.normalise(batch)
-        weight = batch["weight"].reshape(-1, *(1,) * (source.ndim - 1))
+        weight = (batch["index"] >= 0).reshape(-1, *(1,) * (source.ndim - 1))
         moments = jnp.stack(
             [
                 (weight * product).mean((1, 2, 3)).sum()
@@ -56,7 +63,7 @@ def training_statistics(system, batches):
         )
         return (weight * target).sum(0), moments
 
-    parts = [jax.device_get(sums(_arrays(batch))) for batch in batches]
+    parts = [jax.device_get(sums({name: batch[name] for name in USED})) for batch in batches]
     image_sum = np.stack([image for image, _ in parts]).astype(np.float64).sum(0)
     totals = np.stack([moments for _, moments in parts]).astype(np.float64).sum(0)
     count = totals[0]
@@ -77,66 +84,97 @@ def score_baselines(system, statistics, batches):
             "mean_training_target": jnp.broadcast_to(mean_image, target.shape),
             "scaled_source": slope * source + intercept,
         }
-        scores = {name: system.metrics(fake, target) for name, fake in fakes.items()}
-        return {
-            (name, metric): v for name, columns in scores.items() for metric, v in columns.items()
+        scores = {
+            f"{name} {metric}": values
+            for name, fake in fakes.items()
+            for metric, values in system.task.metrics(fake, target).items()
         }
+        return scores | {"index": batch["index"]}
 
     results = {}
-    for (name, metric), column in _collect(score, batches).items():
+    for key, column in collect(score, batches).items():
+        name, metric = key.split(" ")
         results.setdefault(name, {})[metric] = column
     return results
 
 
-def summarise(scores, groups):
-    """Means overall and by group.
+def summarise(task, scores, groups):
+    """The task's summary, overall and by group.
 
     Args:
-        scores: {name: [n]}.
+        scores: {name: [n]}, from slice_scorer.
         groups: n labels, such as patients.
 
     Returns:
-        {"overall": {name: mean, "images": n}, "by_group": {label: likewise}}.
+        {"overall": {name: value, "images": n}, "by_group": {label: likewise}}.
     """
     groups = np.asarray(groups)
 
-    def means(rows):
-        values = {name: float(np.mean(column[rows])) for name, column in scores.items()}
+    def summary(rows):
+        values = task.summarise({k: v[rows] for k, v in scores.items()}, groups[rows])
         return values | {"images": int(np.sum(rows))}
 
     return {
-        "overall": means(np.ones(len(groups), bool)),
-        "by_group": {str(label): means(groups == label) for label in np.unique(groups)},
+        "overall": summary(np.ones(len(groups), bool)),
+        "by_group": {str(label): summary(groups == label) for label in np.unique(groups)},
     }
 
 
-def images_of(system, generator, batches):
-    """(source, fake, target) of all examples, [h, w, c] each, in their order."""
+def output_function(system, mesh=None):
+    """Compiles (generator, batch) -> (source, fake, target, index), for ``slices_of``."""
 
-    @jax.jit
-    def outputs(batch):
+    @functools.partial(jax.jit, out_shardings=mesh and replicated(mesh))
+    def outputs(generator, batch):
         source, target = system.normalise(batch)
-        return source, generate(system, generator, source), target
+        return source, generate(system, generator, source), target, batch["index"]
 
-    found = []
+    return outputs
+
+
+def slices_of(outputs):
+    """(source, fake, target), NumPy [h, w, c] each, of every example that is no padding.
+
+    Of a 3D example, the middle one of its slices.
+    """
+    *images, index = jax.device_get(outputs)
+    if index.ndim > 1:
+        middle = index.shape[1] // 2
+        images, index = [x[:, middle] for x in images], index[:, middle]
+    return [triple for *triple, i in zip(*images, index, strict=True) if i >= 0]
+
+
+def slices_at(system, generator, batches, wanted):
+    """(source, fake, target), NumPy [h, w, c] each, of the slices with these indices, in order.
+
+    Args:
+        batches: stored batches of a whole split with "index"; those without a wanted slice are
+            passed over.
+    """
+    outputs = output_function(system)
+    found = {}
     for batch in batches:
-        images = zip(*jax.device_get(outputs(_arrays(batch))), strict=True)
-        found += [
-            triple for triple, index in zip(images, batch["index"], strict=True) if index >= 0
-        ]
-    return found
+        if np.isin(batch["index"], wanted).any():
+            *images, index = jax.device_get(outputs(generator, {k: batch[k] for k in USED}))
+            for place in np.argwhere(np.isin(index, wanted)):
+                found[int(index[tuple(place)])] = tuple(image[tuple(place)] for image in images)
+    return [found[int(index)] for index in wanted]
 
 
-def _arrays(batch):
-    return {name: batch[name] for name in ("source", "target", "weight")}
+def best_median_worst(values):
+    """Two places each of a list of scores, highest first: [("best", place), ...]."""
+    ranked = np.argsort(values)[::-1]
+    middle = len(ranked) // 2
+    groups = {"best": ranked[:2], "median": ranked[middle : middle + 2], "worst": ranked[-2:]}
+    return [(name, int(place)) for name, group in groups.items() for place in group]
 
 
-def _collect(score, batches):
+def collect(score, batches):
     indices, columns = [], {}
     for batch in batches:
-        real = batch["index"] >= 0
-        indices.append(batch["index"][real])
-        for name, values in jax.device_get(score(_arrays(batch))).items():
-            columns.setdefault(name, []).append(np.asarray(values, np.float64)[real])
+        scores = jax.device_get(score({name: batch[name] for name in USED}))
+        index = scores.pop("index")
+        indices.append(index[index >= 0])
+        for name, values in scores.items():
+            columns.setdefault(name, []).append(np.asarray(values, np.float64)[index >= 0])
     order = np.argsort(np.concatenate(indices))
     return {name: np.concatenate(parts)[order] for name, parts in columns.items()}

@@ -10,12 +10,14 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from jax_pix2pix import device_cache
-from jax_pix2pix.adversarial import create_state, generate, train_step
+from jax_pix2pix.adversarial import create_state, train_step
 from jax_pix2pix.checkpoint import Checkpoints
 from jax_pix2pix.errors import TrainingError
+from jax_pix2pix.evaluate import output_function, slice_scorer, slices_of
 from jax_pix2pix.logbook import Logbook
+from jax_pix2pix.loss_curve import draw_loss_curve
 from jax_pix2pix.memory import release_freed
-from jax_pix2pix.pictures import COMPARISON_COLUMNS, comparison_row, grid
+from jax_pix2pix.pictures import grid
 from jax_pix2pix.sharding import (
     batch_sharding,
     replicated,
@@ -28,7 +30,15 @@ from jax_pix2pix.workdir import abstract_state, checkpoint_path, example_batch
 
 
 def fit(
-    system, config, mesh, workdir, train_batches, validation_batches, sample_batches, dataset=None
+    system,
+    config,
+    mesh,
+    workdir,
+    train_batches,
+    validation_batches,
+    validation_groups,
+    sample_batches,
+    dataset=None,
 ):
     """Trains from the newest checkpoint in ``workdir``, or from the beginning, to the last epoch.
 
@@ -39,8 +49,9 @@ def fit(
         workdir: gets metrics, pictures and checkpoints.
         train_batches: first step -> iterator of this process's batches
             {"source": integers [b, *spatial, c], "target": likewise}, one a step.
-        validation_batches: () -> iterator of such batches with "weight" float32 [b], which is 0
-            on padding; the same number on every process.
+        validation_batches: () -> iterator of such batches with "index", which is -1 on padding;
+            the same number on every process.
+        validation_groups: the patient or volume of each validation slice, by index.
         sample_batches: likewise, the few validation examples that pictures show.
         dataset: from device_cache.put, if train_batches give numbers to gather from it.
 
@@ -49,7 +60,7 @@ def fit(
         is then saved.
     """
     total_steps = config.epochs * config.steps_per_epoch
-    checkpoints = Checkpoints(checkpoint_path(workdir), system.best_metric, config.keep_last)
+    checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, config.keep_last)
     start_step = checkpoints.latest() or 0
     if start_step == total_steps:
         checkpoints.close()
@@ -66,7 +77,7 @@ def fit(
 
     batches = train_batches(start_step)
     step_function = compile_step(system, config, mesh, abstract, dataset)
-    validate = Validation(system, mesh, validation_batches, sample_batches)
+    validate = Validation(system, mesh, validation_batches, validation_groups, sample_batches)
     log = None
     if jax.process_index() == 0:
         log = Logbook(workdir, start_step, total_steps, config.steps_per_epoch)
@@ -94,10 +105,11 @@ def fit(
                         checkpoints.save(step, state, scores)
                         if log:
                             log.scalars(step, "validation", scores)
+                            draw_loss_curve(workdir, system.task.best_metric)
                     if due(config.sample_every_epochs):
-                        rows = validate.compare(state.generator)
+                        picture = validate.picture(state.generator)
                         if log:
-                            _draw(workdir, log, step, epoch, rows)
+                            _draw(workdir, log, step, epoch, picture)
 
             if _asked_to_stop(step):
                 checkpoints.save(step, state)
@@ -145,9 +157,9 @@ def lower_step(system, config, mesh, abstract, dataset=None, steps_per_call=1):
     """
     shardings = state_shardings(mesh, abstract)
     example = example_batch(config)
-    size = example["source"].shape[1:-1]
+    size = example["source"].shape[-3:-1]
     if dataset:
-        example = device_cache.example_numbers(len(size))
+        example = device_cache.example_numbers(config.data.depth)
     shape, sharding = (config.data.batch_size,), batch_sharding(mesh)
     if steps_per_call > 1:
         shape, sharding = (steps_per_call, *shape), stacked_batch_sharding(mesh)
@@ -249,39 +261,24 @@ def _mean(dicts):
 class Validation:
     """Scores and shows a generator on the validation split; dropout off."""
 
-    def __init__(self, system, mesh, batches, sample_batches):
-        self._mesh, self._batches, self._sample_batches = mesh, batches, sample_batches
-
-        def outputs(generator, batch):
-            source, target = system.normalise(batch)
-            return source, generate(system, generator, source), target, batch["weight"]
-
-        def sums(generator, batch):
-            _, fake, target, weight = outputs(generator, batch)
-            scores = system.metrics(fake, target)
-            return {k: (v * weight).sum() for k, v in scores.items()} | {"weight": weight.sum()}
-
-        self._sums = jax.jit(sums, out_shardings=replicated(mesh))
-        self._outputs = jax.jit(outputs, out_shardings=replicated(mesh))
+    def __init__(self, system, mesh, batches, groups, sample_batches):
+        self._task, self._mesh, self._groups = system.task, mesh, groups
+        self._batches, self._sample_batches = batches, sample_batches
+        self._score = slice_scorer(system, mesh)
+        self._outputs = output_function(system, mesh)
 
     def __call__(self, generator):
-        """The mean of each metric over the split, every example once: {name: float}."""
-        total = {}
-        for batch in self._batches():
-            part = jax.device_get(self._sums(generator, to_global(batch, self._mesh)))
-            total = {key: total.get(key, 0.0) + float(value) for key, value in part.items()}
-        weight = total.pop("weight")
-        return {key: value / weight for key, value in total.items()}
+        """The task's summary of the split, every slice once: {name: float}."""
+        return self._task.summarise(self._score(generator, self._batches()), self._groups)
 
-    def compare(self, generator):
-        """Picture rows of the samples."""
+    def picture(self, generator):
+        """The samples, a row each."""
         rows = []
         for batch in self._sample_batches():
-            outputs = self._outputs(generator, to_global(batch, self._mesh))
-            for *images, weight in zip(*jax.device_get(outputs), strict=True):
-                if weight:
-                    rows.append(comparison_row(*images))
-        return rows
+            rows += slices_of(self._outputs(generator, to_global(batch, self._mesh)))
+        return grid(
+            [self._task.row(*row) for row in rows], self._task.columns, side=self._task.side
+        )
 
 
 def _asked_to_stop(step):
@@ -289,8 +286,7 @@ def _asked_to_stop(step):
     return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(step)
 
 
-def _draw(workdir, log, step, epoch, rows):
-    picture = grid(rows, COMPARISON_COLUMNS)
+def _draw(workdir, log, step, epoch, picture):
     folder = os.path.join(workdir, "samples")
     os.makedirs(folder, exist_ok=True)
     picture.save(os.path.join(folder, f"epoch_{epoch:04d}.png"))

@@ -1,5 +1,7 @@
 """Optimiser and learning rate of a run."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jax_pix2pix.errors import ConfigError
@@ -24,3 +26,18 @@ def constant_then_linear(config):
 def adam(config, learning_rate):
     """Adam (Kingma and Ba 2015) with the config's momenta and a rate by step."""
     return optax.adam(learning_rate, b1=config.optimizer.b1, b2=config.optimizer.b2)
+
+
+def clipped(optimizer, limit):
+    """The optimizer, after whose updates every parameter lies in [-limit, limit].
+
+    As the critic of a Wasserstein GAN (Arjovsky et al., ICML 2017) and of SegAN: a difference of
+    features that is to be maximised needs bounded weights.
+    """
+
+    def update(gradients, state, params):
+        updates, state = optimizer.update(gradients, state, params)
+        inside = jax.tree.map(lambda p, u: jnp.clip(p + u, -limit, limit) - p, params, updates)
+        return inside, state
+
+    return optax.GradientTransformation(optimizer.init, update)

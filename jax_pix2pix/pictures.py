@@ -10,7 +10,7 @@ def grid(rows, columns, labels=None, side=160):
     """Draws images in labelled columns.
 
     Args:
-        rows: list of rows of images, [h, w] each in [-1, 1]; other values are clipped.
+        rows: list of rows of images, [h, w] or [h, w, 3] in [-1, 1]; other values are clipped.
         columns: a heading for each column.
         labels: a caption for each row, or none.
         side: pixels of one image in the picture; nearest neighbour, so that pixels stay visible.
@@ -31,18 +31,42 @@ def grid(rows, columns, labels=None, side=160):
             draw.text((MARGIN, top), labels[number], fill="black", font=font)
             top += LABEL_HEIGHT
         for column, image in enumerate(row):
-            grey = np.clip(np.round((np.asarray(image, np.float64) + 1) * 127.5), 0, 255)
-            tile = Image.fromarray(grey.astype(np.uint8)).resize(
-                (side, side), Image.Resampling.NEAREST
-            )
+            tile = Image.fromarray(_bytes(image)).resize((side, side), Image.Resampling.NEAREST)
             picture.paste(tile, (MARGIN + column * (side + MARGIN), top))
     return picture
 
 
-def comparison_row(source, fake, target):
-    """[h, w, c] each in [-1, 1] -> the images of COMPARISON_COLUMNS."""
-    error = np.abs(fake - target)
-    return [source[..., 0], fake[..., 0], target[..., 0], np.minimum(4 * error[..., 0] - 1, 1)]
+def outlined(image, reference, predicted, side):
+    """The image with the outlines of masks: green of reference, red of predicted, yellow of both.
+
+    Args:
+        image: [h, w] in [-1, 1].
+        reference, predicted: lists of masks, bool [h, w].
+        side: pixels of the picture; lines are one of them wide.
+
+    Returns:
+        [side, side, 3] in [-1, 1].
+    """
+
+    def enlarged(image):
+        return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST))
+
+    def outline(masks):
+        drawn = np.zeros((side, side), bool)
+        for mask in masks:
+            inside = np.pad(enlarged(np.asarray(mask, np.uint8)) > 0, 1)
+            core = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+            drawn |= inside[1:-1, 1:-1] & ~core
+        return drawn
+
+    picture = np.repeat(enlarged(_bytes(image))[..., None], 3, -1)
+    green, red = outline(reference), outline(predicted)
+    picture[green | red] = 0
+    picture[red, 0] = 255
+    picture[green, 1] = 255
+    return picture / 127.5 - 1
 
 
-COMPARISON_COLUMNS = ("source", "fake", "real", "error, white from 0.5")
+def _bytes(image):
+    """[-1, 1] -> uint8; other values are clipped."""
+    return np.clip(np.round((np.asarray(image, np.float64) + 1) * 127.5), 0, 255).astype(np.uint8)

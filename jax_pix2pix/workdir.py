@@ -74,7 +74,7 @@ def _read_json(path):
 POSITIVE = (
     "epochs", "fsdp", "log_every_steps", "text_log_every_epochs", "sample_every_epochs",
     "checkpoint_every_epochs", "keep_last", "data.batch_size", "data.image_size",
-    "generator.width", "generator.depth", "discriminator.width",
+    "generator.width", "generator.depth", "generator.classes", "discriminator.width",
 )  # fmt: skip
 
 
@@ -106,10 +106,13 @@ def abstract_state(system, config):
 
 
 def example_batch(config):
-    """One stored example of zeros; parameters do not depend on the batch size."""
-    size = config.data.image_size
-    image = jax.numpy.zeros((1, size, size, 1), jax.numpy.uint8)
-    return {"source": image, "target": image}
+    """One stored training example of zeros; parameters do not depend on the batch size."""
+    data = config.data
+    shape = (1, *((data.depth,) if data.depth else ()), *(data.patch_size or data.image_size,) * 2)
+    return {
+        "source": jax.numpy.zeros((*shape, data.source_channels), data.source_type),
+        "target": jax.numpy.zeros((*shape, 1), data.target_type),
+    }
 
 
 def load_run(workdir, which) -> tuple[Any, System, Network, int]:
@@ -130,7 +133,7 @@ def load_run(workdir, which) -> tuple[Any, System, Network, int]:
     directory = checkpoint_path(workdir)
     if not os.path.isdir(directory):
         raise WorkdirError(f"{directory} does not exist: train first")
-    checkpoints = Checkpoints(directory, system.best_metric, read_only=True)
+    checkpoints = Checkpoints(directory, system.task.best_metric, read_only=True)
     step = checkpoints.resolve(which)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(

@@ -3,79 +3,94 @@
 import json
 import os
 
-import numpy as np
 from absl import flags
 
 from input_pipeline import pipeline
 from jax_pix2pix import evaluate as evaluation
-from jax_pix2pix.pictures import COMPARISON_COLUMNS, comparison_row, grid
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.pictures import grid
+from jax_pix2pix.segmentation import Segmentation
 from jax_pix2pix.workdir import load_run
-from launch import command
+from launch import command, evaluate_segmentation
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a trained run")
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "what to score")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a step")
+_MC_DROPOUT = flags.DEFINE_integer(
+    "mc_dropout", None, "of masks: passes with dropout to average; config.evaluation.mc_dropout"
+)
+_COMPONENTS = flags.DEFINE_integer(
+    "largest_components", 0, "of masks: keep so many components of a prediction; 0 keeps all"
+)
 flags.mark_flag_as_required("workdir")
 
 
 def main():
-    evaluate(_WORKDIR.value, _SPLIT.value, _CHECKPOINT.value)
+    config, system, generator, step = load_run(_WORKDIR.value, _CHECKPOINT.value)
+    split = _SPLIT.value
+    header = {"split": split, "checkpoint": _CHECKPOINT.value, "step": step}
+    if isinstance(system.task, Segmentation):
+        mc_dropout = (
+            config.evaluation.mc_dropout if _MC_DROPOUT.value is None else _MC_DROPOUT.value
+        )
+        for name, value in (("mc_dropout", mc_dropout), ("largest_components", _COMPONENTS.value)):
+            if value < 0:
+                raise ConfigError(f"--{name}={value}: use 0 or more")
+        results, picture = evaluate_segmentation.evaluate(
+            config, system, generator, split, mc_dropout, _COMPONENTS.value
+        )
+    else:
+        if _MC_DROPOUT.value is not None or _COMPONENTS.value:
+            raise ConfigError(
+                "--mc_dropout and --largest_components are of systems that make masks"
+            )
+        results, picture = evaluate_synthesis(config, system, generator, split)
+
+    folder = os.path.join(_WORKDIR.value, "evaluation")
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"{split}.json")
+    with open(path, "w") as file:
+        json.dump(header | results, file, indent=2, allow_nan=False)
+    picture_path = os.path.join(folder, f"{split}.png")
+    picture.save(picture_path)
+    print(f"protocols and all values: {path}\nbest, median and worst: {picture_path}")
 
 
-def evaluate(workdir, split, checkpoint):
-    """Writes workdir/evaluation/<split>.json and <split>.png, prints the table."""
-    config, system, generator, step = load_run(workdir, checkpoint)
+def evaluate_synthesis(config, system, generator, split):
+    """Prints the scores of the model and of baselines. -> (results for JSON, picture)."""
 
-    def batches(split, indices=None):
-        return pipeline.eval_batches(config.data, split, indices=indices)
+    def batches(split):
+        return pipeline.eval_batches(config.data, split)
 
     examples = pipeline.examples(config.data, split)
     patients = [example.patient for example in examples]
     statistics = evaluation.training_statistics(system, batches("train"))
-    scores = {"model": evaluation.score_images(system, generator, batches(split))}
+    scores = {"model": evaluation.slice_scorer(system)(generator, batches(split))}
     scores |= evaluation.score_baselines(system, statistics, batches(split))
-
     results = {
-        "split": split,
-        "checkpoint": checkpoint,
-        "step": step,
-        "protocols": system.protocols,
+        "protocols": system.task.protocols,
         "baselines": {
             "mean_training_target": "the mean of all training CT slices",
             "scaled_source": "slope * mask + intercept, least squares over the training pixels",
         },
         "results": {
-            name: evaluation.summarise(columns, patients) for name, columns in scores.items()
+            name: evaluation.summarise(system.task, columns, patients)
+            for name, columns in scores.items()
         },
     }
-    folder = os.path.join(workdir, "evaluation")
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, f"{split}.json")
-    with open(path, "w") as file:
-        json.dump(results, file, indent=2)
-
-    picture = os.path.join(folder, f"{split}.png")
-    indices, labels = _best_median_worst(scores["model"], system.best_metric, examples)
-    images = evaluation.images_of(system, generator, batches(split, indices))
-    rows = [comparison_row(*triple) for triple in images]
-    grid(rows, COMPARISON_COLUMNS, labels).save(picture)
     _print_table(results)
-    print(f"protocols and values by patient: {path}\nbest, median and worst slices: {picture}")
 
-
-def _best_median_worst(scores, best_metric, examples):
-    """Two slices each by best_metric -> (indices, captions)."""
-    ranked = np.argsort(scores[best_metric])[::-1]
-    middle = len(ranked) // 2
-    groups = {"best": ranked[:2], "median": ranked[middle : middle + 2], "worst": ranked[-2:]}
-    indices = [int(i) for group in groups.values() for i in group]
+    columns = scores["model"]
+    ranked = evaluation.best_median_worst(columns[system.task.best_metric])
     labels = [
-        f"{name}: {examples[i].patient} slice {examples[i].slice_index}, "
-        + ", ".join(f"{metric} {values[i]:.3g}" for metric, values in scores.items())
-        for name, group in groups.items()
-        for i in group
+        f"{group}: {examples[i].patient} slice {examples[i].slice_index}, "
+        + ", ".join(f"{metric} {values[i]:.3g}" for metric, values in columns.items())
+        for group, i in ranked
     ]
-    return indices, labels
+    indices = [i for _, i in ranked]
+    images = evaluation.slices_at(system, generator, batches(split), indices)
+    task = system.task
+    return results, grid([task.row(*x) for x in images], task.columns, labels, task.side)
 
 
 def _print_table(results):

@@ -16,7 +16,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, fil
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes; resumed if it exists")
 flags.mark_flags_as_required(["config", "workdir"])
 
-SAMPLES = 8  # validation slices in a picture, from the first to the last
+SAMPLES = 8  # validation examples in a picture, from the first to the last
 
 
 def main():
@@ -30,7 +30,7 @@ def main():
 def train(config, directory):
     """Prepares the data if it is a sample, prints the plan and fits. -> whether it finished."""
     pipeline.ensure_prepared(config.data)
-    examples = pipeline.num_examples(config.data, "train")
+    examples = pipeline.num_training_examples(config.data)
     config.steps_per_epoch = order.steps_per_epoch(examples, config.data.batch_size)
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
     host, hosts = sharding.host_rows(mesh, config.data.batch_size)
@@ -44,8 +44,9 @@ def train(config, directory):
         print_plan(config, system, mesh, examples)
 
     total_steps = config.epochs * config.steps_per_epoch
-    candidates = pipeline.num_examples(config.data, "validation")
+    candidates = pipeline.num_evaluation_examples(config.data, "validation")
     samples = np.unique(np.linspace(0, candidates - 1, SAMPLES).astype(int))
+    patients = [example.patient for example in pipeline.examples(config.data, "validation")]
     finished = fit(
         system,
         config,
@@ -53,6 +54,7 @@ def train(config, directory):
         directory,
         lambda start: pipeline.train_batches(config.data, start, total_steps, host, hosts),
         lambda: pipeline.eval_batches(config.data, "validation", host, hosts),
+        patients,
         lambda: pipeline.eval_batches(config.data, "validation", host, hosts, samples),
         dataset,
     )
@@ -76,7 +78,7 @@ def print_plan(config, system, mesh, examples):
         f"discriminator {size(abstract.discriminator):,}\n"
         f"devices      {mesh.devices.size} {jax.devices()[0].device_kind} "
         f"in {jax.process_count()} process(es), mesh {shape}\n"
-        f"data         {examples} training images, global batch {config.data.batch_size}\n"
+        f"data         {examples} training examples, global batch {config.data.batch_size}\n"
         f"steps        {config.epochs} epochs of {config.steps_per_epoch} steps, "
         f"{config.epochs * config.steps_per_epoch} in all",
         flush=True,

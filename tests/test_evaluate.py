@@ -63,8 +63,8 @@ def test_predictions_reproduce_the_scores(results, predictions):
 
 def test_baselines_are_what_they_say(results, sample_data_dir):
     """Recomputed from the files of the training split, without TensorFlow or JAX."""
-    manifest = next(sample_data_dir.rglob("examples_train.csv")).read_text().splitlines()[1:]
-    names = [line.split(",")[-1] for line in manifest]
+    manifest = next(sample_data_dir.rglob("manifest.csv")).read_text().splitlines()[1:]
+    names = [line.split(",")[2] for line in manifest if line.startswith("train,")]
     cts = np.stack([np.asarray(Image.open(SAMPLE / name)) for name in names]).astype(float)
     masks = np.stack(
         [

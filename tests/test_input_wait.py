@@ -31,7 +31,7 @@ def test_input_wait_is_the_share_of_time_in_the_iterator(tmp_path):
             yield rows
 
     def validation_batches():
-        yield rows | {"weight": np.ones(config.data.batch_size, np.float32)}
+        yield rows | {"index": np.arange(config.data.batch_size)}
 
     fit(
         build_system(config),
@@ -40,6 +40,7 @@ def test_input_wait_is_the_share_of_time_in_the_iterator(tmp_path):
         tmp_path,
         train_batches,
         validation_batches,
+        ["patient"] * config.data.batch_size,
         validation_batches,
     )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

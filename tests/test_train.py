@@ -69,9 +69,9 @@ def test_unprepared_data_names_the_command(tmp_path):
         f"--config.data.data_dir={tmp_path}/data",
     ]
     _, err = commands.run("launch.train", *arguments, code=1)
-    assert "run python -m launch.prepare --dataset=lidc_masks --source=DIR" in commands.error_line(
-        err
-    )
+    line = commands.error_line(err)
+    assert f"{tmp_path}/data/lidc_masks/" in line
+    assert "run python -m launch.prepare --source=DIR with the same --config" in line
 
 
 def test_unwritable_workdir_is_named(sample_data_dir, tmp_path):

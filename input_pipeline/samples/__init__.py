@@ -1,1 +1,1 @@
-"""Embedded chest CT slices, and `make`, the script they come from (see README.md here)."""
+"""Embedded samples, and `make`, the script they come from (see README.md here)."""

@@ -73,3 +73,12 @@ def segment_lungs(ct_hu: sitk.Image) -> sitk.Image:
     lungs = _as_image((sizes > sizes.max() / 10)[labels], ct_hu)
     lungs = sitk.BinaryMorphologicalClosing(lungs, ball(CLOSING_MM))
     return sitk.BinaryFillhole(sitk.And(lungs, sitk.Not(airways)))
+
+
+def lung_box_centre(lungs: sitk.Image) -> tuple[float, float]:
+    """In-plane centre (x, y) of the lungs' bounding box, in mm."""
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(lungs)
+    x, y, _, width, height, _ = shape.GetBoundingBox(1)
+    middle = (x + (width - 1) / 2, y + (height - 1) / 2, 0.0)
+    return lungs.TransformContinuousIndexToPhysicalPoint(middle)[:2]

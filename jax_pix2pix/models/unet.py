@@ -14,12 +14,14 @@ from jax_pix2pix.models.norm import Norm
 class UNet(nn.Module):
     """Halves the image ``depth`` times and doubles it back, with a skip at every level.
 
-    Channels are ``width`` times 1, 2, 4, 8, 8, ... The first level and the last have no norm; the
-    first ``dropout_levels`` decoder levels have dropout, pix2pix's only source of noise.
+    Channels are ``width`` times 1, 2, 4, 8, 8, ... The first level and the last have no norm, nor
+    has a bottleneck of one pixel, whose variance is 0. The first ``dropout_levels`` decoder levels
+    have dropout, pix2pix's only source of noise. ``use_bias`` is of all levels but the last.
 
     Args of the call:
         x: [n, *spatial, c] in [-1, 1], each side a multiple of 2**depth.
-        train: dropout, and batch statistics, on or off.
+        train: batch statistics on or off.
+        dropout: on or off; as ``train`` if not given.
 
     Returns:
         float32 (float64 from float64 input) [n, *spatial, out_channels] in (-1, 1).
@@ -29,12 +31,14 @@ class UNet(nn.Module):
     depth: int = 6
     out_channels: int = 1
     norm: str = "instance"
+    use_bias: bool = True
     dropout: float = 0.5
     dropout_levels: int = 3
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, *, train):
+    def __call__(self, x, *, train, dropout=None):
+        dropout = train if dropout is None else dropout
         if any(m % 2**self.depth for m in x.shape[1:-1]):
             raise ConfigError(
                 f"image size {x.shape[1:-1]} does not halve {self.depth} times: use a multiple of "
@@ -45,19 +49,24 @@ class UNet(nn.Module):
 
         skips = []
         for level, features in enumerate(channels):
-            x = Conv(features, dtype=self.dtype, name=f"encode_{level}")(x)
-            if level > 0:
+            x = Conv(features, use_bias=self.use_bias, dtype=self.dtype, name=f"encode_{level}")(x)
+            if level > 0 and max(x.shape[1:-1]) > 1:
                 x = Norm(self.norm, self.dtype, name=f"encode_norm_{level}")(x, train=train)
             x = leaky_relu(x)
             skips.append(x)
 
         skips.pop()
         for number, level in enumerate(reversed(range(self.depth - 1))):
-            x = ConvTranspose(channels[level], dtype=self.dtype, name=f"decode_{level + 1}")(x)
+            x = ConvTranspose(
+                channels[level],
+                use_bias=self.use_bias,
+                dtype=self.dtype,
+                name=f"decode_{level + 1}",
+            )(x)
             x = Norm(self.norm, self.dtype, name=f"decode_norm_{level + 1}")(x, train=train)
             x = nn.relu(x)
             if number < self.dropout_levels:
-                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+                x = nn.Dropout(self.dropout, deterministic=not dropout)(x)
             x = jnp.concatenate([x, skips.pop()], axis=-1)
 
         x = ConvTranspose(self.out_channels, dtype=self.dtype, name="decode_0")(x)

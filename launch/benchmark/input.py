@@ -32,7 +32,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from PIL import Image
 
 from input_pipeline import order, pipeline
-from input_pipeline.prepare import prepare
+from input_pipeline.prepare import options_of, prepare
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix import device_cache
@@ -173,6 +173,7 @@ def write_data(folder, source, mask_values, size, batch_size, examples):
             "data_dir": str(folder / "source"),
             "sample": "",
             "image_size": size,
+            "stored_size": size,
             "mask_resize": "nearest",
             "mask_values": mask_values,
             "validation_fraction": 0.1,
@@ -186,15 +187,7 @@ def write_data(folder, source, mask_values, size, batch_size, examples):
 
     def prepare_from(source):
         with contextlib.redirect_stdout(io.StringIO()):
-            prepare(
-                "lidc_masks",
-                source,
-                data.data_dir,
-                image_size=size,
-                mask_resize=data.mask_resize,
-                mask_values=data.mask_values,
-                validation_fraction=data.validation_fraction,
-            )
+            prepare("lidc_masks", source, data.data_dir, **options_of(data))
 
     prepare_from(source)
     pairs = pipeline.train_set(data)

@@ -76,7 +76,7 @@ class Measurements:
 
         data = self.config.data
         pipeline.ensure_prepared(data)
-        examples = pipeline.num_examples(data, "train")
+        examples = pipeline.num_training_examples(data)
         self.config.steps_per_epoch = order.steps_per_epoch(examples, data.batch_size)
         host, hosts = sharding.host_rows(self.mesh, data.batch_size)
         self.batches = pipeline.train_batches(data, 0, np.iinfo(np.int64).max, host, hosts)

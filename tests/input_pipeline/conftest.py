@@ -43,6 +43,7 @@ def data_config(data_dir, **fields):
             "data_dir": str(data_dir),
             "sample": "",
             "image_size": 16,
+            "stored_size": 16,
             "mask_resize": "nearest",
             "mask_values": (0, 1, 2),
             "validation_fraction": 0.3,
@@ -51,6 +52,14 @@ def data_config(data_dir, **fields):
             "cache": "none",
             "flip": False,
             "load_size": 0,
+            "patch_size": 0,
+            "depth": 0,
+            "empty_slices": 1.0,
+            "source": "mask",
+            "target": "image",
+            "source_channels": 1,
+            "source_type": "uint8",
+            "target_type": "uint8",
             **fields,
         }
     )
@@ -67,4 +76,4 @@ def read_split(directory, split):
     ]
 
 
-OPTIONS = {"image_size": 16, "mask_resize": "nearest", "validation_fraction": 0.3}
+OPTIONS = {"stored_size": 16, "mask_resize": "nearest", "validation_fraction": 0.3}

@@ -16,32 +16,36 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from input_pipeline import builder
 from input_pipeline import prepare as prepare_module
 from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 from input_pipeline.prepare import prepare
 from input_pipeline.safe_io import DataError
 from tests.input_pipeline.conftest import OPTIONS, read_split, write_slice
 
-COMMAND = [sys.executable, "-m", "launch.prepare", "--image_size=16", "--validation_fraction=0.3"]
+COMMAND = [
+    *(sys.executable, "-m", "launch.prepare", "--config=configs/lidc_mask2ct.py"),
+    *("--config.data.image_size=16", "--config.data.validation_fraction=0.3"),
+]
 # Shards of 2 slices, and 0.1 s a slice.
 SLOW = """
 import sys, time
-from input_pipeline import prepare
-from input_pipeline.lidc_masks import lidc_masks_dataset_builder as builder
+from input_pipeline import builder, prepare
+from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 builder.SHARD_SIZE = 2
-read = builder.read_grey_png
+read = lidc_masks.read_grey_png
 def slow(path):
     time.sleep(0.1)
     return read(path)
-builder.read_grey_png = slow
-options = dict(image_size=16, mask_resize="nearest", validation_fraction=0.3)
+lidc_masks.read_grey_png = slow
+options = dict(stored_size=16, mask_resize="nearest", validation_fraction=0.3)
 prepare.prepare("lidc_masks", sys.argv[1], sys.argv[2], **options)
 """
 
 
 def run(source, data_dir, *flags):
     return subprocess.run(
-        [*COMMAND, f"--source={source}", f"--data_dir={data_dir}", *flags],
+        [*COMMAND, f"--source={source}", f"--config.data.data_dir={data_dir}", *flags],
         capture_output=True,
         text=True,
         timeout=60,
@@ -86,7 +90,7 @@ def test_records_hold_what_the_files_hold(source, tmp_path, mask_resize):
     assert sorted(seen) == sorted(str(p.relative_to(source)) for p in source.rglob("*.png"))
 
 
-def test_summary_and_table_of_examples(source, tmp_path):
+def test_summary_and_tables(source, tmp_path):
     directory = prepare("lidc_masks", source, tmp_path, **OPTIONS)
     summary = json.loads((directory / "preparation.json").read_text())
     assert summary["splits"] == {
@@ -94,13 +98,17 @@ def test_summary_and_table_of_examples(source, tmp_path):
         "validation": {"examples": 5, "patients": 1, "classes": {"clean": 3, "with_nodules": 2}},
         "test": {"examples": 3, "patients": 1, "classes": {"clean": 3}},
     }
-    assert summary["validation"] == "patients of train/"
+    assert summary["notes"] == ["validation from patients of train/"]
+    manifest = ["split,patient,file_name,examples"]
     for split in summary["splits"]:
-        lines = (directory / f"examples_{split}.csv").read_text().splitlines()[1:]
-        assert lines == [
-            f"{r['patient']},{r['slice_index']},{r['class']},{r['file_name']}"
-            for r in read_split(directory, split)
+        (table,) = directory.glob(f"lidc_masks-{split}.*.csv")
+        records = read_split(directory, split)
+        assert table.read_text().splitlines()[1:] == [
+            f"{r['patient']},{r['slice_index']},{r['class']},{r['file_name']},0.0 0.0 0.0"
+            for r in records
         ]
+        manifest += [f"{split},{r['patient']},{r['file_name']},1" for r in records]
+    assert (directory / "manifest.csv").read_text().splitlines() == manifest
 
 
 def test_combined_masks_win(source, tmp_path):
@@ -357,7 +365,7 @@ def test_refuses(source, tmp_path, spoil, monkeypatch):
 @pytest.mark.parametrize(
     "option",
     [
-        {"image_size": 0},
+        {"stored_size": 0},
         {"mask_resize": "cubic"},
         {"mask_values": (0, 0, 1)},
         {"mask_values": (0, 256)},
@@ -390,7 +398,7 @@ def test_the_command_says_what_it_found(source, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert "train: 10 slices of 2 patients (6 clean, 4 with_nodules)" in result.stdout
-    directory = data / "lidc_masks" / "16_nearest_0-1-2_0.3" / "1.0.0"
+    directory = data / "lidc_masks" / "16_nearest_0-1-2_0.3" / "2.0.0"
     assert result.stdout.splitlines()[-1] == f"prepared: {directory}"
 
 
@@ -406,7 +414,10 @@ def test_running_twice_changes_nothing(source, tmp_path, capsys):
 def test_a_full_disk_is_one_line(source, tmp_path):
     limit = (20_000, 20_000)  # bytes a file, as if the disk ended there
     result = subprocess.run(
-        [*COMMAND, f"--source={source}", f"--data_dir={tmp_path / 'data'}", "--image_size=256"],
+        [
+            *(*COMMAND, f"--source={source}", f"--config.data.data_dir={tmp_path / 'data'}"),
+            "--config.data.image_size=256",
+        ],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
@@ -457,7 +468,7 @@ def test_other_options_lie_beside(source, tmp_path):
 
 
 def shards(data_dir):
-    return {path.name: path.stat() for path in data_dir.rglob("lidc_masks-*")}
+    return {path.name: path.stat() for path in data_dir.rglob("lidc_masks-*-of-?????")}
 
 
 def kill_midway(source, data_dir):
@@ -476,7 +487,7 @@ def decoded(monkeypatch):
     """The slices that are decoded; sets shards of 2."""
     names = []
     read = lidc_masks.read_grey_png
-    monkeypatch.setattr(lidc_masks, "SHARD_SIZE", 2)
+    monkeypatch.setattr(builder, "SHARD_SIZE", 2)
     monkeypatch.setattr(lidc_masks, "read_grey_png", lambda p: names.append(p.name) or read(p))
     return names
 
@@ -492,7 +503,7 @@ def test_resumes_after_a_kill_with_the_same_bytes(source, tmp_path, decoded):
         assert (after[name].st_ino, after[name].st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
     whole = prepare("lidc_masks", source, tmp_path / "whole", **OPTIONS)
     assert contents(resumed) == contents(whole)
-    assert sorted(path.name for path in resumed.parent.iterdir()) == ["1.0.0", "lock"]
+    assert sorted(path.name for path in resumed.parent.iterdir()) == ["2.0.0", "lock"]
 
 
 @pytest.mark.slow
@@ -513,9 +524,9 @@ def test_two_at_once(source, tmp_path):
         assert "another preparation is running" in refusal(source, tmp_path)
         waiting = pool.submit(prepare, "lidc_masks", source, tmp_path, wait=True, **OPTIONS)
         time.sleep(1)
-        assert not waiting.done() and not (folder / "1.0.0").exists()
+        assert not waiting.done() and not (folder / "2.0.0").exists()
         fcntl.flock(lock, fcntl.LOCK_UN)
-        assert waiting.result() == folder / "1.0.0"
+        assert waiting.result() == folder / "2.0.0"
 
 
 def test_nothing_reaches_for_the_network(source, tmp_path, monkeypatch):

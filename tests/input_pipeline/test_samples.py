@@ -1,8 +1,10 @@
-"""The embedded chest CT slices, and the script that makes them."""
+"""The embedded chest CT slices, and the script that makes all samples."""
 
+import gzip
 import io
 import os
 import re
+import sys
 import tarfile
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import samples
+from input_pipeline.samples import reproducible_files
 
 SAMPLES = Path(samples.__file__).parent
 CHEST_CT = SAMPLES / "chest_ct"
@@ -132,18 +135,18 @@ def test_nodule_volume_is_that_of_the_label():
 
 
 def make_archives(make, monkeypatch, folder, leave_out=()):
-    """Stand-ins for both archives, and sources whose hashes fit them."""
+    """Stand-ins for both archives, pinned by their hashes."""
     folder.mkdir()
-    sources = []
-    for source in make.SOURCES:
-        archive = folder / f"{source.package}.tar.gz"
-        with tarfile.open(archive, "w:gz") as tar:
-            for member in {source.image, source.label, source.licence} - {None, *leave_out}:
-                info = tarfile.TarInfo(f"{source.package}/{member}")
+    archives = []
+    for archive in make.ARCHIVES:
+        path = folder / f"{archive.package}.tar.gz"
+        with tarfile.open(path, "w:gz") as tar:
+            for member in {archive.licence, *archive.volumes.values()} - {*leave_out}:
+                info = tarfile.TarInfo(f"{archive.package}/{member}")
                 info.size = 4
                 tar.addfile(info, io.BytesIO(b"data"))
-        sources.append(source._replace(sha256=make.sha256_of(archive)))
-    monkeypatch.setattr(make, "SOURCES", tuple(sources))
+        archives.append(archive._replace(sha256=make.sha256_of(path)))
+    monkeypatch.setattr(make, "ARCHIVES", tuple(archives))
 
 
 def refuses(make, capsys, tmp_path, packages):
@@ -180,20 +183,36 @@ def test_refuses_a_folder_without_the_archives(make, tmp_path, capsys):
 
 
 def test_says_which_step_of_the_download_failed(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(make.sys, "executable", "false")
+    monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(make.MakeError, match="could not make an environment"):
         make.download(tmp_path)
 
 
-def test_leaves_a_data_set_alone_that_it_did_not_make(make, tmp_path, capsys):
-    (tmp_path / "chest_ct").mkdir()
+@pytest.mark.parametrize("name", ["chest_ct", "xray_simulated", "abdomen_ct"])
+def test_leaves_a_data_set_alone_that_it_did_not_make(make, name, tmp_path, capsys):
+    (tmp_path / name).mkdir()
     assert make.main([f"--output={tmp_path}"]) == 1
     assert "will not be replaced" in capsys.readouterr().err
 
 
 def test_window_maps_its_ends_and_clips(make):
     hu = np.array([-3024.0, -1000.0, -300.0, 400.0, 3071.0])
-    assert make.window_to_uint8(hu).tolist() == [0, 0, 128, 255, 255]
+    assert make.chest_ct.window_to_uint8(hu).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_files_of_one_name_are_kept_apart(make, tmp_path, monkeypatch):
+    """Two of the archive's volumes are called example_ct.nii.gz."""
+    make_archives(make, monkeypatch, tmp_path / "packages")
+    files = make.extract(make.ARCHIVES[0], tmp_path / "packages", tmp_path)
+    assert len(set(files.values())) == len(files) == 4
+
+
+def test_gzip_is_read_back_and_holds_no_time(tmp_path):
+    content = np.random.default_rng(0).integers(0, 9, 10_000).astype(np.uint8).tobytes()
+    reproducible_files.write_gzip(tmp_path / "file.gz", content)
+    written = (tmp_path / "file.gz").read_bytes()
+    assert gzip.decompress(written) == content
+    assert written[3:8] == bytes(5)  # flags (no name) and time
 
 
 @pytest.mark.slow

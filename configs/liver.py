@@ -1,0 +1,100 @@
+"""Abdominal CT -> liver mask, with a critic that compares masked images (SegAN).
+
+    python -m launch.prepare --config=configs/liver.py --source=LiTS
+    python -m launch.train --config=configs/liver.py --workdir=runs/liver
+
+Data: LiTS volume-N.nii and segmentation-N.nii, or Task03_Liver of the Medical Segmentation
+Decathlon. Slices of 160 x 160 in HU, in the window [-200, 300], split 85/15 by volume. The liver is
+every label above 0, tumours included, as LiTS scores it.
+
+Generator: four strided convolutions and three of k3 with nearest-neighbour doubling; a sigmoid at
+full resolution. Critic: three convolutions k3 at full resolution of image x mask, with spectral
+norm; the feature maps of all layers, pooled to 8 x 8.
+Loss: D maximises the L1 between the features of image x prediction and image x mask, averaged over
+layers; G minimises L1 of the masks + 0.01 of that distance.
+
+To be held against: the best liver Dice of the LiTS challenge, 0.963, of test volumes whose labels
+are not public. The command for someone with the data is above, then `launch.evaluate`.
+As published (`configs/liver.py:as_published`): the critic minimises the distance, which lets it
+collapse, and is not constrained; the output is a ReLU of 2 x 2 blocks; the split is by slice, which
+puts neighbouring slices of a patient on both sides. The published preparation also rounds to 8
+bits before it resizes, which no option repeats.
+
+Variants: `tumour` adds the tumour as a class of its own, with a softmax. `quickstart` trains a
+small model on the embedded abdominal CT in minutes on two CPU cores.
+"""
+
+import ml_collections
+
+from configs.base import get_base
+
+VARIANTS = ("as_published", "tumour", "quickstart")
+
+
+def get_config(variant=""):
+    config = get_base()
+    config.system = "liver"
+    config.dtype = "bfloat16"
+
+    config.data.dataset = "liver_ct"
+    config.data.source, config.data.target = "image", "mask"
+    config.data.source_type = "int16"  # HU
+    config.data.image_size = 160
+    config.data.stored_size = config.data.get_ref("image_size")
+    config.data.source_range = (-200, 300)  # the window in HU
+    config.data.empty_slices = 0.1  # most slices hold no liver; validation and test use all
+    config.data.test_fraction = 0.15  # of the volumes
+    config.data.validation_fraction = 0.1  # of the others
+    config.data.split_by = "volume"
+    config.data.batch_size = 10
+
+    config.generator = ml_collections.ConfigDict()
+    config.generator.width = 64
+    config.generator.classes = 1  # or those of a softmax, with the background
+    config.generator.norm = "batch"  # or "instance", "none"
+    config.generator.output = "probability"
+
+    config.discriminator = ml_collections.ConfigDict()
+    config.discriminator.width = 128
+    config.discriminator.norm = "batch"
+    config.discriminator.constraint = "spectral"  # or "clip", "none"
+
+    config.loss = ml_collections.ConfigDict()
+    config.loss.l1_weight = 1.0
+    config.loss.feature_weight = 0.01
+    config.loss.critic = "maximise"  # the distance, or "minimise"
+    config.loss.clip = 0.05  # bound of the critic's weights with constraint "clip"
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.regions = ml_collections.ConfigDict({"liver": (1, 2)})
+    config.evaluation.threshold = 0.5
+    config.evaluation.per = "volume"
+    config.evaluation.mc_dropout = 0  # the generator has no dropout
+
+    config.text_log_every_epochs = 1
+    config.sample_every_epochs = 1
+    config.checkpoint_every_epochs = 1
+
+    if variant == "as_published":
+        config.data.split_by = "slice"
+        config.generator.output = "relu"
+        config.discriminator.constraint = "none"
+        config.loss.critic = "minimise"
+    elif variant == "tumour":
+        config.generator.classes = 3
+        config.evaluation.regions = ml_collections.ConfigDict({"liver": (1, 2), "tumour": (2,)})
+    elif variant == "quickstart":
+        config.dtype = "float32"  # CPUs compute bfloat16 slowly
+        config.data.data_dir = "data/sample"
+        config.data.sample = "abdomen_ct"
+        config.data.image_size = 96
+        config.data.batch_size = 4
+        config.generator.width = 32
+        config.discriminator.width = 16
+        config.epochs = 60
+        config.constant_epochs = 30
+        config.sample_every_epochs = 10
+        config.checkpoint_every_epochs = 10
+    elif variant:
+        raise ValueError(f'no variant "{variant}" of liver: use {", ".join(VARIANTS)} or none')
+    return config

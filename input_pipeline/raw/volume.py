@@ -1,0 +1,121 @@
+"""A volume as a stack of radiological pictures, and the way back to its file's own axes."""
+
+import dataclasses
+import functools
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+
+from input_pipeline.safe_io import DataError
+
+PICTURES = orientations.axcodes2ornt(("S", "P", "L"))
+SAME_GRID = 1e-3  # voxels, or relative: what rounding to float32 leaves between two headers
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where the voxels of a file are, and how its axes become slices, rows and columns.
+
+    Slices run from feet to head, rows from front to back and columns from the patient's right to
+    left: the picture a radiologist sees, with the patient's left at its right. Nothing is
+    resampled: the axes of an oblique scan are taken for the anatomical ones nearest to them.
+
+    Attributes:
+        header: NIfTI header of the file, or one that describes a DICOM series. Its affine is
+            finite and not singular, its lengths are in mm.
+    """
+
+    header: nib.Nifti1Header
+
+    @functools.cached_property
+    def affine(self):
+        """float64 [4, 4]: from the file's voxel indices to mm towards right, front and head."""
+        return np.asarray(self.header.get_best_affine(), np.float64)
+
+    @property
+    def file_shape(self):
+        """Voxels along the three axes of the file."""
+        return tuple(self.header.get_data_shape()[:3])
+
+    @property
+    def shape(self):
+        """(slices, rows, columns)."""
+        return self._by_picture(self.file_shape)
+
+    @property
+    def spacing_mm(self):
+        """Millimetres between slices, rows and columns."""
+        return self._by_picture(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
+
+    @property
+    def tilt_degrees(self):
+        """The largest angle between an axis of the file and the anatomical one it is taken for."""
+        directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        anatomical = self._orientation[:, 0].astype(int)
+        cosines = np.abs(directions[anatomical, np.arange(3)])
+        return float(np.degrees(np.arccos(min(1.0, cosines.min()))))
+
+    def to_pictures(self, voxels):
+        """A view [slices, rows, columns] of voxels in the file's axes and shape."""
+        transform = orientations.ornt_transform(self._orientation, PICTURES)
+        return orientations.apply_orientation(voxels.reshape(self.file_shape), transform)
+
+    def to_file(self, values):
+        """A view, in the file's axes and shape, of values [slices, rows, columns]."""
+        if values.shape != self.shape:
+            raise ValueError(f"the shape is {values.shape}, not {self.shape}")
+        transform = orientations.ornt_transform(PICTURES, self._orientation)
+        voxels = orientations.apply_orientation(values, transform)
+        return voxels.reshape(self.header.get_data_shape())
+
+    def check_same_grid(self, path, other, other_path):
+        """Whether a label volume lies on the voxels of this image, read from `path`.
+
+        Raises:
+            DataError: it does not; the text tells in what they differ.
+        """
+        if other.file_shape == self.file_shape:
+            between = np.linalg.inv(self.affine) @ other.affine
+            if np.abs(between - np.eye(4)).max() <= SAME_GRID:
+                return
+        for what in ("shape", "orientation", "spacing", "origin", "affine"):
+            mine, its = self._describe(what), other._describe(what)
+            if mine != its:
+                break
+        raise DataError(
+            f"{other_path} is not on the voxels of {path}: its {what} is {its}, not {mine}; "
+            "correct the header that is wrong, or resample the labels"
+        )
+
+    def _describe(self, what):
+        values = {
+            "shape": self.file_shape,
+            "orientation": "".join(orientations.ornt2axcodes(self._orientation)),
+            "spacing": np.linalg.norm(self.affine[:3, :3], axis=0),
+            "origin": self.affine[:3, 3],
+            "affine": self.affine[:3],
+        }[what]
+        if isinstance(values, np.ndarray):
+            return ", ".join(f"{value + 0.0:.5g}" for value in values.ravel()) + " mm"
+        return str(values)
+
+    @functools.cached_property
+    def _orientation(self):
+        return orientations.io_orientation(self.affine)
+
+    def _by_picture(self, of_axes):
+        """Values by axis of the file, as (slices, rows, columns)."""
+        order = np.argsort(self._orientation[:, 0])[::-1]  # S, then A or P, then R or L
+        return tuple(of_axes[axis] for axis in order)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Volume:
+    values: np.ndarray  # [slices, rows, columns], as Geometry describes them
+    geometry: Geometry
+
+    @property
+    def spacing_mm(self):
+        """Millimetres between slices, rows and columns."""
+        return self.geometry.spacing_mm

@@ -1,0 +1,57 @@
+"""A folder of source files: what lies in it, and its fingerprint. No TensorFlow."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from input_pipeline.safe_io import DataError
+
+
+class SourceFolder:
+    """Lists a source folder and takes the fingerprint of the files that a data set is made of.
+
+    The fingerprint is of names, sizes and modification times. Contents would be too slow for 1e5
+    files, and sizes alone would miss a corrected mask, since all .npy masks are of one size.
+    """
+
+    def __init__(self, source):
+        self.root = Path(source).resolve()
+        self._digest = hashlib.sha256()
+
+    def entries(self, folder):
+        """The os.DirEntry of what is in a folder, sorted by name, without hidden ones.
+
+        Raises:
+            DataError: the folder, or something in it, is a link to outside of the source.
+        """
+        self._check_inside(Path(folder))
+        with os.scandir(folder) as entries:
+            entries = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in entries:
+            if entry.is_symlink():
+                self._check_inside(Path(entry.path))
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def add(self, entry):
+        """Takes a file, an os.DirEntry, into the fingerprint. -> its name, relative to the root.
+
+        Raises:
+            DataError: it is empty, or no file.
+        """
+        name = os.path.relpath(entry.path, self.root)
+        if not entry.is_file():
+            raise DataError(f"{entry.path} is not a file: move it away")
+        stat = entry.stat()
+        if not stat.st_size:
+            raise DataError(f"{entry.path} is empty: restore or remove it")
+        self._digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return name
+
+    @property
+    def fingerprint(self):
+        """Of all files added so far, in the order in which they were."""
+        return self._digest.hexdigest()
+
+    def _check_inside(self, path):
+        if not path.resolve().is_relative_to(self.root):
+            raise DataError(f"{path} is a link to outside of {self.root}: put a copy there instead")

@@ -1,0 +1,28 @@
+"""Clean-up of a predicted mask by its connected components."""
+
+import numpy as np
+from scipy import ndimage
+
+PROTOCOL = "largest components kept: {count}, 26-connected (8-connected in 2D), of equals the first"
+
+
+def largest_components(mask, count):
+    """Keeps the largest components of a mask; see PROTOCOL.
+
+    Args:
+        mask: bool [h, w] or [d, h, w], NumPy.
+        count: of components, at least 1.
+
+    Returns:
+        bool, of the same shape. A component comes before another where its first voxel does.
+    """
+    kept = np.zeros_like(mask)
+    for box in ndimage.find_objects(mask.view(np.uint8)):  # one, or none of an empty mask
+        # Numbered in the order of their first voxels.
+        labels, _ = ndimage.label(mask[box], np.ones((3,) * mask.ndim))
+        sizes = np.bincount(labels.ravel())
+        largest = 1 + np.argsort(-sizes[1:], kind="stable")[:count]
+        is_kept = np.zeros(len(sizes), bool)
+        is_kept[largest] = True
+        kept[box] = is_kept[labels]
+    return kept

@@ -1,0 +1,48 @@
+"""CT -> liver mask, or several classes, in 2D and 3D: SegAN's critic compares masked images."""
+
+from jax_pix2pix.adversarial import System
+from jax_pix2pix.errors import ConfigError, chosen
+from jax_pix2pix.intensity import DTYPES, normaliser
+from jax_pix2pix.losses import feature_distance, l1
+from jax_pix2pix.models.critic import Critic
+from jax_pix2pix.models.encoder_decoder import EncoderDecoder
+from jax_pix2pix.optimizer import adam, clipped, constant_then_linear
+from jax_pix2pix.segmentation import segmentation
+
+
+def build(config):
+    """config: configs/liver.py or liver_3d.py with steps_per_epoch filled in -> System."""
+    dtype = chosen(DTYPES, "dtype", config.dtype)
+    weights = config.loss
+    task = segmentation(config, config.generator.classes, probabilities=lambda fake: fake)
+    if weights.critic not in ("maximise", "minimise"):
+        raise ConfigError(f'config.loss.critic is "{weights.critic}": use maximise or minimise')
+    sign = -1 if weights.critic == "maximise" else 1
+
+    def discriminator_loss(discriminate, source, target, fake):
+        distance = feature_distance(discriminate(source, target), discriminate(source, fake))
+        return sign * distance, {"loss_D": sign * distance}
+
+    def generator_loss(discriminate, source, target, fake):
+        distance = feature_distance(discriminate(source, target), discriminate(source, fake))
+        absolute_error = l1(fake, target)
+        loss = weights.l1_weight * absolute_error + weights.feature_weight * distance
+        return loss, {"loss_G": loss, "l1": absolute_error, "feature_distance": distance}
+
+    learning_rate = constant_then_linear(config)
+    discriminator_optimizer = adam(config, learning_rate)
+    if config.discriminator.constraint == "clip":
+        if not weights.clip > 0:
+            raise ConfigError(f"config.loss.clip={weights.clip}: use a positive bound")
+        discriminator_optimizer = clipped(discriminator_optimizer, weights.clip)
+    return System(
+        generator=EncoderDecoder(**config.generator, dtype=dtype),
+        discriminator=Critic(**config.discriminator, dtype=dtype),
+        generator_optimizer=adam(config, learning_rate),
+        discriminator_optimizer=discriminator_optimizer,
+        learning_rate=learning_rate,
+        normalise=normaliser(config, task.network_target),
+        discriminator_loss=discriminator_loss,
+        generator_loss=generator_loss,
+        task=task,
+    )

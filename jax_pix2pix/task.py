@@ -1,0 +1,26 @@
+"""What a system's output is judged by and how it is shown, whatever its losses are."""
+
+import dataclasses
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """How the images of a system are judged.
+
+    metrics: (fake, target) -> {name: one value a slice}; jit-able. A slice is an image, or one of
+        the depth of a 3D example, so values are [n] or [n, d].
+    summarise: ({name: float64 [slices]}, groups: a label a slice) -> {name: float}.
+    protocols: {name: text} of what ``summarise`` gives.
+    best_metric: the one whose highest validation value marks the best checkpoint.
+    row: (source, fake, target), NumPy [h, w, c] each -> pictures in [-1, 1], one for each of
+        ``columns``, drawn ``side`` pixels wide.
+    """
+
+    metrics: Callable
+    summarise: Callable
+    protocols: dict[str, str]
+    best_metric: str
+    row: Callable
+    columns: tuple[str, ...]
+    side: int

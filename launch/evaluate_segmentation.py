@@ -1,0 +1,109 @@
+"""What `launch.evaluate` does with a system that makes masks."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from input_pipeline import pipeline
+from jax_pix2pix import components as clean_up
+from jax_pix2pix import evaluate as evaluation
+from jax_pix2pix.evaluate_masks import (
+    best_threshold,
+    predicted_masks,
+    probability_function,
+    score_patients,
+)
+from jax_pix2pix.mask_scores import PROTOCOLS, over_cases, print_table
+from jax_pix2pix.pictures import grid
+
+
+def evaluate(config, system, generator, split, mc_dropout, components):
+    """Prints the scores of the model, at the config's threshold and at the best one of the
+    validation split, and of the mean training mask. -> (results for JSON, picture)."""
+    task, examples = system.task, pipeline.examples(config.data, split)
+    patients = [example.patient for example in examples]
+    moments = probability_function(system, mc_dropout)
+
+    def model(source):
+        return moments(generator, source)[0]
+
+    def batches(split):
+        return pipeline.eval_batches(config.data, split)
+
+    def score(probabilities, threshold, components):
+        found = predicted_masks(system, probabilities, batches(split), patients, threshold)
+        spacings_mm = [example.spacing_mm for example in examples]
+        return score_patients(task, found, spacings_mm, components)
+
+    scores = {"model": score(model, task.threshold, components)}
+    report = {
+        "threshold": task.threshold,
+        "mc_dropout": mc_dropout,
+        "largest_components": components,
+        "protocols": PROTOCOLS,
+    }
+    if components:
+        report["protocols"] |= {"largest_components": clean_up.PROTOCOL.format(count=components)}
+    if config.generator.get("classes", 1) == 1:
+        groups = _groups(task, pipeline.examples(config.data, "validation"))
+        threshold, dice = best_threshold(system, model, batches("validation"), groups)
+        report["best_threshold"] = {
+            "chosen": "highest mean Dice on the validation split",
+            "threshold": threshold,
+            "validation_dice": dice,
+        }
+        scores[f"model, threshold {threshold}"] = score(model, threshold, components)
+    if not config.data.depth:
+        mean, *_ = evaluation.training_statistics(system, batches("train"))
+        mean = task.probabilities(jnp.asarray(mean, jnp.float32))
+        scores["mean training mask"] = score(
+            lambda source: jnp.broadcast_to(mean, (*source.shape[:-1], mean.shape[-1])),
+            task.threshold,
+            components=0,
+        )
+
+    report["results"] = {}
+    for region, scope in scores["model"]:
+        table = {}
+        for name, by_scope in scores.items():
+            cases = by_scope[region, scope]
+            whose = [patients[slices[0]] for slices, _ in cases]
+            table[name] = over_cases([metrics for _, metrics in cases], whose)
+            report["results"].setdefault(name, {}).setdefault(region, {})[f"per_{scope}"] = {
+                "overall": table[name],
+                "cases": [_case(slices, metrics, examples) for slices, metrics in cases],
+            }
+        print_table(f"{region}, {len(scores['model'][region, scope])} x per {scope}", table)
+    return report, _picture(system, generator, batches(split), scores["model"], examples)
+
+
+def _groups(task, examples):
+    """What Dice is computed over, as a label a slice."""
+    return [i if task.per == "image" else example.patient for i, example in enumerate(examples)]
+
+
+def _case(slices, metrics, examples):
+    first = examples[slices[0]]
+    where = {"patient": first.patient, "file_name": first.file_name}
+    if len(slices) == 1:
+        where["slice_index"] = first.slice_index
+    # JSON has no NaN.
+    return where | {name: None if np.isnan(x) else x for name, x in metrics.items()}
+
+
+def _picture(system, generator, batches, scores, examples):
+    """Best, median and worst images by the first region's Dice, of those that hold some of it."""
+    (region, _), *_ = scores
+    dice = {
+        slices[0]: metrics["dice"]
+        for slices, metrics in scores[region, "image"]
+        if not np.isnan(metrics["sensitivity"])
+    }
+    ranked = evaluation.best_median_worst(list(dice.values()))
+    indices = [list(dice)[place] for _, place in ranked]
+    labels = [
+        f"{group}: {examples[i].patient} slice {examples[i].slice_index}, Dice {dice[i]:.3f}"
+        for (group, _), i in zip(ranked, indices, strict=True)
+    ]
+    images = evaluation.slices_at(system, generator, batches, indices)
+    task = system.task
+    return grid([task.row(*triple) for triple in images], task.columns, labels, task.side)
