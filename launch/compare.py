@@ -12,6 +12,7 @@ from absl import flags
 from input_pipeline.mask_pairs import VOLUMES, find_pairs, read_pair
 from jax_pix2pix import bootstrap, overlap, surface_distance
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.mask_scores import case_scores, json_case, over_cases
 from launch import command
 
 _PREDICTIONS = flags.DEFINE_string(
@@ -76,9 +77,9 @@ def compare(predictions, references, output):
         "protocols": overlap.PROTOCOLS | distances | {"interval_95": bootstrap.PROTOCOL},
         "results": {
             name: {
-                "overall": _summarise(rows, patients),
+                "overall": over_cases(rows, patients),
                 "by_case": {
-                    pair.case: {"patient": patient} | {k: _defined(v) for k, v in row.items()}
+                    pair.case: {"patient": patient} | json_case(row)
                     for pair, patient, row in zip(pairs, patients, rows, strict=True)
                 },
             }
@@ -141,35 +142,13 @@ def _patient(pattern, case):
 
 
 def _scores(prediction, reference, spacing, unit):
-    """{metric: float} of one case, NaN where undefined."""
-    counts = overlap.overlap_counts(prediction, reference)
-    whole = {name: count.sum(dtype=np.int64) for name, count in counts.items()}
-    scores = {name: float(score) for name, score in overlap.overlap_scores(**whole).items()}
-    distances = surface_distance.surface_distances(prediction, reference, spacing)
-    return scores | {_in_unit(name, unit): distance for name, distance in distances.items()}
+    """{metric: float} of one case, with distances named by their unit."""
+    scores = case_scores(prediction, reference, spacing)
+    return {_in_unit(name, unit): score for name, score in scores.items()}
 
 
 def _in_unit(name, unit):
     return name.replace("_mm", f"_{unit}")
-
-
-def _summarise(rows, patients):
-    """{metric: {"mean", "interval_95", "cases"}}, over the cases where it is defined."""
-    summary = {}
-    for metric in rows[0]:
-        values = np.array([row[metric] for row in rows])
-        defined = values[~np.isnan(values)]
-        summary[metric] = {
-            "mean": float(defined.mean()) if len(defined) else None,
-            "interval_95": bootstrap.bootstrap_interval(values, patients),
-            "cases": len(defined),
-            "undefined": len(values) - len(defined),
-        }
-    return summary
-
-
-def _defined(value):
-    return None if np.isnan(value) else value
 
 
 def _print_table(results):
