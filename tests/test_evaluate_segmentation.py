@@ -27,9 +27,10 @@ def runs(tmp_path_factory, sample_data_dir):
     return workdirs
 
 
-def _evaluated(workdir, *arguments):
-    out, _ = commands.run("launch.evaluate", f"--workdir={workdir}", *arguments)
-    return json.loads((workdir / "evaluation" / "test.json").read_text()), out
+def _evaluated(workdir, *arguments, split="test"):
+    arguments = [f"--workdir={workdir}", f"--split={split}", *arguments]
+    out, _ = commands.run("launch.evaluate", *arguments)
+    return json.loads((workdir / "evaluation" / f"{split}.json").read_text()), out
 
 
 def _masks(workdir, split="test"):
@@ -65,7 +66,7 @@ def test_scores_are_recomputed(runs, system):
         assert case["dice"] == pytest.approx(expected, abs=2e-3)
     if system == "xray_lungs":
         assert "per_volume" not in model
-        assert images["cases"][0]["hd95_mm"] >= 0  # the simulated ones have a spacing
+        assert "hd95_mm" not in images["cases"][0]  # the spacing is unknown
     else:
         volume = model["per_volume"]["overall"]
         expected = jaccard_score(references.ravel(), probabilities.ravel() > 0.5)
