@@ -101,14 +101,14 @@ def _regions(text, kind):
         return {"foreground": Region(f"above {above}", values > above)}
     regions = {}
     for part in text.split(","):
-        match = re.fullmatch(r"\s*([^:]+):(\d+(?:\+\d+)*)\s*", part)
-        labels = [int(label) for label in match[2].split("+")] if match else []
-        if not labels or max(labels) > 255 or match[1] in regions:
+        name, _, labels = part.partition(":")
+        numbers = [int(label) if label.isdecimal() else -1 for label in labels.split("+")]
+        if not name or name in regions or min(numbers) < 0 or max(numbers) > 255:
             raise ConfigError(
                 f"--regions={text}: {part!r} is not a new name and labels up to 255, as in "
                 "liver:1+2,tumour:2"
             )
-        regions[match[1]] = Region(match[2], np.isin(values, labels))
+        regions[name] = Region(labels, np.isin(values, numbers))
     return regions
 
 

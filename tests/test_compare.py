@@ -127,18 +127,18 @@ def test_images(folders):
 def test_undefined_scores_are_left_out_and_counted(folders):
     predictions, references = folders
     mask = np.zeros((4, 5), np.uint8)
-    mask[1, 2] = 1
-    for case, predicted, present in (("full", mask, mask), ("missed", 0 * mask, mask)):
+    mask[1, 1:3] = 1
+    for case, predicted in (("shifted", np.roll(mask, 1, axis=1)), ("missed", 0 * mask)):
         save(predictions / f"{case}.png", predicted)
-        save(references / f"{case}.png", present)
+        save(references / f"{case}.png", mask)
     out, results = _results(folders, "--regions=lung:1")
     part = results["results"]["lung"]
     assert part["by_case"]["missed"]["hd95_pixels"] is None
     assert part["by_case"]["missed"]["dice"] == 0
     assert part["overall"]["hd95_pixels"] == {
-        "mean": 0, "interval_95": None, "cases": 1, "undefined": 1
+        "mean": pytest.approx(0.95), "interval_95": None, "cases": 1, "undefined": 1
     }  # fmt: skip
-    assert part["overall"]["dice"]["mean"] == 0.5 and part["overall"]["dice"]["undefined"] == 0
+    assert part["overall"]["dice"]["mean"] == 0.25 and part["overall"]["dice"]["undefined"] == 0
     assert out.splitlines()[-2].split() == "cases where defined 2 2 2 2 1 1".split()
     # A region that is nowhere.
     _, results = _results(folders, "--regions=heart:7")
@@ -151,6 +151,7 @@ def test_undefined_scores_are_left_out_and_counted(folders):
     [
         (".png", ["--regions=liver"], "--regions=liver: 'liver' is not a new name and labels"),
         (".png", ["--regions=liver:1+256"], "'liver:1+256' is not"),
+        (".png", ["--regions=liver:1,:2"], "':2' is not"),
         (".png", ["--regions=a:1,a:2"], "'a:2' is not a new name"),
         (".png", ["--spacing_mm=0.5"], "--spacing_mm=0.5: use two positive numbers"),
         (".png", ["--spacing_mm=0.5,0"], "--spacing_mm=0.5,0: use two positive numbers"),
