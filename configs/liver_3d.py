@@ -21,5 +21,8 @@ def get_config(variant=""):
     config.discriminator.width = 32
     if variant == "quickstart":
         config.data.depth = 16
+        config.data.patch_size = 64
         config.data.batch_size = 2
+        config.generator.width = 16
+        config.discriminator.width = 8
     return config

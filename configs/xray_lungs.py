@@ -36,7 +36,9 @@ def get_config(variant=""):
     config.data.image_size = 256
     config.data.load_size = 286
     config.data.flip = True
-    config.data.patient_pattern = ""  # a regular expression on file names; empty: the data sets'
+    # Group 1 is the patient in a file's name without ending; Montgomery's and Shenzhen's names end
+    # in a diagnosis, and _view_0001 is one picture of several.
+    config.data.patient_pattern = r"((?:MCU|CHN)CXR_\d+|.+(?=_view_\d+$)|.+)"
     config.data.test_fraction = 0.2  # of the patients
     config.data.validation_fraction = 0.1  # of the others
     config.data.source_range = (0, 255)
@@ -81,8 +83,8 @@ def get_config(variant=""):
         config.data.validation_fraction = 0.125  # whole angles of the simulated sample
         config.generator.width = 16
         config.discriminator.width = 16
-        config.epochs = 20
-        config.constant_epochs = 10
+        config.epochs = 40
+        config.constant_epochs = 20
         config.text_log_every_epochs = 1
         config.sample_every_epochs = 5
         config.checkpoint_every_epochs = 5

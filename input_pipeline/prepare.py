@@ -10,11 +10,14 @@ from pathlib import Path
 from absl import logging
 
 from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
+from input_pipeline.liver_ct import liver_ct_dataset_builder as liver_ct
 from input_pipeline.safe_io import DataError
+from input_pipeline.xray_lungs import xray_lungs_dataset_builder as xray_lungs
 
 import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
 
-DATASETS = {"lidc_masks": lidc_masks}  # modules with Config, find and Builder; see builder.py
+# Modules with Config, find and Builder; see builder.py.
+DATASETS = {"lidc_masks": lidc_masks, "liver_ct": liver_ct, "xray_lungs": xray_lungs}
 
 
 def options_of(data) -> dict:

@@ -30,24 +30,70 @@ def read_grey_png(path):
     Raises:
         DataError: the file cannot be read, is no PNG, is too large, or is not 8-bit grey.
     """
+    return _grey(_decode(path, "PNG", {"L": "L", "RGB": "RGB"}, "8-bit grey"), path)
+
+
+def read_png(path, channels):
+    """Reads a PNG of at most 8 bits, grey, RGB or with a palette.
+
+    Args:
+        channels: 1 or 3.
+
+    Returns:
+        uint8 [h, w] with 1 channel: grey as it is, of colours their ITU-R 601 luma. [h, w, 3] with
+        3 channels, equal ones of grey.
+
+    Raises:
+        DataError: the file cannot be read, is no PNG, is too large, or of another kind.
+    """
+    mode = {1: "L", 3: "RGB"}[channels]
+    return _decode(path, "PNG", dict.fromkeys(("1", "L", "P", "RGB"), mode), "8-bit grey or RGB")
+
+
+def read_binary_mask(path):
+    """Reads a mask of two classes, .png or .gif: values above 127 are 1.
+
+    Returns:
+        uint8 [h, w], 0 and 1.
+
+    Raises:
+        DataError: the file cannot be read, is too large, is not 8-bit grey, or holds small values
+            only, such as class numbers, of which a threshold would leave nothing.
+    """
+    kind = "GIF" if os.fspath(path).lower().endswith(".gif") else "PNG"
+    modes = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
+    mask = _grey(_decode(path, kind, modes, "8-bit grey"), path)
+    if 0 < mask.max() <= 127:
+        raise DataError(
+            f"{path} holds values up to {mask.max()}, and those above 127 are the mask: save it "
+            "as 0 and 255"
+        )
+    return (mask > 127).astype(np.uint8)
+
+
+def read_img(path):
+    """Reads a JSRT image: 2048 x 2048 big-endian 16-bit words without a header, of 12 bits each.
+
+    Returns:
+        uint16 [2048, 2048], 0 to 4095; higher is blacker on film.
+
+    Raises:
+        DataError: the file cannot be read, or is of another size or another range.
+    """
+    size = 2048 * 2048 * 2
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path} is {image.width} x {image.height}, above the limit of {MAX_PIXELS} "
-                    "pixels: make it smaller"
-                )
-            mode = image.mode
-            pixels = np.asarray(image if mode in ("L", "RGB") else ())
-    except DataError:
-        raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, zlib.error, ... of bad files
-        raise unreadable(path, "a PNG image", error) from error
-    if mode == "L":
-        return pixels
-    if mode == "RGB" and (pixels == pixels[..., :1]).all():
-        return np.ascontiguousarray(pixels[..., 0])
-    raise DataError(f"{path} is not 8-bit grey but mode {mode}: convert it to 8-bit grey")
+        with open(path, "rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            pixels = np.frombuffer(file.read(size) if found == size else b"", ">u2")
+    except OSError as error:
+        raise unreadable(path, "a JSRT image", error) from error
+    if found != size:
+        raise DataError(f"{path} has {found} bytes, not the {size} of a JSRT image: restore it")
+    if pixels.max() > 4095:
+        raise DataError(
+            f"{path} holds the value {pixels.max()}, above the 4095 of 12 bits: restore it"
+        )
+    return pixels.astype(np.uint16).reshape(2048, 2048)
 
 
 def read_mask_npy(path):
@@ -99,6 +145,47 @@ def check_same_size(image, image_path, mask, mask_path):
             f"{image_path} has the shape {image.shape[:2]} but its mask {mask_path} has "
             f"{mask.shape[:2]}: they must cover the same pixels"
         )
+
+
+def _decode(path, kind, modes, wanted):
+    """Decodes an image file of one frame.
+
+    Args:
+        kind: "PNG" or "GIF".
+        modes: Pillow's modes that the file may have, and to which each is converted.
+        wanted: these, in words.
+
+    Returns:
+        uint8 [h, w] or [h, w, 3].
+    """
+    try:
+        with Image.open(path, formats=[kind]) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{path} is {image.width} x {image.height}, above the limit of {MAX_PIXELS} "
+                    "pixels: make it smaller"
+                )
+            mode = image.mode
+            if str(image.tile[0].args).endswith("16B"):  # of colours, Pillow would drop 8 bits
+                mode = f"{mode}, 16-bit"
+            elif getattr(image, "is_animated", False):
+                mode = f"{mode}, of several frames"
+            if mode in modes:
+                return np.asarray(image.convert(modes[mode]))
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises OSError, SyntaxError, zlib.error, ... of bad files
+        raise unreadable(path, f"a {kind} image", error) from error
+    raise DataError(f"{path} is not {wanted} but mode {mode}: convert it to {wanted}")
+
+
+def _grey(pixels, path):
+    """[h, w], of that or of [h, w, 3] with equal channels."""
+    if pixels.ndim == 2:
+        return pixels
+    if (pixels == pixels[..., :1]).all():
+        return np.ascontiguousarray(pixels[..., 0])
+    raise DataError(f"{path} is not 8-bit grey but mode RGB: convert it to 8-bit grey")
 
 
 def unreadable(path, kind, error):

@@ -52,7 +52,7 @@ def class_indices(mask, mask_values, path):
 
 
 def resize(image, size, method):
-    """Resizes uint8 [h, w] to uint8 [size, size], whatever its aspect ratio.
+    """Resizes uint8 [h, w] or [h, w, 3] to height and width `size`, whatever its aspect ratio.
 
     Args:
         method: "nearest", or "bilinear", which is antialiased: when it shrinks, its window grows

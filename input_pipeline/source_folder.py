@@ -6,6 +6,8 @@ from pathlib import Path
 
 from input_pipeline.safe_io import DataError
 
+THUMBNAILS = "Thumbs.db"  # hidden by Windows; published data sets hold some
+
 
 class SourceFolder:
     """Lists a source folder and takes the fingerprint of the files that a data set is made of.
@@ -26,7 +28,7 @@ class SourceFolder:
         """
         self._check_inside(Path(folder))
         with os.scandir(folder) as entries:
-            entries = [entry for entry in entries if not entry.name.startswith(".")]
+            entries = [e for e in entries if not e.name.startswith(".") and e.name != THUMBNAILS]
         for entry in entries:
             if entry.is_symlink():
                 self._check_inside(Path(entry.path))

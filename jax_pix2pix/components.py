@@ -19,7 +19,8 @@ def largest_components(mask, count):
     kept = np.zeros_like(mask)
     for box in ndimage.find_objects(mask.view(np.uint8)):  # one, or none of an empty mask
         # Numbered in the order of their first voxels.
-        labels, _ = ndimage.label(mask[box], np.ones((3,) * mask.ndim))
+        labels = np.empty(mask[box].shape, np.int32)
+        ndimage.label(mask[box], np.ones((3,) * mask.ndim), output=labels)
         sizes = np.bincount(labels.ravel())
         largest = 1 + np.argsort(-sizes[1:], kind="stable")[:count]
         is_kept = np.zeros(len(sizes), bool)

@@ -7,7 +7,7 @@ from jax_pix2pix.bootstrap import bootstrap_interval
 from jax_pix2pix.overlap import overlap_counts, overlap_scores
 from jax_pix2pix.surface_distance import surface_distances
 
-PROTOCOLS = overlap.PROTOCOLS | surface_distance.PROTOCOLS | {"interval": bootstrap.PROTOCOL}
+PROTOCOLS = overlap.PROTOCOLS | surface_distance.PROTOCOLS | {"interval_95": bootstrap.PROTOCOL}
 
 
 def case_scores(prediction, reference, spacing_mm):
@@ -36,18 +36,25 @@ def over_cases(cases, patients):
         patients: of each case; those of one patient are resampled together.
 
     Returns:
-        {metric: {"mean": float or None, "interval": [low, high] or None, "undefined": cases}}.
+        {metric: {"mean": float or None, "interval_95": (low, high) or None, "cases": where it is
+        defined, "undefined": the others}}.
     """
     summary = {}
     for metric in cases[0]:
         values = np.array([case[metric] for case in cases])
-        undefined = np.isnan(values)
+        defined = values[~np.isnan(values)]
         summary[metric] = {
-            "mean": None if undefined.all() else float(values[~undefined].mean()),
-            "interval": bootstrap_interval(values, patients),
-            "undefined": int(undefined.sum()),
+            "mean": float(defined.mean()) if len(defined) else None,
+            "interval_95": bootstrap_interval(values, patients),
+            "cases": len(defined),
+            "undefined": len(values) - len(defined),
         }
     return summary
+
+
+def json_case(scores):
+    """{metric: float} without NaN, which JSON does not have: None."""
+    return {metric: None if np.isnan(score) else score for metric, score in scores.items()}
 
 
 def print_table(title, rows):
@@ -62,5 +69,5 @@ def print_table(title, rows):
 def _cell(score):
     if score["mean"] is None:
         return "undefined"
-    interval = score["interval"]
+    interval = score["interval_95"]
     return f"{score['mean']:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

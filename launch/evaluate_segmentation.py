@@ -12,7 +12,7 @@ from jax_pix2pix.evaluate_masks import (
     probability_function,
     score_patients,
 )
-from jax_pix2pix.mask_scores import PROTOCOLS, over_cases, print_table
+from jax_pix2pix.mask_scores import PROTOCOLS, json_case, over_cases, print_table
 from jax_pix2pix.pictures import grid
 
 
@@ -86,8 +86,7 @@ def _case(slices, metrics, examples):
     where = {"patient": first.patient, "file_name": first.file_name}
     if len(slices) == 1:
         where["slice_index"] = first.slice_index
-    # JSON has no NaN.
-    return where | {name: None if np.isnan(x) else x for name, x in metrics.items()}
+    return where | json_case(metrics)
 
 
 def _picture(system, generator, batches, scores, examples):

@@ -1,7 +1,11 @@
-"""Pairs of masks for tests of segmentation scores."""
+"""Masks for tests of segmentation scores, and as files."""
 
+import nibabel as nib
 import numpy as np
+from PIL import Image
 from scipy.ndimage import gaussian_filter
+
+AFFINE = np.array([[0.8, 0, 0, 5], [0, -0.7, 0, 6], [0, 0, 2.5, -7], [0, 0, 0, 1]])
 
 
 def blobs(rng, shape, share=0.2):
@@ -30,3 +34,15 @@ def pairs(shape, seed=0):
         "nothing there": (blob, empty),
         "both empty": (empty, empty),
     }
+
+
+def save(path, content):
+    """Writes bytes, a NIfTI image, or labels along the file's own axes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif path.suffix == ".png":
+        Image.fromarray(content).save(path)
+    else:
+        image = isinstance(content, nib.Nifti1Image)
+        nib.save(content if image else nib.Nifti1Image(content, AFFINE), path)

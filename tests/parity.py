@@ -13,6 +13,7 @@ from configs.lidc_mask2ct import get_config
 from jax_pix2pix import adversarial
 from jax_pix2pix.workdir import build_system
 from tests.oracle import lidc_mask2ct_torch as oracle
+from tests.oracle import training
 
 SIZE, BATCH = 128, 2
 
@@ -65,7 +66,7 @@ def to_flax(module, values, dtype):
     """{PyTorch name: array in PyTorch's layout} -> our params, or gradients likewise."""
     params = {}
     for theirs, (ours, transposed) in _names(module).items():
-        to_kernel = oracle.conv_transpose_kernel if transposed else oracle.conv_kernel
+        to_kernel = training.conv_transpose_kernel if transposed else training.conv_kernel
         params[ours] = {
             "kernel": jnp.asarray(to_kernel(np.asarray(values[f"{theirs}.weight"])), dtype),
             "bias": jnp.asarray(np.asarray(values[f"{theirs}.bias"]), dtype),

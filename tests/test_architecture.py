@@ -18,10 +18,10 @@ MAY_IMPORT = {
 # Inside the library: who may know whom.
 LIBRARY = {
     "models": {"models", "errors"},
-    "adversarial": set(),
+    "adversarial": {"task"},
     "systems": {
-        "systems", "adversarial", "errors", "intensity", "losses", "metrics", "models",
-        "optimizer", "ssim",
+        "systems", "adversarial", "errors", "intensity", "losses", "models", "optimizer",
+        "segmentation", "synthesis",
     },
 }  # fmt: skip
 # What training is: step, loop, models, losses, systems, pipeline, configs.
@@ -30,6 +30,10 @@ READ_BY_A_NEWCOMER = (
     "jax_pix2pix/fit.py",
     "jax_pix2pix/losses.py",
     "jax_pix2pix/metrics.py",
+    "jax_pix2pix/overlap.py",
+    "jax_pix2pix/task.py",
+    "jax_pix2pix/synthesis.py",
+    "jax_pix2pix/segmentation.py",
     "jax_pix2pix/ssim.py",
     "jax_pix2pix/optimizer.py",
     "jax_pix2pix/intensity.py",
@@ -87,7 +91,7 @@ import sys
 for name in ("tensorflow", "tensorflow_datasets", "array_record"):
     sys.modules[name] = None  # importing it raises ImportError
 import importlib, pkgutil
-import jax_pix2pix, launch.predict
+import jax_pix2pix, launch.compare, launch.predict
 for module in pkgutil.walk_packages(jax_pix2pix.__path__, "jax_pix2pix."):
     importlib.import_module(module.name)
 """

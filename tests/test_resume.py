@@ -14,12 +14,12 @@ from tests import commands
 STEPS = 60  # 6 epochs of 10
 
 
-def _arguments(workdir, data_dir):
-    return commands.tiny_training(workdir, data_dir, epochs=6, constant_epochs=3)
+def _arguments(workdir, data_dir, system="lidc_mask2ct"):
+    return commands.tiny_training(workdir, data_dir, system, epochs=6, constant_epochs=3)
 
 
-def _start(workdir, data_dir):
-    return commands.start("launch.train", *_arguments(workdir, data_dir))
+def _start(workdir, data_dir, system="lidc_mask2ct"):
+    return commands.start("launch.train", *_arguments(workdir, data_dir, system))
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,14 @@ def uninterrupted(tmp_path_factory, sample_data_dir):
     return workdir
 
 
-def _state(workdir, step=STEPS):
-    path = Path(workdir) / "checkpoints" / str(step) / "state"
+def _steps(workdir):
+    """Of its checkpoints, finished ones."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _state(workdir, step=None):
+    path = Path(workdir) / "checkpoints" / str(step or _steps(workdir)[-1]) / "state"
     return ocp.StandardCheckpointer().restore(path)
 
 
@@ -64,6 +70,22 @@ def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path
     _assert_equal_runs(uninterrupted, tmp_path)
 
 
+@pytest.mark.parametrize("system", ["xray_lungs", "liver", "liver_3d"])
+def test_the_other_systems_resume_bit_for_bit(system, sample_data_dir, tmp_path):
+    """With batch statistics and spectral norms' vectors among what a checkpoint holds."""
+    commands.finish(_start(tmp_path / "whole", sample_data_dir, system))
+    process = _start(tmp_path / "killed", sample_data_dir, system)
+    _wait_for(lambda: _steps(tmp_path / "killed"), process)
+    process.kill()
+    commands.finish(process, -signal.SIGKILL)
+    last = _steps(tmp_path / "whole")[-1]
+    assert _steps(tmp_path / "killed")[-1] < last
+
+    commands.finish(_start(tmp_path / "killed", sample_data_dir, system))
+    assert _steps(tmp_path / "killed")[-1] == last
+    _assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_sigterm_saves_mid_epoch_and_the_restart_goes_on(uninterrupted, sample_data_dir, tmp_path):
     process = _start(tmp_path, sample_data_dir)
     log = tmp_path / "metrics.jsonl"
@@ -71,7 +93,7 @@ def test_sigterm_saves_mid_epoch_and_the_restart_goes_on(uninterrupted, sample_d
     process.send_signal(signal.SIGTERM)
     out, _ = commands.finish(process, 42)
     assert "stopped on request and saved" in out
-    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    saved = _steps(tmp_path)[-1]
     assert 10 < saved < STEPS
 
     commands.finish(_start(tmp_path, sample_data_dir))
@@ -82,7 +104,7 @@ def test_sigterm_saves_mid_epoch_and_the_restart_goes_on(uninterrupted, sample_d
 def test_checkpoint_is_of_its_step_although_training_went_on(uninterrupted):
     """The next step overwrites the state's memory while the checkpoint is being written."""
     assert _state(uninterrupted)["step"] == STEPS
-    steps = sorted(int(path.name) for path in (uninterrupted / "checkpoints").iterdir())
+    steps = _steps(uninterrupted)
     assert [int(_state(uninterrupted, step)["step"]) for step in steps] == steps
     # The last two, and the best if it is another.
     assert steps[-2:] == [50, 60] and len(steps) <= 3

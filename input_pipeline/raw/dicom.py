@@ -1,6 +1,7 @@
 """DICOM series of CT slices, in any transfer syntax that GDCM decodes: JPEG 2000 too."""
 
 import contextlib
+import statistics
 from pathlib import Path
 
 import nibabel as nib
@@ -10,10 +11,9 @@ from input_pipeline.raw.nifti import MAX_BYTES
 from input_pipeline.raw.volume import Geometry, Volume
 from input_pipeline.safe_io import DataError, unreadable
 
-MODALITY, FRAMES = "0008|0060", "0028|0008"
-INTERCEPT, SLOPE = "0028|1052", "0028|1053"
+MODALITY, INTERCEPT, SLOPE = "0008|0060", "0028|1052", "0028|1053"
 SAME_DIRECTION = 1e-3
-SAME_DISTANCE = 0.01  # relative: positions are rounded to 0.01 mm or so
+SAME_DISTANCE = 0.02  # relative: positions are rounded to 0.01 mm or so
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
 
 
@@ -92,13 +92,18 @@ class _Slice:
         self._reader.SetOutputPixelType(sitk.sitkFloat64)  # HU may be fractions
         self._to_array = sitk.GetArrayFromImage  # a copy: a view would outlive its image
         self._try(self._reader.ReadImageInformation)
-        has = self._reader.HasMetaDataKey
-        if not has(MODALITY) or self._reader.GetMetaData(MODALITY).strip() != "CT":
+        keys = self._reader.GetMetaDataKeys()
+        if MODALITY not in keys or self._reader.GetMetaData(MODALITY).strip() != "CT":
             raise DataError(f"{path} is not a CT slice: take it out of the folder")
-        if has(FRAMES) and int(self._reader.GetMetaData(FRAMES)) != 1:
+        if self._reader.GetSize()[2] != 1:
             raise DataError(f"{path} holds many frames: convert it to one file a slice")
-        if not has(INTERCEPT) or not has(SLOPE):
-            raise DataError(f"{path} has no rescale slope and intercept: its HU are unknown")
+        try:
+            for key in (INTERCEPT, SLOPE):
+                float(self._reader.GetMetaData(key))
+        except (RuntimeError, ValueError):
+            raise DataError(
+                f"{path} has no rescale slope and intercept, so that its HU are unknown: remove it"
+            ) from None
         self.size = self._reader.GetSize()[:2]  # columns, rows
         self.spacing = self._reader.GetSpacing()[:2]
         self.direction = np.reshape(self._reader.GetDirection(), (3, 3))
@@ -136,22 +141,23 @@ def _geometry(folder, slices):
             )
     if 2 * len(slices) * first.size[0] * first.size[1] > MAX_BYTES:
         raise DataError(f"{folder} holds {len(slices)} slices, above {MAX_BYTES} bytes: take fewer")
-    step = (last.position - first.position) / (len(slices) - 1)
     distances = np.diff([one.height for one in slices])
-    usual = float(np.median(distances))
+    usual = statistics.median_low(distances)
     for one, other, distance in zip(slices, slices[1:], distances, strict=False):
         if distance <= 0 or abs(distance - usual) > SAME_DISTANCE * usual:
             raise DataError(
                 f"{one.path} and {other.path} are {distance:g} mm apart, the others {usual:g} mm: "
                 "a slice is missing, or there twice"
             )
-    if np.abs(step - usual * first.direction[:, 2]).max() > SAME_DISTANCE * usual:
+    step = (last.position - first.position) / (len(slices) - 1)
+    distance = float(step @ first.direction[:, 2])
+    if np.abs(step - distance * first.direction[:, 2]).max() > SAME_DISTANCE * distance:
         raise DataError(
             f"{folder} was scanned with a tilted gantry, so that its slices are sheared: resample "
             "them to a NIfTI volume"
         )
     affine = np.eye(4)
-    axes = first.direction @ np.diag([*first.spacing, usual])
+    axes = first.direction @ np.diag([*first.spacing, distance])
     affine[:3, :3], affine[:3, 3] = TO_RAS @ axes, TO_RAS @ first.position
     header = nib.Nifti1Header()
     header.set_data_shape((*first.size, len(slices)))

@@ -165,7 +165,7 @@ def test_errors_come_before_the_first_batch(data):
         pipeline.eval_batches(data, "test", 0, 3)
     data.batch_size = 16
     with pytest.raises(DataError, match=r"config\.data\.batch_size is 16"):
-        pipeline.train_batches(data, 0, 1)
+        pipeline.check_training(data)
     assert len(list(pipeline.eval_batches(data, "train"))) == 1
     for function in (pipeline.eval_batches, pipeline.examples):
         with pytest.raises(DataError, match="train, validation, test"):

@@ -17,6 +17,7 @@ from jax_pix2pix.errors import BenchmarkError
 from launch.benchmark.processes import peak_resident_bytes, serve, timed
 from launch.benchmark.torch_settings import configure
 from tests.oracle import lidc_mask2ct_torch as oracle
+from tests.oracle.training import adam
 
 WARM_UP_STEPS = 3
 FIXED = {  # what the oracle has only one form of
@@ -89,8 +90,8 @@ class Peer:
             reason = next(line for line in str(error).splitlines() if line.strip())
             raise BenchmarkError(f"torch.compile failed: {reason}") from None
         times = {name: self._adam_seconds(name) for name in ("foreach", "fused")}
-        adam = min(times, key=lambda name: times[name])
-        self._optimise_with(adam)
+        form = min(times, key=lambda name: times[name])
+        self._optimise_with(form)
         start = time.perf_counter()
         for _ in range(WARM_UP_STEPS):
             start = time.perf_counter()
@@ -99,14 +100,14 @@ class Peer:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "threads": threads,
-            "adam": adam,
+            "adam": form,
             "adam_seconds": times,
             "trial_step_seconds": time.perf_counter() - start,
         }
 
     def _optimise_with(self, form):
         self.optimizers = {
-            name: oracle.adam(_Parameters(parameters), self.learning_rate, **{form: True})
+            name: adam(_Parameters(parameters), self.learning_rate, **{form: True})
             for name, parameters in zip(
                 ("optimizer_g", "optimizer_d"), self.parameters, strict=True
             )
@@ -160,7 +161,7 @@ class Peer:
 
 
 class _Parameters:
-    """What oracle.adam asks of a module."""
+    """What adam asks of a module."""
 
     def __init__(self, parameters):
         self.parameters = lambda: parameters

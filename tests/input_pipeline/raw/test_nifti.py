@@ -11,27 +11,10 @@ import SimpleITK as sitk
 
 from input_pipeline.raw import nifti
 from input_pipeline.safe_io import DataError
+from tests.input_pipeline.volumes import SPACING_MM, axes_affine, save
 
 SHAPE = (5, 6, 7)
-SPACING_MM = (0.7, 1.1, 2.5)
 MARK = (4, 1, 5)
-
-
-def save(path, voxels, affine=None, kind=nib.Nifti1Header, **fields):
-    """Writes voxels as they are, and a header of which any field can be overwritten. -> path."""
-    affine = np.diag([*SPACING_MM, 1.0]) if affine is None else affine
-    header = kind(endianness=">" if voxels.dtype.str[0] == ">" else "<")
-    header.set_data_dtype(voxels.dtype)
-    header.set_data_shape(voxels.shape)
-    header.set_qform(affine, code=1)
-    header.set_sform(affine, code=1)
-    header.set_xyzt_units("mm")
-    header["vox_offset"] = len(header.binaryblock) + 4
-    for field, value in fields.items():
-        header[field] = value
-    content = header.binaryblock + bytes(4) + voxels.tobytes(order="F")
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return path
 
 
 def voxels_of(dtype=np.int16, shape=SHAPE, seed=0):
@@ -46,16 +29,6 @@ def voxels_of(dtype=np.int16, shape=SHAPE, seed=0):
 
 FLIPPED = list(itertools.product((1, -1), repeat=3))
 ORDERS = list(itertools.permutations(range(3)))
-
-
-def axes_affine(order, signs):
-    """The affine of axes that run along the anatomical axes `order`, forth or back."""
-    affine = np.eye(4)
-    affine[:3, :3] = 0
-    for axis, (world, sign) in enumerate(zip(order, signs, strict=True)):
-        affine[world, axis] = sign * SPACING_MM[axis]
-    affine[:3, 3] = (-31.5, 12.25, 700)
-    return affine
 
 
 @pytest.mark.parametrize("signs", FLIPPED, ids=str)
