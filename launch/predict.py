@@ -5,8 +5,8 @@
 A run of lidc_mask2ct takes masks, .npy or .png, and makes CT slices, 8-bit PNGs of
 config.data.image_size a side.
 
-A run that makes masks of images takes X-rays, .png or JSRT's .IMG. For a/NAME.png it writes
-a/NAME.png of the same size, 0 and 255.
+A run that makes masks of X-rays takes .png or JSRT's .IMG; of a folder it passes over masks (mask/,
+ManualMask/). For a/NAME.png it writes a/NAME.png of the same size, 0 and 255.
 
 A run that makes masks of CT takes volumes, .nii, .nii.gz or the folder of a DICOM series; of a
 folder it passes over labels (segmentation-N.nii, labelsTr/). For a/volume-N.nii it writes
@@ -27,37 +27,24 @@ it appears under its name; those that are there are replaced.
 
 from absl import flags
 
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import ConfigError, chosen
 from jax_pix2pix.segmentation import Segmentation
 from jax_pix2pix.workdir import load_run
-from launch import command, predict_ct, predict_volumes
+from launch import command, predict_ct, predict_images, predict_volumes
 from launch.predict_masks import mask_model
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "a trained run")
-_INPUT = flags.DEFINE_string("input", None, "a file or a folder, of what the run takes")
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the results")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a step")
-_MC_DROPOUT = flags.DEFINE_integer(
-    "mc_dropout", None, "of masks: passes with dropout to average; config.evaluation.mc_dropout"
-)
-_COMPONENTS = flags.DEFINE_integer(
-    "largest_components", 0, "of masks: keep so many components; 0 keeps all"
-)
-_THRESHOLD = flags.DEFINE_float(
-    "threshold", None, "of masks of one class: of the probability; config.evaluation.threshold"
-)
-flags.mark_flags_as_required(["workdir", "input", "output"])
+FLAGS = flags.FLAGS
 
 
 def main():
     predict(
-        _WORKDIR.value,
-        _INPUT.value,
-        _OUTPUT.value,
-        _CHECKPOINT.value,
-        _MC_DROPOUT.value,
-        _THRESHOLD.value,
-        _COMPONENTS.value,
+        FLAGS.workdir,
+        FLAGS.input,
+        FLAGS.output,
+        FLAGS.checkpoint,
+        FLAGS.mc_dropout,
+        FLAGS.threshold,
+        FLAGS.largest_components,
     )
 
 
@@ -81,8 +68,26 @@ def predict(
         predict_ct.predict(config, system, generator, source, output)
         return
     model = mask_model(config, system, generator, *options)
-    predict_volumes.predict(config.data, model, source, output)
+    by_type = {"uint8": predict_images.predict, "int16": predict_volumes.predict}  # int16 is HU
+    chosen(by_type, "data.source_type", config.data.source_type)(config.data, model, source, output)
+
+
+def _define_flags():
+    """Not at import: flags of two commands may share a name, and tests import both."""
+    flags.DEFINE_string("workdir", None, "a trained run")
+    flags.DEFINE_string("input", None, "a file or a folder, of what the run takes")
+    flags.DEFINE_string("output", None, "folder for the results")
+    flags.DEFINE_string("checkpoint", "best", "best, last or a step")
+    flags.DEFINE_integer(
+        "mc_dropout", None, "of masks: passes with dropout to average; config.evaluation.mc_dropout"
+    )
+    flags.DEFINE_float(
+        "threshold", None, "of masks of one class: a probability; config.evaluation.threshold"
+    )
+    flags.DEFINE_integer("largest_components", 0, "of masks: keep so many components; 0 keeps all")
+    flags.mark_flags_as_required(["workdir", "input", "output"])
 
 
 if __name__ == "__main__":
+    _define_flags()
     command.run(main)

@@ -49,7 +49,7 @@ def run(module, *arguments, code=0, **options):
 
 def error_line(stderr):
     """The one line that a refused command prints, progress bars aside."""
-    lines = [line for line in stderr.splitlines() if line.strip() and "/s]" not in line]
+    lines = [line for line in stderr.splitlines() if line.strip() and "%|" not in line]
     assert len(lines) == 1 and lines[0].startswith("error: "), stderr
     return lines[0]
 

@@ -7,6 +7,8 @@ from jax_pix2pix.checkpoint import Checkpoints
 from jax_pix2pix.workdir import abstract_state, build_system, checkpoint_path, claim
 
 STEP = 7
+# For commands: that these checkpoints are of another number of devices is no news.
+QUIET = {"PYTHONWARNINGS": "ignore::UserWarning"}
 
 
 def save(workdir, config):
