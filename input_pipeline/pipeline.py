@@ -209,9 +209,9 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
     """Batches with each slice of a split once over all hosts, in record order.
 
     The last global batch is padded with copies of the last example, with index -1. All hosts get
-    the same number of batches. Examples of data.depth slices cover each patient from the first
-    slice on; the last one of a patient ends with the last slice, and slices that it shares with
-    the one before have index -1.
+    the same number of batches. Examples of data.depth slices cover each stretch of slices from the
+    first one on; its last example ends with the last slice, and slices that it shares with the
+    example before have index -1.
 
     Args:
         indices: of the examples to give instead, in this order.
@@ -246,8 +246,8 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
 def _training_examples(data):
     """The slices of each training example: int64 [n], or [n, d] with data.depth = d.
 
-    In 3D an example begins at each slice that d - 1 others of its patient follow; a patient of
-    fewer slices gives one example, which repeats the last slice.
+    In 3D an example begins at each slice that the next d - 1 of its patient follow; a stretch of
+    fewer slices gives one example, which repeats the last of them.
     """
     found = examples(data, "train")
     if not 0 <= data.empty_slices <= 1:
@@ -257,7 +257,7 @@ def _training_examples(data):
             raise DataError("config.data.empty_slices must be 1 with depth: runs have no gaps")
         starts = [
             (start, stop)
-            for first, stop in _patients(found)
+            for first, stop in _stretches(found)
             for start in range(first, max(stop - data.depth, first) + 1)
         ]
         return np.stack([_run(start, stop, data.depth) for start, stop in starts])
@@ -275,7 +275,7 @@ def _evaluation_examples(data, split):
     if not data.depth:
         return np.arange(len(found)), np.ones(len(found), bool)
     slices, counted = [], []
-    for first, stop in _patients(found):
+    for first, stop in _stretches(found):
         for start in range(first, stop, data.depth):
             run = _run(max(min(start, stop - data.depth), first), stop, data.depth)
             slices.append(run)
@@ -283,10 +283,15 @@ def _evaluation_examples(data, split):
     return np.stack(slices), np.stack(counted)
 
 
-def _patients(found):
-    """(first, stop) of each patient's slices, which are neighbours."""
-    bounds = [i for i in range(len(found)) if not i or found[i].patient != found[i - 1].patient]
-    return itertools.pairwise([*bounds, len(found)])
+def _stretches(found):
+    """(first, stop) of slices that follow each other in one patient, nothing left out between."""
+
+    def follows(i):
+        this, last = found[i], found[i - 1]
+        return this.patient == last.patient and this.slice_index == last.slice_index + 1
+
+    bounds = [0, *(i for i in range(1, len(found)) if not follows(i)), len(found)]
+    return itertools.pairwise(bounds)
 
 
 def _run(start, stop, depth):

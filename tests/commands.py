@@ -68,7 +68,7 @@ TINY = {
         "generator.depth": 5,
     },
     "liver": {"data.batch_size": 3, "data.image_size": 32},  # 33
-    "liver_3d": {"data.batch_size": 2, "data.image_size": 32, "data.patch_size": 16},  # 24
+    "liver_3d": {"data.batch_size": 2, "data.image_size": 32, "data.patch_size": 16},  # 9
 }
 
 

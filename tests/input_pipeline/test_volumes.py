@@ -67,7 +67,8 @@ def test_evaluation_sees_every_slice_whatever_training_keeps(data):
 def test_runs_of_slices_are_crops_of_one_patient(data, cache):
     data.update({"depth": DEPTH, "patch_size": 20, "empty_slices": 1.0, "cache": cache})
     images, masks = _records(data, "train")
-    assert pipeline.num_training_examples(data) == len(images) - DEPTH + 1
+    # The test block lies in their middle: 19 slices below it and 20 above.
+    assert len(images) == 39 and pipeline.num_training_examples(data) == 15 + 16
     starts, places = set(), set()
     for batch in pipeline.train_batches(data, 0, 20):
         assert batch["source"].shape == (4, DEPTH, 20, 20, 1)
@@ -75,6 +76,7 @@ def test_runs_of_slices_are_crops_of_one_patient(data, cache):
             batch["index"], batch["source"], batch["target"], strict=True
         ):
             np.testing.assert_array_equal(np.diff(index), 1)
+            assert not index[0] < 19 <= index[-1]
             found = [
                 (y, x)
                 for y in range(13)
@@ -86,12 +88,12 @@ def test_runs_of_slices_are_crops_of_one_patient(data, cache):
             np.testing.assert_array_equal(masks[index, y : y + 20, x : x + 20], target)
             starts.add(index[0])
             places.add((y, x))
-    assert len(starts) > 20 and len(places) > 40
+    assert len(starts) > 15 and len(places) > 40
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_evaluation_in_3d_counts_each_slice_once(data, split):
-    """39 slices are runs of 5 with one that overlaps; 4 are fewer than a run."""
+@pytest.mark.parametrize(("split", "runs"), [("train", 4 + 4), ("validation", 1 + 1), ("test", 2)])
+def test_evaluation_in_3d_counts_each_slice_once(data, split, runs):
+    """19, 20 and 8 slices are runs of 5, the last of which overlap; 2 are fewer than a run."""
     data.update({"depth": DEPTH, "empty_slices": 1.0, "batch_size": 3})
     images, _ = _records(data, split)
     counted = []
@@ -102,7 +104,7 @@ def test_evaluation_in_3d_counts_each_slice_once(data, split):
             counted.append(index)
             np.testing.assert_array_equal(batch["source"][tuple(place)], images[index])
     assert sorted(counted) == list(range(len(images)))
-    assert pipeline.num_evaluation_examples(data, split) == -(-len(images) // DEPTH)
+    assert pipeline.num_evaluation_examples(data, split) == runs
 
 
 @pytest.mark.parametrize(
