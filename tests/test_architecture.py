@@ -42,6 +42,7 @@ READ_BY_A_NEWCOMER = (
     "jax_pix2pix/systems",
     "input_pipeline/order.py",
     "input_pipeline/augment.py",
+    "input_pipeline/example_slices.py",
     "input_pipeline/pipeline.py",
     "configs",
     "launch/train.py",
