@@ -105,7 +105,7 @@ def check_training(data):
         memory.check_fits(_cache_bytes(records, data))
 
 
-def num_training_slices(data):
+def num_training_examples(data):
     """How many different examples train_batches draws from: slices, or runs of data.depth."""
     return len(_training_slices(data))
 

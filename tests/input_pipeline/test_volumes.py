@@ -44,17 +44,17 @@ def test_a_share_of_the_empty_slices_is_kept(data, share):
     data.empty_slices = share
     found = pipeline.examples(data, "train")
     empty = {i for i, example in enumerate(found) if example.label == "empty"}
-    assert len(empty) == 8
+    assert len(empty) == 9
     _, masks = _records(data, "train")
     assert empty == {i for i, mask in enumerate(masks) if not mask.any()}
     count = pipeline.num_training_examples(data)
-    assert count == len(found) - {0.0: 8, 1.0: 0}.get(share, len(found) - count)
-    assert len(found) - 8 <= count <= len(found)
+    assert count == len(found) - {0.0: 9, 1.0: 0}.get(share, len(found) - count)
+    assert len(found) - 9 <= count <= len(found)
     data.batch_size = count
     (batch,) = pipeline.train_batches(data, 0, 1)
     kept = set(batch["index"].tolist())
     assert len(kept) == count and set(range(len(found))) - empty <= kept
-    assert 0 < len(kept & empty) < 8 or share != 0.5
+    assert 0 < len(kept & empty) < 9 or share != 0.5
 
 
 def test_evaluation_sees_every_slice_whatever_training_keeps(data):
