@@ -17,7 +17,8 @@ DEPTH = 5
 def data(sample_data_dir):
     data = get_config("quickstart").data
     data.data_dir = str(sample_data_dir)
-    data.image_size = 32
+    data.update({"image_size": 32, "load_size": 0})
+    data.update({"test_fraction": 0.15, "validation_fraction": 0.1})  # 8 slices, and 4 about them
     return data
 
 
