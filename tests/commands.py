@@ -67,8 +67,13 @@ TINY = {
         "data.load_size": 36,
         "generator.depth": 5,
     },
-    "liver": {"data.batch_size": 3, "data.image_size": 32},  # 33
-    "liver_3d": {"data.batch_size": 2, "data.image_size": 32, "data.patch_size": 16},  # 24
+    "liver": {"data.batch_size": 3, "data.image_size": 32, "data.load_size": 36},  # some 35
+    "liver_3d": {
+        "data.batch_size": 2,
+        "data.image_size": 32,
+        "data.load_size": 36,
+        "data.patch_size": 16,
+    },  # some 13
 }
 
 
