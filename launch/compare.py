@@ -34,8 +34,8 @@ _SPACING_MM = flags.DEFINE_string(
 _PATIENT_PATTERN = flags.DEFINE_string(
     "patient_pattern",
     None,
-    "regular expression for the patient in a case's name, e.g. ^[^_]+; without it, each case is "
-    "a patient",
+    "regular expression that matches a case's name, group 1 being the patient, e.g. ([^_]+); "
+    "without it, each case is a patient",
 )
 flags.mark_flags_as_required(["predictions", "references"])
 
@@ -133,12 +133,13 @@ def _patient(pattern, case):
     if pattern is None:
         return case
     try:
-        match = re.search(pattern, case)
-    except re.error as error:
-        raise ConfigError(f"--patient_pattern={pattern}: {error}") from None
-    if not match:
+        match = re.match(pattern, case)
+        patient = match and match[1]
+    except (re.error, IndexError) as error:
+        raise ConfigError(f"--patient_pattern={pattern}: {error}, use e.g. ([^_]+)") from None
+    if not patient:
         raise ConfigError(f"--patient_pattern={pattern} finds no patient in case {case}")
-    return match[0]
+    return patient
 
 
 def _scores(prediction, reference, spacing, unit):

@@ -110,7 +110,7 @@ def test_images(folders):
         ((1.0, 1.0), "pixels", []),
         ((0.5, 2.0), "mm", ["--spacing_mm=0.5,2"]),
     ):
-        out, results = _results(folders, "--patient_pattern=^[^_]+", *options)
+        out, results = _results(folders, "--patient_pattern=([^_]+)", *options)
         part = results["results"]["foreground"]
         assert f"in {unit}" in results["protocols"][f"hd95_{unit}"] and f"assd_{unit}" in out
         for name, masks in truth.items():
@@ -157,7 +157,8 @@ def test_undefined_scores_are_left_out_and_counted(folders):
         (".png", ["--spacing_mm=0.5,0"], "--spacing_mm=0.5,0: use two positive numbers"),
         (".nii", ["--spacing_mm=1,1"], "--spacing_mm is for images"),
         (".png", ["--patient_pattern=("], "--patient_pattern=(: "),
-        (".png", ["--patient_pattern=x"], "--patient_pattern=x finds no patient in case 1"),
+        (".png", ["--patient_pattern=1"], "--patient_pattern=1: no such group"),
+        (".png", ["--patient_pattern=(x)"], "--patient_pattern=(x) finds no patient in case 1"),
     ],
 )
 def test_refusals(folders, ending, arguments, message):
