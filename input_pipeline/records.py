@@ -30,7 +30,7 @@ class Records:
         self._features = {"source": data.source, "target": data.target}
         self._stored = {}  # shape and type by feature
         for key, name in self._features.items():
-            feature = info.features[name]
+            feature = info.features[name]  # pyright: ignore
             self._stored[name] = feature.shape, tf.as_dtype(feature.np_dtype)
             found = np.dtype(feature.np_dtype).name, feature.shape[-1]
             wanted = data[f"{key}_type"], data.source_channels if key == "source" else 1

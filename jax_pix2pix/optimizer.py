@@ -35,8 +35,8 @@ def clipped(optimizer, limit):
     features that is to be maximised needs bounded weights.
     """
 
-    def update(gradients, state, params):
-        updates, state = optimizer.update(gradients, state, params)
+    def update(updates, state, params=None):
+        updates, state = optimizer.update(updates, state, params)
         inside = jax.tree.map(lambda p, u: jnp.clip(p + u, -limit, limit) - p, params, updates)
         return inside, state
 

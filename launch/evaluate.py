@@ -26,9 +26,13 @@ flags.mark_flag_as_required("workdir")
 
 
 def main():
-    config, system, generator, step = load_run(_WORKDIR.value, _CHECKPOINT.value)
-    split = _SPLIT.value
-    header = {"split": split, "checkpoint": _CHECKPOINT.value, "step": step}
+    evaluate(_WORKDIR.value, _SPLIT.value, _CHECKPOINT.value)
+
+
+def evaluate(workdir, split, checkpoint):
+    """Prints the scores and writes workdir/evaluation/<split>.json and <split>.png."""
+    config, system, generator, step = load_run(workdir, checkpoint)
+    header = {"split": split, "checkpoint": checkpoint, "step": step}
     if isinstance(system.task, Segmentation):
         mc_dropout = (
             config.evaluation.mc_dropout if _MC_DROPOUT.value is None else _MC_DROPOUT.value
@@ -46,7 +50,7 @@ def main():
             )
         results, picture = evaluate_synthesis(config, system, generator, split)
 
-    folder = os.path.join(_WORKDIR.value, "evaluation")
+    folder = os.path.join(workdir, "evaluation")
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{split}.json")
     with open(path, "w") as file:

@@ -32,8 +32,9 @@ def predict(data, model, source, output):
         mean, deviation = _probabilities(data, model, volume.values, os.path.basename(result))
         labels = np.empty(volume.values.shape, np.uint8)
         for plane, probabilities in zip(labels, mean, strict=True):
-            classes = [native(one, plane.shape) for one in np.moveaxis(probabilities, -1, 0)]
-            plane[...] = model.labels(np.stack(classes, -1))
+            classes = np.moveaxis(np.asarray(probabilities), -1, 0)
+            shape = plane.shape
+            plane[...] = model.labels(np.stack([native(one, shape) for one in classes], -1))
         _write(nifti.write_mask, f"{result}.nii.gz", model.cleaned(labels), volume)
         if model.has_deviation:
             values = np.stack([native(plane, labels.shape[1:]) for plane in deviation])
