@@ -8,8 +8,8 @@ Decathlon. Slices of 160 x 160 in HU, in the window [-200, 300], split 85/15 by 
 every label above 0, tumours included, as LiTS scores it.
 
 Generator: four strided convolutions and three of k3 with nearest-neighbour doubling; a sigmoid at
-full resolution. Critic: three convolutions k3 at full resolution of image x mask, with spectral
-norm; the feature maps of all layers, pooled to 8 x 8.
+full resolution. Critic: three convolutions k3 at full resolution of image x mask, its weights
+clipped; the feature maps of all layers, pooled to 8 x 8.
 Loss: D maximises the L1 between the features of image x prediction and image x mask, averaged over
 layers; G minimises L1 of the masks + 0.01 of that distance.
 
@@ -57,7 +57,9 @@ def get_config(variant=""):
     config.discriminator = ml_collections.ConfigDict()
     config.discriminator.width = 128
     config.discriminator.norm = "batch"
-    config.discriminator.constraint = "spectral"  # or "clip", "none"
+    # "clip" bounds all weights, as SegAN does; "spectral" the kernels alone, so that the distance is
+    # bounded with norm "instance" or "none" and grows on with the free scale of "batch"; or "none".
+    config.discriminator.constraint = "clip"
 
     config.loss = ml_collections.ConfigDict()
     config.loss.l1_weight = 1.0

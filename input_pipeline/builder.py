@@ -191,7 +191,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         waiting = collections.deque()
         for group in groups:
             waiting.append(self._pool.submit(self.read, self._source, group))
-            if len(waiting) > 2 * THREADS:
+            if len(waiting) > THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -27,6 +27,8 @@ def training_slices(found, depth, empty_slices):
     """
     if not 0 <= empty_slices <= 1:
         raise DataError(f"config.data.empty_slices is {empty_slices}: use a share, 0 to 1")
+    if depth < 0:
+        raise DataError(f"config.data.depth is {depth}: use 0, or the slices of an example")
     if depth:
         if empty_slices < 1:
             raise DataError("config.data.empty_slices must be 1 with depth: runs have no gaps")

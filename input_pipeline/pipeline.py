@@ -97,8 +97,8 @@ def check_training(data):
         raise DataError(
             f"config.data.load_size is {data.load_size}: use 0, or {data.image_size} or more"
         )
-    if data.patch_size > enlarged:
-        raise DataError(f"config.data.patch_size is {data.patch_size}: use {enlarged} or less")
+    if not 0 <= data.patch_size <= enlarged:
+        raise DataError(f"config.data.patch_size is {data.patch_size}: use 0 to {enlarged}")
     if data.cache not in CACHES:
         raise DataError(f'config.data.cache is "{data.cache}": use one of {", ".join(CACHES)}')
     if data.cache != "none":

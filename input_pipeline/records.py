@@ -30,6 +30,8 @@ class Records:
         self._features = {"source": data.source, "target": data.target}
         self._stored = {}  # shape and type by feature
         for key, name in self._features.items():
+            if name not in ("image", "mask"):
+                raise DataError(f'config.data.{key} is "{name}": use image or mask')
             feature = info.features[name]  # pyright: ignore
             self._stored[name] = feature.shape, tf.as_dtype(feature.np_dtype)
             found = np.dtype(feature.np_dtype).name, feature.shape[-1]

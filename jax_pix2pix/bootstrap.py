@@ -5,7 +5,7 @@ from scipy import stats
 
 RESAMPLES, SEED = 9999, 0
 PROTOCOL = (
-    "95 % percentile bootstrap interval of the mean over images, patients resampled with "
+    "95 % percentile bootstrap interval of the mean over cases, patients resampled with "
     f"replacement {RESAMPLES} times, undefined values left out"
 )
 _AT_ONCE = 1000  # resamples held in memory

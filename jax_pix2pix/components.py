@@ -3,7 +3,10 @@
 import numpy as np
 from scipy import ndimage
 
-PROTOCOL = "largest components kept: {count}, 26-connected (8-connected in 2D), of equals the first"
+PROTOCOL = (
+    "largest components kept: {count}, 26-connected (8-connected in 2D), all classes together, of "
+    "equals the first; of single slices where a volume's have gaps between them"
+)
 
 
 def largest_components(mask, count):

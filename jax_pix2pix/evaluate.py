@@ -134,13 +134,16 @@ def output_function(system, mesh=None):
 def slices_of(outputs):
     """(source, fake, target), NumPy [h, w, c] each, of every example that is no padding.
 
-    Of a 3D example, the middle one of its slices.
+    Of a 3D example, the middle one of its slices that are no padding.
     """
     *images, index = jax.device_get(outputs)
-    if index.ndim > 1:
-        middle = index.shape[1] // 2
-        images, index = [x[:, middle] for x in images], index[:, middle]
-    return [triple for *triple, i in zip(*images, index, strict=True) if i >= 0]
+    rows = []
+    for *triple, slices in zip(*images, index, strict=True):
+        counted = np.flatnonzero(np.atleast_1d(slices) >= 0)
+        if counted.size:
+            middle = counted[counted.size // 2]
+            rows.append([x[middle] for x in triple] if index.ndim > 1 else triple)
+    return rows
 
 
 def slices_at(system, generator, batches, wanted):

@@ -125,16 +125,18 @@ def predicted_masks(system, probabilities, batches, patients, threshold):
     yield flush()
 
 
-def score_patients(task, found, spacings_mm, components):
+def score_patients(task, found, places, spacings_mm, components):
     """Scores by image, and by volume where the task scores volumes.
 
-    Surfaces are of what the task scores: of images in the plane, or of volumes.
+    Surfaces are of what the task scores, images in the plane or volumes, and left out where the
+    spacing is unknown or a volume's slices have gaps between them.
 
     Args:
         found: what ``predicted_masks`` yields.
-        spacings_mm: of each slice, between slices, rows and columns; 0 where unknown.
-        components: how many of the largest ones of a predicted image or volume to keep; 0 keeps
-            all of them.
+        places: of each slice in its volume.
+        spacings_mm: of each slice's masks, between slices, rows and columns; 0 where unknown.
+        components: how many of the largest ones of all regions together to keep, in a predicted
+            image, or in a volume without gaps; 0 keeps all of them.
 
     Returns:
         {(region, "image" or "volume"): cases}, a case being (indices of its slices, {metric:
@@ -143,19 +145,27 @@ def score_patients(task, found, spacings_mm, components):
     scores = {}
     for indices, pairs in found:
         spacing = tuple(spacings_mm[indices[0]])
+        whole = task.per == "volume" and (np.diff([places[i] for i in indices]) == 1).all()
+        kept = True
+        if components:
+            everything = np.logical_or.reduce([predicted for predicted, _ in pairs.values()])
+            blocks = [everything] if whole else everything
+            kept = np.concatenate(
+                [
+                    largest_components(block, components).reshape(-1, *block.shape[-2:])
+                    for block in blocks
+                ]
+            )
         for name, (predicted, reference) in pairs.items():
-            images = scores.setdefault((name, "image"), [])
+            predicted = predicted & kept
             if task.per == "volume":
-                if components:
-                    predicted = largest_components(predicted, components)
-                metrics = case_scores(predicted, reference, _known(spacing))
+                metrics = case_scores(predicted, reference, _known(spacing) if whole else None)
                 scores.setdefault((name, "volume"), []).append((indices.tolist(), metrics))
-            for index, image, truth in zip(indices, predicted, reference, strict=True):
-                in_plane = None
-                if task.per == "image":
-                    in_plane = _known(spacing[1:])
-                    image = largest_components(image, components) if components else image
-                images.append(([int(index)], case_scores(image, truth, in_plane)))
+            in_plane = _known(spacing[1:]) if task.per == "image" else None
+            scores.setdefault((name, "image"), []).extend(
+                ([int(index)], case_scores(image, truth, in_plane))
+                for index, image, truth in zip(indices, predicted, reference, strict=True)
+            )
     return scores
 
 

@@ -46,6 +46,12 @@ def segmentation(config, classes, probabilities):
     regions = {name: tuple(labels) for name, labels in settings.regions.items()}
     if classes == 1 and len(regions) != 1:
         raise ConfigError("config.evaluation.regions: a network of one class has one region")
+    for name, labels in regions.items():
+        inside = range(1, classes if classes > 1 else 256)
+        if not labels or not all(isinstance(x, int) and x in inside for x in labels):
+            raise ConfigError(
+                f"config.evaluation.regions.{name} is {labels}: use labels from 1 to {inside[-1]}"
+            )
     if settings.per not in PER:
         raise ConfigError(f'config.evaluation.per is "{settings.per}": use {" or ".join(PER)}')
     if not 0 < settings.threshold < 1:

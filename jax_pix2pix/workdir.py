@@ -82,8 +82,8 @@ def _check(config):
     for field, value in _flat(config.to_dict()):
         if field in POSITIVE and value < 1:
             raise ConfigError(f"config.{field}={value}: use 1 or more")
-        if field.endswith("_range") and not value[0] < value[1]:
-            raise ConfigError(f"config.{field}={value}: the first must be the smaller")
+        if field.endswith("_range") and not (len(value) == 2 and value[0] < value[1]):
+            raise ConfigError(f"config.{field}={value}: use two numbers, the smaller one first")
         if field.endswith(".dropout") and not 0 <= value < 1:
             raise ConfigError(f"config.{field}={value}: use a share from 0 to below 1")
     if config.dtype == "float64" and not jax.config.jax_enable_x64:

@@ -15,6 +15,11 @@ from jax_pix2pix.evaluate_masks import (
 from jax_pix2pix.mask_scores import PROTOCOLS, json_case, over_cases, print_table
 from jax_pix2pix.pictures import grid
 
+GRID = (
+    "scored on the prepared slices, resized to {side} x {side}, in 3D on blocks of slices that do not "
+    "overlap; on the source's own pixels or voxels: launch.predict, then launch.compare"
+)
+
 
 def evaluate(config, system, generator, split, mc_dropout, components):
     """Prints the scores of the model, at the config's threshold and at the best one of the
@@ -31,23 +36,24 @@ def evaluate(config, system, generator, split, mc_dropout, components):
 
     def score(probabilities, threshold, components):
         found = predicted_masks(system, probabilities, batches(split), patients, threshold)
-        spacings_mm = [example.spacing_mm for example in examples]
-        return score_patients(task, found, spacings_mm, components)
+        places = [example.slice_index for example in examples]
+        return score_patients(task, found, places, _spacings_mm(config.data, examples), components)
 
     scores = {"model": score(model, task.threshold, components)}
     report = {
         "threshold": task.threshold,
         "mc_dropout": mc_dropout,
         "largest_components": components,
-        "protocols": PROTOCOLS,
+        "regions": {name: list(labels) for name, labels in task.regions.items()},
+        "protocols": PROTOCOLS | {"grid": GRID.format(side=config.data.image_size)},
     }
     if components:
-        report["protocols"] |= {"largest_components": clean_up.PROTOCOL.format(count=components)}
+        report["protocols"]["largest_components"] = clean_up.PROTOCOL.format(count=components)
     if config.generator.get("classes", 1) == 1:
         groups = _groups(task, pipeline.examples(config.data, "validation"))
         threshold, dice = best_threshold(system, model, batches("validation"), groups)
         report["best_threshold"] = {
-            "chosen": "highest mean Dice on the validation split",
+            "chosen": "highest mean Dice on the validation split, all components kept",
             "threshold": threshold,
             "validation_dice": dice,
         }
@@ -74,6 +80,12 @@ def evaluate(config, system, generator, split, mc_dropout, components):
             }
         print_table(f"{region}, {len(scores['model'][region, scope])} x per {scope}", table)
     return report, _picture(system, generator, batches(split), scores["model"], examples)
+
+
+def _spacings_mm(data, examples):
+    """Of the masks that are scored: the stored spacing, resized."""
+    factor = np.array([1, *[data.stored_size / data.image_size] * 2])
+    return [np.array(example.spacing_mm) * factor for example in examples]
 
 
 def _groups(task, examples):

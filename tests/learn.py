@@ -32,7 +32,7 @@ def main(argv):
     system = build_system(config)
 
     # From the bases to the apices.
-    chosen = np.linspace(0, pipeline.num_examples(config.data, "train") - 1, 10).astype(int)[1:-1]
+    chosen = np.linspace(0, pipeline.num_training_examples(config.data) - 1, 10).astype(int)[1:-1]
     (batch,) = pipeline.eval_batches(config.data, "train", indices=chosen)
     key = jax.random.key(config.seed)
     state = jax.jit(lambda batch: create_state(system, key, batch))(batch)
@@ -41,7 +41,7 @@ def main(argv):
     @jax.jit
     def score(generator):
         source, target = system.normalise(batch)
-        return system.metrics(generate(system, generator, source), target)["ssim"].mean()
+        return system.task.metrics(generate(system, generator, source), target)["ssim"].mean()
 
     for number in range(1, STEPS + 1):
         state, _ = step(state)

@@ -33,7 +33,8 @@ class Critic(nn.Module):
 
     width: int = 128
     norm: str = "batch"
-    constraint: str = "spectral"  # of each kernel's largest singular value to 1; "clip" and "none"
+    # "spectral": of each kernel's largest singular value to 1; "clip", by the optimiser; or "none".
+    constraint: str = "clip"
     dtype: Any = jnp.float32
 
     @nn.compact

@@ -175,7 +175,7 @@ def test_errors_come_before_the_first_batch(data):
     with pytest.raises(DataError, match="load_size"):
         pipeline.check_training(data)
     data.load_size, data.patch_size = 0, 17
-    with pytest.raises(DataError, match="patch_size is 17: use 16 or less"):
+    with pytest.raises(DataError, match="patch_size is 17: use 0 to 16"):
         pipeline.check_training(data)
     data.patch_size, data.source_type = 0, "int16"
     with pytest.raises(DataError, match=r"source_type .* int16 and 1.* is uint8 with 1: correct"):

@@ -113,7 +113,10 @@ def test_evaluation_in_3d_counts_each_slice_once(data, split, runs):
     [
         ({"empty_slices": 1.5}, "empty_slices is 1.5"),
         ({"empty_slices": 0.5, "depth": 4}, "empty_slices must be 1 with depth"),
-        ({"patch_size": 33}, "patch_size is 33: use 32 or less"),
+        ({"patch_size": 33}, "patch_size is 33: use 0 to 32"),
+        ({"patch_size": -16}, "patch_size is -16"),
+        ({"depth": -3}, "depth is -3"),
+        ({"source": "foo"}, 'source is "foo": use image or mask'),
         ({"source_type": "uint8"}, "source_type .* uint8 and 1, .* is int16 with 1"),
     ],
 )
