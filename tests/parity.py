@@ -1,6 +1,7 @@
-"""Runs the flagship's step on the PyTorch oracle's weights and dropout masks."""
+"""Runs a system's step on a PyTorch oracle's weights, statistics and dropout masks."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,83 +10,140 @@ import numpy as np
 import optax
 import torch
 
-from configs.lidc_mask2ct import get_config
 from jax_pix2pix import adversarial
 from jax_pix2pix.workdir import build_system
-from tests.oracle import lidc_mask2ct_torch as oracle
-from tests.oracle import training
-
-SIZE, BATCH = 128, 2
+from tests.oracle import liver_torch, pix2pix, training
 
 
-def system(width, dtype, **loss):
-    config = get_config()
+def system(config, dtype, **fields):
+    """A config's System, with these fields of it replaced."""
     config.dtype = dtype
     config.steps_per_epoch = 1
-    config.generator.width = config.discriminator.width = width
-    config.loss.update(loss)
+    config.update_from_flattened_dict(fields)
     return build_system(config)
 
 
-def images(seed=0):
-    """A stored batch with smooth content and its PyTorch form in float64."""
+def networks(*modules, dtype=torch.float64):
+    """The oracle's networks in this type, with running statistics as if they had trained."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, training.BATCH_NORMS):
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.5, 1.5)
+    return [module.to(dtype) for module in modules]
+
+
+def to_torch(x):
+    """[n, *spatial, c] -> tensor [n, c, *spatial] of the same type."""
+    return torch.tensor(np.moveaxis(np.asarray(x), -1, 1))
+
+
+def channels_last(x):
+    """The inverse, of a tensor or an array."""
+    return np.moveaxis(np.asarray(x.detach() if isinstance(x, torch.Tensor) else x), 1, -1)
+
+
+def dropout_masks(generator, source, seed=1):
+    """Keep-masks [n, h, w, c] of the first three decoder levels, for a source [n, c, h, w]."""
     rng = np.random.default_rng(seed)
-    mask = 127 * rng.integers(0, 3, (BATCH, 8, 8, 1)).repeat(SIZE // 8, 1).repeat(SIZE // 8, 2)
-    ct = 120 * mask / 254 + rng.integers(0, 120, mask.shape)
-    batch = {"source": mask.astype(np.uint8), "target": ct.astype(np.uint8)}
-
-    def to_torch(stored, high):
-        return torch.tensor(np.moveaxis(stored / (high / 2) - 1, -1, 1))
-
-    return batch, to_torch(batch["source"], 254), to_torch(batch["target"], 255)
-
-
-def dropout_masks(width, seed=1):
-    """Keep-masks of the first three decoder levels, [n, h, w, c]."""
-    rng = np.random.default_rng(seed)
-    shapes = [(BATCH, 4, 4, 8 * width), (BATCH, 8, 8, 8 * width), (BATCH, 16, 16, 4 * width)]
-    return [rng.random(shape) < 0.5 for shape in shapes]
+    n, _, *spatial = source.shape
+    masks = []
+    for level, layer in enumerate(generator.up[:3]):
+        halvings = len(generator.down) - level - 1
+        sides = [side >> halvings for side in spatial]
+        masks.append(rng.random((n, *sides, layer.out_channels)) < 0.5)
+    return masks
 
 
-def networks(width, dtype=torch.float64):
-    torch.manual_seed(0)
-    return oracle.Generator(width).to(dtype), oracle.Discriminator(width).to(dtype)
-
-
-def _names(module):
-    """Oracle parameter name -> (our layer, whether transposed)."""
-    if isinstance(module, oracle.Discriminator):
-        return {f"layers.{i}": (f"level_{i}", False) for i in range(4)} | {
-            "layers.4": ("logits", False)
-        }
-    encode = {f"down.{i}": (f"encode_{i}", False) for i in range(6)}
-    return encode | {f"up.{i}": (f"decode_{5 - i}", True) for i in range(6)}
+def _our_name(module, path):
+    """The name in our networks of an oracle's layer."""
+    group, _, number = path.partition(".")
+    number = int(number or 0)
+    if isinstance(module, pix2pix.PatchGAN) and path == f"layers.{len(module.layers) - 1}":
+        return "logits"
+    if isinstance(module, pix2pix.UNet):
+        level = len(module.up) - 1 - number
+    elif isinstance(module, liver_torch.Generator):
+        level = len(module.up) - number
+    else:
+        level = None
+    return {
+        "layers": f"level_{number}",
+        "norms": f"norm_{number}",
+        "down": f"encode_{number}",
+        "down_norms": f"encode_norm_{number}",
+        "up": f"decode_{level}",
+        "up_norms": f"decode_norm_{level}",
+        "head": "decode_0",
+    }[group]
 
 
 def to_flax(module, values, dtype):
     """{PyTorch name: array in PyTorch's layout} -> our params, or gradients likewise."""
     params = {}
-    for theirs, (ours, transposed) in _names(module).items():
-        to_kernel = training.conv_transpose_kernel if transposed else training.conv_kernel
-        params[ours] = {
-            "kernel": jnp.asarray(to_kernel(np.asarray(values[f"{theirs}.weight"])), dtype),
-            "bias": jnp.asarray(np.asarray(values[f"{theirs}.bias"]), dtype),
-        }
+    for name, value in values.items():
+        # Spectral norm renames a weight to parametrizations.weight.original.
+        path, kind = name.removesuffix(".original").replace("parametrizations.", "").rsplit(".", 1)
+        layer, value = module.get_submodule(path), np.asarray(value)
+        ours = params.setdefault(_our_name(module, path), {})
+        if isinstance(layer, training.BATCH_NORMS):
+            ours = ours.setdefault("BatchNorm_0", {})
+            kind = {"weight": "scale"}.get(kind, kind)
+        elif kind == "weight":
+            kind = "kernel"
+            transposed = isinstance(layer, torch.nn.ConvTranspose2d)
+            to_kernel = training.conv_transpose_kernel if transposed else training.conv_kernel
+            value = to_kernel(value)
+        ours[kind] = jnp.asarray(value, dtype)
     return params
+
+
+def _params(module, dtype):
+    # A copy: the oracle's step changes its weights in place.
+    values = {k: v.detach().numpy().copy() for k, v in module.named_parameters()}
+    return to_flax(module, values, dtype)
+
+
+def statistics(module, dtype):
+    """Running statistics and spectral norms' vectors -> our batch_stats."""
+    stats = {}
+    for path, layer in module.named_modules():
+        if isinstance(layer, training.BATCH_NORMS):
+            moments = {"mean": layer.running_mean, "var": layer.running_var}
+            moments = {k: jnp.array(v.numpy(), dtype) for k, v in moments.items()}
+            stats[_our_name(module, path)] = {"BatchNorm_0": moments}
+    for level, u in enumerate(getattr(module, "vectors", ())):
+        stats[f"spectral_norm_{level}"] = {
+            f"level_{level}/kernel/u": jnp.array(u.numpy()[None], dtype),
+            f"level_{level}/kernel/sigma": jnp.ones((), dtype),  # overwritten before it is read
+        }
+    return stats
 
 
 def state(system, generator, discriminator, dtype):
     def network(module, optimizer):
-        # A copy: the oracle's step changes its weights in place.
-        values = {k: v.detach().numpy().copy() for k, v in module.named_parameters()}
-        params = to_flax(module, values, dtype)
-        return adversarial.Network(params, {}, optimizer.init(params))
+        params = _params(module, dtype)
+        return adversarial.Network(params, statistics(module, dtype), optimizer.init(params))
 
     return adversarial.TrainState(
         jnp.zeros((), jnp.int32),
         network(generator, system.generator_optimizer),
         network(discriminator, system.discriminator_optimizer),
     )
+
+
+def apply(module, network, *inputs, masks=()):
+    """A network's output in training."""
+
+    def forward(network, *inputs):
+        variables = {"params": network.params, "batch_stats": network.batch_stats}
+        rngs = {"dropout": jax.random.key(0)}
+        with feed(masks):
+            return module.apply(variables, *inputs, train=True, rngs=rngs, mutable=["batch_stats"])[
+                0
+            ]
+
+    return jax.jit(forward)(network, *inputs)
 
 
 def feed(masks):
@@ -120,8 +178,15 @@ def capture_gradients(system):
     return noted, seen
 
 
-def one_step(system, state, batch, masks):
-    """-> (new state, metrics, D's gradients, G's gradients)."""
+@dataclasses.dataclass(frozen=True)
+class Step:
+    state: adversarial.TrainState
+    metrics: dict[str, Any]
+    d_gradients: Any
+    g_gradients: Any
+
+
+def one_step(system, state, batch, masks=()):
     noted, seen = capture_gradients(system)
 
     def step(state, batch):
@@ -130,4 +195,56 @@ def one_step(system, state, batch, masks):
             new, metrics = adversarial.train_step(noted, state, batch, jax.random.key(0))
         return new, metrics, *seen
 
-    return jax.jit(step)(state, batch)
+    return Step(*jax.jit(step)(state, batch))
+
+
+def assert_losses(metrics, expected, tolerance):
+    """metrics against {name of ours: the oracle's value}."""
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            metrics[name], value, rtol=tolerance, atol=tolerance, err_msg=name
+        )
+
+
+def assert_same_step(ours, generator, discriminator, expected):
+    """Gradients, new weights and new statistics, after the oracle's step on the same."""
+    for network, gradients, module, theirs in (
+        (ours.state.discriminator, ours.d_gradients, discriminator, expected["grads_d"]),
+        (ours.state.generator, ours.g_gradients, generator, expected["grads_g"]),
+    ):
+        assert_trees(gradients, to_flax(module, theirs, jnp.float64))
+        # Adam makes a step of its rate from a gradient that is noise: kernels alone have none.
+        params = _params(module, jnp.float64)
+        assert jax.tree.structure(network.params) == jax.tree.structure(params)
+        for layer in params:
+            if "kernel" in params[layer]:
+                np.testing.assert_allclose(
+                    network.params[layer]["kernel"],
+                    params[layer]["kernel"],
+                    atol=1e-8,
+                    rtol=0,
+                    err_msg=layer,
+                )
+        assert_trees(_comparable(network.batch_stats), _comparable(statistics(module, jnp.float64)))
+
+
+def _comparable(batch_stats):
+    """Without variances, of which PyTorch keeps the unbiased ones, and without sigma."""
+    leaves = jax.tree_util.tree_leaves_with_path(batch_stats)
+    names = {jax.tree_util.keystr(path): {"": value} for path, value in leaves}
+    return {k: v for k, v in names.items() if not k.endswith(("['var']", "sigma']"))}
+
+
+def assert_trees(ours, theirs):
+    """{layer: tree of arrays} to 1e-9 of each layer's largest value."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for layer in theirs:
+        # Biases before an instance norm have a zero gradient: compare on the layer's scale.
+        scale = max(np.abs(x).max() for x in jax.tree.leaves(theirs[layer]))
+        jax.tree.map(
+            lambda a, b, layer=layer, scale=scale: np.testing.assert_allclose(
+                a, b, rtol=0, atol=1e-9 * scale, err_msg=layer
+            ),
+            ours[layer],
+            theirs[layer],
+        )

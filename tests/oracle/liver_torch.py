@@ -12,14 +12,15 @@ length but 0) before a step. Norms are max(|x|, 1e-12), in JAX's Flax sqrt(|x|**
 relative difference of 5e-13 / |W'u|**2.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from tests.oracle.training import init_weights, two_updates
+from tests.oracle.training import init_weights, two_updates, unmoved
 
 CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -110,7 +111,8 @@ class Critic(nn.Module):
     @property
     def vectors(self):
         """Of a spectral critic: each layer's u [out], PyTorch's v of the transposed matrix."""
-        return [layer.parametrizations.weight[1]._v for layer in self.layers]
+        spectral = self.layers if self.constraint == "spectral" else ()
+        return [layer.parametrizations.weight[1]._v for layer in spectral]
 
     def forward(self, source, mask):
         """Maps [n, c, 8, ...] of all three layers, after their activations."""
@@ -142,21 +144,17 @@ def step(
     """``training.two_updates`` with these ``options``: losses, gradients, ``fake``.
 
     The critic maximises the distance, ``as_published`` it minimises it. Its vectors u move with
-    each of the two forwards of its own update, the prediction's first; G's update finds them where
-    that left them in both forwards, and leaves them there.
+    each of the two forwards of its own update, the true mask's first; both forwards of G's update
+    begin where that left them, and leave them there.
     """
     sign = 1 if as_published else -1
 
     def judge(fake):
-        apart = distance(critic, source, fake, mask)
+        apart = distance(critic, source, mask, fake)
         return {"distance": apart, "loss_d": sign * apart}
 
     def create(fake):
-        def unmoved(source, mask):
-            buffers = {name: buffer.clone() for name, buffer in critic.named_buffers()}
-            return functional_call(critic, buffers, (source, mask))
-
-        apart, l1 = distance(unmoved, source, fake, mask), F.l1_loss(fake, mask)
+        apart, l1 = distance(partial(unmoved, critic), source, mask, fake), F.l1_loss(fake, mask)
         return {"distance_g": apart, "l1": l1, "loss_g": l1_weight * l1 + distance_weight * apart}
 
     fake = generator(source)

@@ -5,6 +5,7 @@ PyTorch alone. Kernel layouts at the end are those of JAX, [*spatial, in, out].
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -58,6 +59,15 @@ def two_updates(
     for key, module in ("grads_d", discriminator), ("grads_g", generator):
         out[key] = {k: p.grad.cpu().numpy().copy() for k, p in module.named_parameters()}
     return out
+
+
+def unmoved(network, *inputs):
+    """A network's output, while its running statistics and spectral vectors stay as they are.
+
+    D's in G's update, as in JAX, where that update returns no statistics of D.
+    """
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    return functional_call(network, buffers, inputs)
 
 
 def conv_kernel(w):

@@ -7,7 +7,7 @@ dtype. The U-Net's bottleneck is one pixel: 2**depth is the images' side, 256 by
 import torch.nn.functional as F
 
 from tests.oracle.pix2pix import PatchGAN, UNet
-from tests.oracle.training import two_updates
+from tests.oracle.training import two_updates, unmoved
 
 
 class Generator(UNet):
@@ -48,7 +48,7 @@ def step(
         return {"real_logits": real, "fake_logits": generated, "loss_d": loss}
 
     def create(fake):
-        logits = discriminator(source, fake)[-1]
+        logits = unmoved(discriminator, source, fake)[-1]
         adversarial, l1 = _cross_entropy(logits, 1.0), F.l1_loss(fake, mask)
         loss = adversarial + l1_weight * l1
         return {"fake_logits_g": logits, "adversarial": adversarial, "l1": l1, "loss_g": loss}
