@@ -57,8 +57,8 @@ def get_config(variant=""):
     config.discriminator = ml_collections.ConfigDict()
     config.discriminator.width = 128
     config.discriminator.norm = "batch"
-    # "clip" bounds all weights, as SegAN does; "spectral" the kernels alone, so that the distance is
-    # bounded with norm "instance" or "none" and grows on with the free scale of "batch"; or "none".
+    # "clip" bounds all weights, as SegAN does; "spectral" the kernels alone, so that the distance
+    # is bounded with norm "instance" or "none", but not with the free scale of "batch"; or "none".
     config.discriminator.constraint = "clip"
 
     config.loss = ml_collections.ConfigDict()

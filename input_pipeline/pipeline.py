@@ -99,6 +99,10 @@ def check_training(data):
         )
     if not 0 <= data.patch_size <= enlarged:
         raise DataError(f"config.data.patch_size is {data.patch_size}: use 0 to {enlarged}")
+    if data.depth and data.get("split_by") == "slice":
+        raise DataError(
+            "config.data.split_by is slice, which leaves no runs for config.data.depth: use volume"
+        )
     if data.cache not in CACHES:
         raise DataError(f'config.data.cache is "{data.cache}": use one of {", ".join(CACHES)}')
     if data.cache != "none":

@@ -16,8 +16,8 @@ from jax_pix2pix.mask_scores import PROTOCOLS, json_case, over_cases, print_tabl
 from jax_pix2pix.pictures import grid
 
 GRID = (
-    "scored on the prepared slices, resized to {side} x {side}, in 3D on blocks of slices that do not "
-    "overlap; on the source's own pixels or voxels: launch.predict, then launch.compare"
+    "scored on the prepared slices, resized to {side} x {side}, in 3D on blocks of slices that do "
+    "not overlap; on the source's own pixels or voxels: launch.predict, then launch.compare"
 )
 
 

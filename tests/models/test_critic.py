@@ -71,14 +71,23 @@ def _distances(system, steps):
     return distances, d
 
 
-@pytest.mark.parametrize("constraint", ["spectral", "clip"])
-def test_the_distance_grows_when_only_the_critic_is_trained(constraint):
-    distances, d = _distances(_liver(**{"discriminator.constraint": constraint}), 150)
+@pytest.mark.parametrize(
+    ("constraint", "norm"), [("spectral", "batch"), ("spectral", "instance"), ("clip", "batch")]
+)
+def test_the_distance_grows_when_only_the_critic_is_trained(constraint, norm):
+    fields = {"discriminator.constraint": constraint, "discriminator.norm": norm}
+    distances, d = _distances(_liver(**fields), 150)
     # The first update clips what the initial weights exceed.
     assert distances[-1] > 1.5 * distances[1]
     if constraint == "clip":
         bounds = [float(jnp.abs(x).max()) for x in jax.tree.leaves(d.params)]
         assert max(bounds) <= 0.05 + 1e-7 and max(bounds) > 0.049
+
+
+def test_with_clipped_weights_the_distance_levels_off():
+    distances, _ = _distances(_liver(), 1200)
+    assert distances[599] > 10 * distances[1]
+    assert distances[1199] < 1.1 * distances[599]
 
 
 def test_as_published_it_shrinks():
@@ -87,7 +96,7 @@ def test_as_published_it_shrinks():
 
 
 def test_spectral_norm_bounds_the_largest_singular_value():
-    _, d = _distances(_liver(), 60)
+    _, d = _distances(_liver(**{"discriminator.constraint": "spectral"}), 60)
     for level in range(3):
         kernel = np.asarray(d.params[f"level_{level}"]["kernel"])
         largest = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), compute_uv=False)[0]
@@ -145,6 +154,12 @@ def test_a_step_in_bfloat16_is_near_one_in_float32(classes):
         ({"data.image_size": 40}, "does not halve 4 times"),
         ({"loss.critic": "sharpen"}, 'critic is "sharpen"'),
         ({"loss.clip": 0.0, "discriminator.constraint": "clip"}, "clip=0.0"),
+        ({"evaluation.regions.liver": ()}, r"regions.liver is \(\): use labels from 1 to 255"),
+        ({"evaluation.regions.liver": (300,)}, "regions.liver is .*: use labels from 1 to 255"),
+        (
+            {"generator.classes": 2, "evaluation.regions.liver": (1, 2)},
+            "regions.liver is .*: use labels from 1 to 1",
+        ),
         ({"evaluation.per": "patient"}, 'per is "patient"'),
         ({"evaluation.threshold": 1.0}, "threshold=1.0"),
     ],
