@@ -216,7 +216,6 @@ def _write(path, values, geometry):
     source = geometry.header
     header = type(source)()
     header.set_data_dtype(values.dtype)
-    header.set_data_shape(source.get_data_shape())
     for field in GEOMETRY_FIELDS:
         header[field] = source[field]
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image

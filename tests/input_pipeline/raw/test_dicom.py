@@ -249,8 +249,9 @@ def test_refuses(tmp_path, case, capfd):
     name = spoil(folder)
     with pytest.raises(DataError) as caught:
         read_series(folder)
-    text = str(caught.value)
-    assert str(name) in text and word in text and "\n" not in text
+    assert str(name) in str(caught.value)
+    text = str(caught.value).replace(str(folder), "")  # which holds the case's name
+    assert word in text and "\n" not in text
     assert not "".join(capfd.readouterr())
 
 
