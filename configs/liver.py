@@ -88,12 +88,15 @@ def get_config(variant=""):
         config.data.data_dir = "data/sample"
         config.data.sample = "abdomen_ct"
         config.data.image_size = 96
+        config.data.load_size = 104
+        config.data.test_fraction = 0.1  # of one volume's 51 slices: a block of 5
+        config.data.validation_fraction = 0.06  # the 3 about it
         config.data.batch_size = 4
         config.generator.width = 32
         config.discriminator.width = 16
-        config.epochs = 60
-        config.constant_epochs = 30
-        config.sample_every_epochs = 10
+        config.epochs = 150
+        config.constant_epochs = 75
+        config.sample_every_epochs = 50
         config.checkpoint_every_epochs = 10
     elif variant:
         raise ValueError(f'no variant "{variant}" of liver: use {", ".join(VARIANTS)} or none')

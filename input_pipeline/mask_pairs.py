@@ -9,7 +9,7 @@ from input_pipeline.safe_io import DataError, read_grey_png
 
 VOLUMES, IMAGES = "NIfTI volumes", "PNG images"
 _NAME = re.compile(
-    r"(prediction-|segmentation-|volume-)?(?P<case>[^.].*?)(\.png|(?P<nifti>\.nii(\.gz)?))",
+    r"(prediction-|segmentation-|volume-)?(?P<case>[^.].*?(?<!_uncertainty))(\.png|(?P<nifti>\.nii(\.gz)?))",
     re.IGNORECASE,
 )
 
@@ -24,7 +24,8 @@ def find_pairs(predictions, references):
     """Pairs the masks of two folders by their names.
 
     Files are .nii, .nii.gz or .png. In a pair the names are equal without the ending and without
-    a "prediction-", "segmentation-" or "volume-" before the rest.
+    a "prediction-", "segmentation-" or "volume-" before the rest. Files called *_uncertainty are no
+    masks and are passed over.
 
     Returns:
         (kind, pairs): VOLUMES or IMAGES, and [MaskPair] sorted by case, numbers by their value.

@@ -10,18 +10,17 @@ device: uint8 is a quarter of the bytes to send there.
 
 import csv
 import functools
-import hashlib
 import itertools
 import os
-import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 
 from input_pipeline import augment, memory, order
+from input_pipeline.example_slices import evaluation_slices, training_slices
 from input_pipeline.prepare import options_of, prepare, prepared_directory
+from input_pipeline.records import Records
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 
@@ -91,8 +90,8 @@ def check_training(data):
         DataError: not prepared; batch_size exceeds the examples; sizes that do not fit; no such
             cache, or it does not fit into memory.
     """
-    records = _Records(data, "train")
-    order.steps_per_epoch(len(_training_examples(data)), data.batch_size)
+    records = _records(data, "train")
+    order.steps_per_epoch(len(_training_slices(data)), data.batch_size)
     enlarged = data.load_size or data.image_size
     if enlarged < data.image_size:
         raise DataError(
@@ -108,12 +107,12 @@ def check_training(data):
 
 def num_training_examples(data):
     """How many different examples train_batches draws from: slices, or runs of data.depth."""
-    return len(_training_examples(data))
+    return len(_training_slices(data))
 
 
 def num_evaluation_examples(data, split):
     """How many examples eval_batches gives: slices, or runs of data.depth that cover them."""
-    return len(_evaluation_examples(data, split)[0])
+    return len(evaluation_slices(examples(data, split), data.depth)[0])
 
 
 def train_batches(data, start_step, stop_step, host=0, hosts=1):
@@ -136,7 +135,7 @@ def train_batches(data, start_step, stop_step, host=0, hosts=1):
         DataError: batch_size is not a multiple of hosts; while iterating, a record that cannot be
             read.
     """
-    images = _Records(data, "train")
+    images = _records(data, "train")
     if data.cache == "host":
         images = _Cached(train_set(data))
     return stream(images, data, start_step, stop_step, host, hosts)
@@ -151,7 +150,7 @@ def train_set(data):
     Raises:
         DataError: a record cannot be read.
     """
-    records = _Records(data, "train")
+    records = _records(data, "train")
     filled = {}
     for start, part in zip(itertools.count(0, CHUNK), _enlarged(records, data, CHUNK)):
         for key, images in part.items():
@@ -169,7 +168,7 @@ def stream(images, data, start_step, stop_step, host=0, hosts=1):
             as they are resized for a cache; and `error`, a DataError to raise for TensorFlow's.
     """
     rows = _rows(data.batch_size, host, hosts)
-    slices = _training_examples(data)
+    slices = _training_slices(data)
     load_size = data.load_size or data.image_size
     size = data.patch_size or data.image_size
 
@@ -209,9 +208,9 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
     """Batches with each slice of a split once over all hosts, in record order.
 
     The last global batch is padded with copies of the last example, with index -1. All hosts get
-    the same number of batches. Examples of data.depth slices cover each patient from the first
-    slice on; the last one of a patient ends with the last slice, and slices that it shares with
-    the one before have index -1.
+    the same number of batches. Examples of data.depth slices cover each stretch of slices from the
+    first one on; its last example ends with the last slice, and slices that it shares with the
+    example before have index -1.
 
     Args:
         indices: of the examples to give instead, in this order.
@@ -223,9 +222,9 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
     Raises:
         DataError: as `train_batches`, but batch_size may exceed the examples.
     """
-    records = _Records(data, split)
+    records = _records(data, split)
     rows = _rows(data.batch_size, host, hosts)
-    slices, counted = _evaluation_examples(data, split)
+    slices, counted = evaluation_slices(examples(data, split), data.depth)
     wanted = np.arange(len(slices)) if indices is None else np.asarray(indices, np.int64)
 
     def resize(batch, depth):
@@ -243,60 +242,13 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
     return _iterate(records, tf.data.Dataset.range(-(-len(wanted) // data.batch_size)), load)
 
 
-def _training_examples(data):
-    """The slices of each training example: int64 [n], or [n, d] with data.depth = d.
-
-    In 3D an example begins at each slice that d - 1 others of its patient follow; a patient of
-    fewer slices gives one example, which repeats the last slice.
-    """
-    found = examples(data, "train")
-    if not 0 <= data.empty_slices <= 1:
-        raise DataError(f"config.data.empty_slices is {data.empty_slices}: use a share, 0 to 1")
-    if data.depth:
-        if data.empty_slices < 1:
-            raise DataError("config.data.empty_slices must be 1 with depth: runs have no gaps")
-        starts = [
-            (start, stop)
-            for first, stop in _patients(found)
-            for start in range(first, max(stop - data.depth, first) + 1)
-        ]
-        return np.stack([_run(start, stop, data.depth) for start, stop in starts])
-    kept = [
-        i
-        for i, example in enumerate(found)
-        if example.label != "empty" or _uniform(example) < data.empty_slices
-    ]
-    return np.array(kept, np.int64)
+def _training_slices(data):
+    return training_slices(examples(data, "train"), data.depth, data.empty_slices)
 
 
-def _evaluation_examples(data, split):
-    """The slices of each example as above, and which of them to count, bool of the same shape."""
-    found = examples(data, split)
-    if not data.depth:
-        return np.arange(len(found)), np.ones(len(found), bool)
-    slices, counted = [], []
-    for first, stop in _patients(found):
-        for start in range(first, stop, data.depth):
-            run = _run(max(min(start, stop - data.depth), first), stop, data.depth)
-            slices.append(run)
-            counted.append((run >= start) & np.insert(np.diff(run) > 0, 0, True))
-    return np.stack(slices), np.stack(counted)
-
-
-def _patients(found):
-    """(first, stop) of each patient's slices, which are neighbours."""
-    bounds = [i for i in range(len(found)) if not i or found[i].patient != found[i - 1].patient]
-    return itertools.pairwise([*bounds, len(found)])
-
-
-def _run(start, stop, depth):
-    return np.minimum(np.arange(start, start + depth, dtype=np.int64), stop - 1)
-
-
-def _uniform(example):
-    """A number in [0, 1) of the slice alone: the same ones are kept when patients are added."""
-    text = f"{example.patient}\0{example.slice_index}"
-    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8
+def _records(data, split):
+    _check_split(split)
+    return Records(ensure_prepared(data), data, split)
 
 
 def _load(images, index, transform):
@@ -360,87 +312,6 @@ class _Cached:
             key: tf.ensure_shape(images, [index.shape[0], *self._images[key].shape[1:]])
             for key, images in zip(self._images, batch, strict=True)
         }
-
-
-class _Records:
-    """Random access to the records of a split, a batch at a time."""
-
-    def __init__(self, data, split):
-        _check_split(split)
-        info = tfds.builder_from_directory(ensure_prepared(data)).info
-        self._features = {"source": data.source, "target": data.target}
-        self._stored = {}  # shape and type by feature
-        for key, name in self._features.items():
-            feature = info.features[name]
-            self._stored[name] = feature.shape, tf.as_dtype(feature.np_dtype)
-            found = np.dtype(feature.np_dtype).name, feature.shape[-1]
-            wanted = data[f"{key}_type"], data.source_channels if key == "source" else 1
-            if found != wanted:
-                raise DataError(
-                    f"config.data.{key}_type and the channels are {wanted[0]} and {wanted[1]}, but "
-                    f"the prepared {name} is {found[0]} with {found[1]}: correct the config"
-                )
-        shards = info.splits[split]
-        self._paths = [os.fspath(path) for path in shards.filepaths]
-        self._starts = np.cumsum([0, *shards.shard_lengths])
-        self._readers = {}
-        self._lock = threading.Lock()
-        self.error = None  # DataError of a failed read: TensorFlow passes its text on only
-
-    def __len__(self):
-        return int(self._starts[-1])
-
-    def load(self, index):
-        """{"source", "target"}: [m, S, S, c] of their stored types, of index, int64 [m]."""
-        serialized = tf.numpy_function(self._read, [index], tf.string, stateful=False)
-        serialized = tf.ensure_shape(serialized, index.shape)
-        feature = tf.io.FixedLenFeature([], tf.string)
-        features = tf.io.parse_example(serialized, {name: feature for name in self._stored})
-
-        def decode(name):
-            shape, dtype = self._stored[name]
-            return tf.reshape(tf.io.decode_raw(features[name], dtype), [index.shape[0], *shape])
-
-        return {key: decode(name) for key, name in self._features.items()}
-
-    def _read(self, index):
-        shards = np.searchsorted(self._starts, index, side="right") - 1
-        records = np.empty(len(index), object)
-        for shard in np.unique(shards):
-            places = np.flatnonzero(shards == shard)
-            positions = (index[places] - self._starts[shard]).tolist()
-            try:
-                found = self._reader(shard).read(positions)
-            except Exception as error:
-                self.error = self._corrupt(shard, positions, error)
-                raise self.error from error
-            for place, record in zip(places, found, strict=True):
-                records[place] = record
-        return records
-
-    def _reader(self, shard):
-        with self._lock:
-            if shard not in self._readers:
-                self._readers[shard] = ArrayRecordReader(
-                    self._paths[shard],
-                    options="readahead_buffer_size:0,max_parallelism:0",  # for random access
-                    file_reader_buffer_size=32768,
-                )
-            return self._readers[shard]
-
-    def _corrupt(self, shard, positions, error):
-        """The DataError for a failed read of these positions, naming the first bad one."""
-        what = "cannot be opened"
-        for position in positions:
-            try:
-                self._reader(shard).read([position])
-            except Exception as first:
-                what, error = f"is corrupt at record {position}", first
-                break
-        text = " ".join(str(error).split())[:200]
-        return DataError(
-            f"{self._paths[shard]} {what} ({text}): delete the folder, and prepare it again"
-        )
 
 
 def _iterate(records, steps, load):

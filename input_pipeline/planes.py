@@ -7,6 +7,8 @@ is resized. Pixel centres keep their places in both directions.
 import numpy as np
 from PIL import Image
 
+from input_pipeline.resizing import bilinear
+
 AIR_HU = -1024  # what lies beyond a plane
 BACKGROUND = 0
 
@@ -20,7 +22,7 @@ def stored_image(hu, size):
     Returns:
         int16 [size, size], rounded once, at the end.
     """
-    return np.rint(_resize(_padded(hu, AIR_HU).astype(np.float32), size)).astype(np.int16)
+    return np.rint(bilinear(_padded(hu, AIR_HU), (size, size))).astype(np.int16)
 
 
 def stored_labels(labels, size):
@@ -43,7 +45,7 @@ def native(prediction, shape):
         float32 [h, w].
     """
     top, left, side = _padding(shape)
-    square = _resize(np.asarray(prediction, np.float32), side)
+    square = bilinear(prediction, (side, side))
     return square[top : top + shape[0], left : left + shape[1]]
 
 
@@ -70,8 +72,3 @@ def _padded(plane, value):
     square = np.full((side, side), value, plane.dtype)
     square[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
     return square
-
-
-def _resize(plane, size):
-    """Bilinear, antialiased where it shrinks: float32 [s, s] -> float32 [size, size]."""
-    return np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))

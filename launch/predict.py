@@ -1,81 +1,93 @@
-"""Masks -> CT slices: python -m launch.predict --workdir=DIR --input=FILE_OR_DIR --output=DIR"""
+"""What a trained run makes of new images.
 
-import os
+    python -m launch.predict --workdir=DIR --input=FILE_OR_DIR --output=DIR
 
-import jax
-import numpy as np
-import tqdm
+A run of lidc_mask2ct takes masks, .npy or .png, and makes CT slices, 8-bit PNGs of
+config.data.image_size a side.
+
+A run that makes masks of X-rays takes .png or JSRT's .IMG; of a folder it passes over masks (mask/,
+ManualMask/). For a/NAME.png it writes a/NAME.png of the same size, 0 and 255.
+
+A run that makes masks of CT takes volumes, .nii, .nii.gz or the folder of a DICOM series; of a
+folder it passes over labels (segmentation-N.nii, labelsTr/). For a/volume-N.nii it writes
+a/prediction-N.nii.gz, for other names a/NAME.nii.gz: uint8, with the voxels, the axes and the
+affine of the volume, 0 and 1 or the number of the class.
+
+Images are prepared as for training and evaluation, and probabilities are resized to the source's
+own pixels before they are cut at the threshold; of several classes the most probable one is taken.
+--largest_components counts components of all classes together, in an X-ray or in a whole volume.
+
+--mc_dropout=K averages K passes with dropout and, from 2 on, writes NAME_uncertainty beside the
+mask, the standard deviation of the foreground's probability over the passes: of a volume as
+float32; of an X-ray as 16-bit PNG, in which white, 65535, is 0.5, the most it can be.
+
+A folder is read with all below it, and the results lie as their sources do. Each is complete when
+it appears under its name; those that are there are replaced.
+"""
+
 from absl import flags
-from PIL import Image
 
-from input_pipeline.safe_io import DataError, read_mask
-from input_pipeline.slices import stored_mask
-from jax_pix2pix.adversarial import generate
-from jax_pix2pix.intensity import to_network, to_stored
+from jax_pix2pix.errors import ConfigError, chosen
+from jax_pix2pix.segmentation import Segmentation
 from jax_pix2pix.workdir import load_run
-from launch import command
+from launch import command, predict_ct, predict_images, predict_volumes
+from launch.predict_masks import mask_model
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "a trained run")
-_INPUT = flags.DEFINE_string("input", None, "a mask (.npy or .png) or a folder of masks")
-_OUTPUT = flags.DEFINE_string("output", None, "folder for the CT slices, one PNG a mask")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a step")
-flags.mark_flags_as_required(["workdir", "input", "output"])
-
-_BATCH = 16
+FLAGS = flags.FLAGS
 
 
 def main():
-    predict(_WORKDIR.value, _INPUT.value, _OUTPUT.value, _CHECKPOINT.value)
-
-
-def predict(workdir, source, output, checkpoint):
-    """Writes output/<mask's path without ending>.png, 8-bit, config.data.image_size a side."""
-    folder, names = _masks(source)
-    if os.path.realpath(output) == os.path.realpath(folder):
-        raise DataError(f"{output} is where the masks are: give another --output")
-    config, system, generator, _ = load_run(workdir, checkpoint)
-
-    @jax.jit
-    def synthesise(stored):
-        fake = generate(system, generator, to_network(stored, config.data.source_range))
-        return to_stored(fake, config.data.target_range)
-
-    for start in tqdm.tqdm(range(0, len(names), _BATCH), unit="batch"):
-        part = names[start : start + _BATCH]
-        stored = np.stack([_read(os.path.join(folder, name), config.data) for name in part])
-        # A short last batch is padded, so that the generator is compiled once.
-        padding = [(0, _BATCH - len(part)), *[(0, 0)] * (stored.ndim - 1)]
-        images = np.asarray(synthesise(np.pad(stored, padding)))
-        for name, image in zip(part, images, strict=False):
-            path = os.path.join(output, os.path.splitext(name)[0] + ".png")
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            Image.fromarray(np.clip(np.round(image[..., 0]), 0, 255).astype(np.uint8)).save(path)
-    print(f"{len(names)} slices in {output}")
-
-
-def _masks(source):
-    """-> (folder, names): the file, or every .npy below a folder, or every .png without one.
-
-    Where masks are .png beside CT slices, as preparation takes them, the slices are left out.
-    """
-    if not os.path.isdir(source):
-        return os.path.split(source)[0], [os.path.split(source)[1]]
-    files = sorted(
-        os.path.relpath(os.path.join(folder, name), source)
-        for folder, _, names in os.walk(source)
-        for name in names
+    predict(
+        FLAGS.workdir,
+        FLAGS.input,
+        FLAGS.output,
+        FLAGS.checkpoint,
+        FLAGS.mc_dropout,
+        FLAGS.threshold,
+        FLAGS.largest_components,
     )
-    for ending in (".npy", ".png"):
-        if found := [n for n in files if n.lower().endswith(ending) and "_slice_" not in n]:
-            return source, found
-    raise DataError(f"{source}: holds no .npy and no .png masks")
 
 
-def _read(path, data):
-    """A stored mask [size, size, 1], as preparation makes it."""
-    mask = read_mask(path)
-    return stored_mask(mask, path, data.mask_values, data.image_size, data.mask_resize)
+def predict(
+    workdir, source, output, checkpoint="best", mc_dropout=None, threshold=None, components=0
+):
+    """See above; the arguments are the flags.
+
+    Raises:
+        WorkdirError: there is no such run or checkpoint.
+        ConfigError: a flag does not fit the run.
+        DataError: the input is not what the run takes, or cannot be read.
+    """
+    config, system, generator, _ = load_run(workdir, checkpoint)
+    options = mc_dropout, threshold, components
+    if not isinstance(system.task, Segmentation):
+        if options != (None, None, 0):
+            raise ConfigError(
+                "--mc_dropout, --threshold and --largest_components are of systems that make masks"
+            )
+        predict_ct.predict(config, system, generator, source, output)
+        return
+    model = mask_model(config, system, generator, *options)
+    by_type = {"uint8": predict_images.predict, "int16": predict_volumes.predict}  # int16 is HU
+    chosen(by_type, "data.source_type", config.data.source_type)(config.data, model, source, output)
+
+
+def _define_flags():
+    """Not at import: flags of two commands may share a name, and tests import both."""
+    flags.DEFINE_string("workdir", None, "a trained run")
+    flags.DEFINE_string("input", None, "a file or a folder, of what the run takes")
+    flags.DEFINE_string("output", None, "folder for the results")
+    flags.DEFINE_string("checkpoint", "best", "best, last or a step")
+    flags.DEFINE_integer(
+        "mc_dropout", None, "of masks: passes with dropout to average; config.evaluation.mc_dropout"
+    )
+    flags.DEFINE_float(
+        "threshold", None, "of masks of one class: a probability; config.evaluation.threshold"
+    )
+    flags.DEFINE_integer("largest_components", 0, "of masks: keep so many components; 0 keeps all")
+    flags.mark_flags_as_required(["workdir", "input", "output"])
 
 
 if __name__ == "__main__":
+    _define_flags()
     command.run(main)

@@ -70,13 +70,14 @@ def _files(sitk, folder):
     files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
     # GDCM passes over damaged slices in silence.
     for path in sorted(set(Path(folder).iterdir()) - set(map(Path, files))):
-        if path.name != "DICOMDIR" and path.is_file() and _is_dicom(path):
+        if path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
             raise unreadable(path, "a DICOM slice", "damaged, or no image")
     return files
 
 
-def _is_dicom(path):
-    with path.open("rb") as file:
+def is_dicom(path):
+    """Whether a file begins as files of DICOM do."""
+    with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 

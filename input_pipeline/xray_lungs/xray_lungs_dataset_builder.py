@@ -29,15 +29,10 @@ import numpy as np
 from input_pipeline import builder
 from input_pipeline.builder import Found
 from input_pipeline.patients import split_three_ways
-from input_pipeline.safe_io import (
-    DataError,
-    check_same_size,
-    read_binary_mask,
-    read_img,
-    read_png,
-)
+from input_pipeline.safe_io import DataError, check_same_size, read_binary_mask
 from input_pipeline.slices import resize
 from input_pipeline.source_folder import SourceFolder
+from input_pipeline.xray_lungs.images import read_xray, stored_image
 from input_pipeline.xray_lungs.layouts import find_xrays
 
 SALT = "xray_lungs"
@@ -95,7 +90,7 @@ class Builder(builder.Builder):
         config = self.builder_config
         size = config.stored_size
         path = source / item.file_name
-        image = _read_jsrt(path) if item.label == "jsrt" else read_png(path, config.channels)
+        image = read_xray(path, config.channels)
         mask = np.zeros((size, size), np.uint8)
         for name in item.mask_names:
             part = read_binary_mask(source / name)
@@ -104,10 +99,9 @@ class Builder(builder.Builder):
             mask |= resize(part, size, "nearest")
         rows, columns = image.shape[:2]
         mm = PIXEL_MM.get(item.label, 0.0) / size
-        pixels = resize(image, size, "bilinear").reshape(size, size, -1)
         return [
             {
-                "image": np.broadcast_to(pixels, (size, size, config.channels)),
+                "image": stored_image(image, size, config.channels),
                 "mask": mask[..., None],
                 "spacing_mm": (0.0, mm * rows, mm * columns),
             }
@@ -141,8 +135,3 @@ def find(source, config):
     if left_out:
         notes.append(f"{left_out} images without a mask are left out")
     return Found(splits, folder.fingerprint, notes)
-
-
-def _read_jsrt(path):
-    """Bone white, uint8 [2048, 2048]."""
-    return np.rint((4095 - read_img(path)) * (255 / 4095)).astype(np.uint8)

@@ -27,6 +27,7 @@ def test_names(folders):
         save(references / name, b"")
     for name in (".hidden.nii", "list.csv"):
         save(references / name, b"")
+    save(predictions / "prediction-10_uncertainty.nii.gz", b"")
     (references / "folder.nii").mkdir()
     kind, pairs = find_pairs(*folders)
     assert kind == VOLUMES

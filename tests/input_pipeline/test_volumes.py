@@ -17,7 +17,8 @@ DEPTH = 5
 def data(sample_data_dir):
     data = get_config("quickstart").data
     data.data_dir = str(sample_data_dir)
-    data.image_size = 32
+    data.update({"image_size": 32, "load_size": 0})
+    data.update({"test_fraction": 0.15, "validation_fraction": 0.1})  # 8 slices, and 4 about them
     return data
 
 
@@ -44,17 +45,17 @@ def test_a_share_of_the_empty_slices_is_kept(data, share):
     data.empty_slices = share
     found = pipeline.examples(data, "train")
     empty = {i for i, example in enumerate(found) if example.label == "empty"}
-    assert len(empty) == 8
+    assert len(empty) == 9
     _, masks = _records(data, "train")
     assert empty == {i for i, mask in enumerate(masks) if not mask.any()}
     count = pipeline.num_training_examples(data)
-    assert count == len(found) - {0.0: 8, 1.0: 0}.get(share, len(found) - count)
-    assert len(found) - 8 <= count <= len(found)
+    assert count == len(found) - {0.0: 9, 1.0: 0}.get(share, len(found) - count)
+    assert len(found) - 9 <= count <= len(found)
     data.batch_size = count
     (batch,) = pipeline.train_batches(data, 0, 1)
     kept = set(batch["index"].tolist())
     assert len(kept) == count and set(range(len(found))) - empty <= kept
-    assert 0 < len(kept & empty) < 8 or share != 0.5
+    assert 0 < len(kept & empty) < 9 or share != 0.5
 
 
 def test_evaluation_sees_every_slice_whatever_training_keeps(data):
@@ -67,7 +68,8 @@ def test_evaluation_sees_every_slice_whatever_training_keeps(data):
 def test_runs_of_slices_are_crops_of_one_patient(data, cache):
     data.update({"depth": DEPTH, "patch_size": 20, "empty_slices": 1.0, "cache": cache})
     images, masks = _records(data, "train")
-    assert pipeline.num_training_examples(data) == len(images) - DEPTH + 1
+    # The test block lies in their middle: 19 slices below it and 20 above.
+    assert len(images) == 39 and pipeline.num_training_examples(data) == 15 + 16
     starts, places = set(), set()
     for batch in pipeline.train_batches(data, 0, 20):
         assert batch["source"].shape == (4, DEPTH, 20, 20, 1)
@@ -75,6 +77,7 @@ def test_runs_of_slices_are_crops_of_one_patient(data, cache):
             batch["index"], batch["source"], batch["target"], strict=True
         ):
             np.testing.assert_array_equal(np.diff(index), 1)
+            assert not index[0] < 19 <= index[-1]
             found = [
                 (y, x)
                 for y in range(13)
@@ -86,12 +89,12 @@ def test_runs_of_slices_are_crops_of_one_patient(data, cache):
             np.testing.assert_array_equal(masks[index, y : y + 20, x : x + 20], target)
             starts.add(index[0])
             places.add((y, x))
-    assert len(starts) > 20 and len(places) > 40
+    assert len(starts) > 15 and len(places) > 40
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_evaluation_in_3d_counts_each_slice_once(data, split):
-    """39 slices are runs of 5 with one that overlaps; 4 are fewer than a run."""
+@pytest.mark.parametrize(("split", "runs"), [("train", 4 + 4), ("validation", 1 + 1), ("test", 2)])
+def test_evaluation_in_3d_counts_each_slice_once(data, split, runs):
+    """19, 20 and 8 slices are runs of 5, the last of which overlap; 2 are fewer than a run."""
     data.update({"depth": DEPTH, "empty_slices": 1.0, "batch_size": 3})
     images, _ = _records(data, split)
     counted = []
@@ -102,7 +105,7 @@ def test_evaluation_in_3d_counts_each_slice_once(data, split):
             counted.append(index)
             np.testing.assert_array_equal(batch["source"][tuple(place)], images[index])
     assert sorted(counted) == list(range(len(images)))
-    assert pipeline.num_evaluation_examples(data, split) == -(-len(images) // DEPTH)
+    assert pipeline.num_evaluation_examples(data, split) == runs
 
 
 @pytest.mark.parametrize(

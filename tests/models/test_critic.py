@@ -1,5 +1,7 @@
 """The critic's constraints, and what it learns when only it is trained."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from jax_pix2pix.workdir import build_system
 
 def _liver(variant="", **fields):
     config = get_config(variant)
-    config.dtype = "float32"
+    config.dtype = "float32"  # tests say when they want less
     config.data.image_size = 32
     config.data.batch_size = 4
     config.steps_per_epoch = 1000
@@ -29,10 +31,14 @@ def _batch():
     return {"source": hu, "target": labels}
 
 
+def _state(system):
+    return jax.jit(lambda: adversarial.create_state(system, jax.random.key(0), _batch()))()
+
+
 def _distances(system, steps):
     """The distance of one fixed fake's features while only D is trained, and D at the end."""
     batch = _batch()
-    state = adversarial.create_state(system, jax.random.key(0), batch)
+    state = _state(system)
     source, target = system.normalise(batch)
     fake = adversarial.generate(system, state.generator, source)
 
@@ -92,7 +98,7 @@ def test_spectral_norm_bounds_the_largest_singular_value():
 def test_what_lies_outside_of_the_mask_changes_nothing():
     system = _liver()
     batch = _batch()
-    state = adversarial.create_state(system, jax.random.key(0), batch)
+    state = _state(system)
     source, target = system.normalise(batch)
     variables = {
         "params": state.discriminator.params,
@@ -109,6 +115,25 @@ def test_what_lies_outside_of_the_mask_changes_nothing():
         jnp.abs(a - b).max() > 1e-4 for a, b in zip(features(source), features(inside), strict=True)
     )
     assert [x.shape for x in features(source)] == [(4, 8, 8, 8), (4, 8, 8, 16), (4, 8, 8, 1)]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_step_in_bfloat16_is_near_one_in_float32(classes):
+    variant = "tumour" if classes == 3 else ""
+    metrics = {}
+    for dtype in ("float32", "bfloat16"):
+        system = _liver(variant, dtype=dtype)
+        state = _state(system)
+        source, _ = system.normalise(_batch())
+        fake = adversarial.generate(system, state.generator, source)
+        assert fake.dtype == jnp.float32 and fake.shape == (4, 32, 32, classes)
+        assert float(fake.min()) >= 0 and float(fake.max()) <= 1
+        step = jax.jit(functools.partial(adversarial.train_step, system))
+        new, metrics[dtype] = step(state, _batch(), jax.random.key(1))
+        assert {x.dtype for x in jax.tree.leaves(new.generator.params)} == {jnp.dtype("float32")}
+    for name in ("loss_G", "l1", "feature_distance"):
+        full, half = (float(metrics[dtype][name]) for dtype in ("float32", "bfloat16"))
+        assert half != full and half == pytest.approx(full, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Which slices make an example, of training and of evaluation, in 2D and 3D. No TensorFlow."""
+
+import hashlib
+import itertools
+
+import numpy as np
+
+from input_pipeline.safe_io import DataError
+
+
+def training_slices(found, depth, empty_slices):
+    """The slices of each training example.
+
+    In 3D an example begins at each slice that the next d - 1 of its patient follow; a stretch of
+    fewer slices gives one example, which repeats the last of them.
+
+    Args:
+        found: the Example of each slice.
+        depth: slices of an example, or 0 in 2D.
+        empty_slices: share of the slices of class "empty" to keep, in 2D.
+
+    Returns:
+        Numbers of slices, int64 [n], or [n, depth] in 3D.
+
+    Raises:
+        DataError: a value that does not fit.
+    """
+    if not 0 <= empty_slices <= 1:
+        raise DataError(f"config.data.empty_slices is {empty_slices}: use a share, 0 to 1")
+    if depth:
+        if empty_slices < 1:
+            raise DataError("config.data.empty_slices must be 1 with depth: runs have no gaps")
+        starts = [
+            (start, stop)
+            for first, stop in _stretches(found)
+            for start in range(first, max(stop - depth, first) + 1)
+        ]
+        return np.stack([_run(start, stop, depth) for start, stop in starts])
+    kept = [
+        i
+        for i, example in enumerate(found)
+        if example.label != "empty" or _uniform(example) < empty_slices
+    ]
+    return np.array(kept, np.int64)
+
+
+def evaluation_slices(found, depth):
+    """The slices of each example as above, and which of them to count, bool of the same shape."""
+    if not depth:
+        return np.arange(len(found)), np.ones(len(found), bool)
+    slices, counted = [], []
+    for first, stop in _stretches(found):
+        for start in range(first, stop, depth):
+            run = _run(max(min(start, stop - depth), first), stop, depth)
+            slices.append(run)
+            counted.append((run >= start) & np.insert(np.diff(run) > 0, 0, True))
+    return np.stack(slices), np.stack(counted)
+
+
+def _stretches(found):
+    """(first, stop) of slices that follow each other in one patient, nothing left out between."""
+
+    def follows(i):
+        this, last = found[i], found[i - 1]
+        return this.patient == last.patient and this.slice_index == last.slice_index + 1
+
+    bounds = [0, *(i for i in range(1, len(found)) if not follows(i)), len(found)]
+    return itertools.pairwise(bounds)
+
+
+def _run(start, stop, depth):
+    return np.minimum(np.arange(start, start + depth, dtype=np.int64), stop - 1)
+
+
+def _uniform(example):
+    """A number in [0, 1) of the slice alone: the same ones are kept when patients are added."""
+    text = f"{example.patient}\0{example.slice_index}"
+    return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8

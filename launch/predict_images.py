@@ -1,0 +1,57 @@
+"""What `launch.predict` does with X-rays: masks of their own size."""
+
+import os
+
+import numpy as np
+import tqdm
+from PIL import Image
+
+from input_pipeline.resizing import bilinear, evaluation_image
+from input_pipeline.safe_io import DataError
+from input_pipeline.xray_lungs.images import JSRT, read_xray, stored_image
+from launch.predict_files import check_distinct, find, replacing
+
+MASKS = {"mask", "ManualMask"}  # folders of them in the layouts that preparation takes
+MOST = 0.5  # standard deviation of values in [0, 1]
+
+
+def predict(data, model, source, output):
+    """Writes a mask of each X-ray, one X-ray after the other: its passes are those it has alone.
+
+    Args:
+        data: config.data of the run.
+        model: MaskModel.
+        source: an X-ray, or a folder of them at any depth.
+        output: folder: see `launch.predict` for what is written there.
+
+    Raises:
+        DataError: there are no X-rays, or one cannot be read.
+    """
+    folder, names = find(source, output, (".png", JSRT))
+    if os.path.isdir(source):
+        names = [name for name in names if not MASKS & set(name.split(os.sep)[:-1])]
+    if not names:
+        raise DataError(
+            f"{source} is no X-ray and holds none: this run takes .png, JSRT's .IMG, or a folder "
+            "of them"
+        )
+    results = {name: os.path.join(output, os.path.splitext(name)[0]) for name in names}
+    check_distinct(results)
+    for name, result in tqdm.tqdm(results.items(), unit="image"):
+        image = read_xray(os.path.join(folder, name), data.source_channels)
+        stored = stored_image(image, data.stored_size, data.source_channels)
+        outputs = model.probabilities(evaluation_image(stored, data.image_size)[None])
+        mean, deviation = (maps[0] for maps in outputs)
+        shape = image.shape[:2]
+        classes = [bilinear(one, shape) for one in np.moveaxis(mean, -1, 0)]
+        labels = model.cleaned(model.labels(np.stack(classes, -1)))
+        _write(f"{result}.png", labels * np.uint8(255 // model.highest_label))
+        if model.has_deviation:
+            values = np.rint(bilinear(deviation, shape) * (65535 / MOST))
+            _write(f"{result}_uncertainty.png", values.astype(np.uint16))
+
+
+def _write(path, pixels):
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary)
+    tqdm.tqdm.write(path)

@@ -1,0 +1,124 @@
+"""What `launch.predict` does with CT volumes: masks on the voxels of their files."""
+
+import os
+
+import numpy as np
+import tqdm
+
+from input_pipeline.planes import native, stored_image
+from input_pipeline.raw import dicom, nifti
+from input_pipeline.resizing import evaluation_image
+from input_pipeline.safe_io import DataError
+from launch.predict_files import check_distinct, find, replacing
+
+ENDINGS = (".nii", ".nii.gz")
+BATCH = 16  # slices
+
+
+def predict(data, model, source, output):
+    """Writes a mask of each volume, one volume after the other.
+
+    Args:
+        data: config.data of the run.
+        model: MaskModel.
+        source: a NIfTI volume, a folder of them at any depth, or the folder of a DICOM series.
+        output: folder: see `launch.predict` for what is written there.
+
+    Raises:
+        DataError: there are no volumes, or one cannot be read.
+    """
+    for path, result in _volumes(source, output):
+        volume = dicom.read_series(path) if os.path.isdir(path) else nifti.read_ct(path)
+        mean, deviation = _probabilities(data, model, volume.values, os.path.basename(result))
+        labels = np.empty(volume.values.shape, np.uint8)
+        for plane, probabilities in zip(labels, mean, strict=True):
+            classes = [native(one, plane.shape) for one in np.moveaxis(probabilities, -1, 0)]
+            plane[...] = model.labels(np.stack(classes, -1))
+        _write(nifti.write_mask, f"{result}.nii.gz", model.cleaned(labels), volume)
+        if model.has_deviation:
+            values = np.stack([native(plane, labels.shape[1:]) for plane in deviation])
+            _write(nifti.write_map, f"{result}_uncertainty.nii.gz", values, volume)
+
+
+def _volumes(source, output):
+    """[(path of a volume, path of its result without an ending)]."""
+    folder, names = find(source, output, ENDINGS)
+    if os.path.isdir(source):
+        names = [name for name in names if not _is_reference(name)]
+        if not names and any(dicom.is_dicom(entry) for entry in _files(source)):
+            name = os.path.basename(os.path.realpath(source))
+            return [(source, os.path.join(output, name))]
+    if not names:
+        raise DataError(
+            f"{source} is no CT volume and holds none: this run takes .nii, .nii.gz, a folder of "
+            "them, or the folder of a DICOM series"
+        )
+    results = {name: os.path.join(output, _result_name(name)) for name in names}
+    check_distinct(results)
+    return [(os.path.join(folder, name), result) for name, result in results.items()]
+
+
+def _is_reference(name):
+    """Whether a file below a folder holds labels, in the layouts that preparation takes."""
+    folder, name = os.path.split(name)
+    return name.startswith("segmentation-") or os.path.basename(folder) == "labelsTr"
+
+
+def _files(folder):
+    return [entry.path for entry in os.scandir(folder) if entry.is_file()]
+
+
+def _result_name(name):
+    folder, name = os.path.split(name)
+    stem = name[: name.lower().rindex(".nii")]
+    if stem.startswith("volume-"):
+        stem = f"prediction-{stem.removeprefix('volume-')}"
+    return os.path.join(folder, stem)
+
+
+def _probabilities(data, model, planes, name):
+    """Mean and deviation, as of MaskModel, of each plane as it is stored.
+
+    In 3D the generator sees runs of data.depth slices that overlap by half, and what it says of a
+    slice is averaged; a volume of fewer slices repeats the last one.
+
+    Args:
+        planes: int16 [slices, h, w].
+        name: for the progress bar.
+
+    Returns:
+        float32 [slices, S, S, classes] and [slices, S, S], S being data.image_size.
+    """
+    stored = np.stack(
+        [
+            evaluation_image(stored_image(plane, data.stored_size)[..., None], data.image_size)
+            for plane in planes
+        ]
+    )
+    count = len(stored)
+    if data.depth:
+        length, last = data.depth, max(count - data.depth, 0)
+        starts = sorted({min(start, last) for start in range(0, count, max(length // 2, 1))})
+    else:
+        length, starts = BATCH, range(0, count, BATCH)
+    mean = np.zeros((*stored.shape[:3], model.classes), np.float32)
+    deviation = np.zeros(stored.shape[:3], np.float32)
+    times = np.zeros(count, np.float32)
+    for start in tqdm.tqdm(starts, desc=name, unit="run"):
+        # The last slice is repeated, so that the generator is compiled once.
+        run = stored[np.minimum(np.arange(start, start + length), count - 1)]
+        outputs = model.probabilities(run[None] if data.depth else run)
+        own = slice(start, min(start + length, count))
+        for total, part in zip((mean, deviation), outputs, strict=True):
+            part = part[0] if data.depth else part
+            total[own] += part[: own.stop - start]
+        times[own] += 1
+    mean /= times[:, None, None, None]
+    deviation /= times[:, None, None]
+    return mean, deviation
+
+
+def _write(write, path, values, volume):
+    with replacing(path) as temporary:
+        write(temporary, values, volume)
+    print(path, flush=True)

@@ -1,0 +1,41 @@
+"""Workdirs of runs that were never trained: a config, and a checkpoint of drawn weights."""
+
+import jax
+import numpy as np
+
+from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.workdir import abstract_state, build_system, checkpoint_path, claim
+
+STEP = 7
+# For commands: that these checkpoints are of another number of devices is no news.
+QUIET = {"PYTHONWARNINGS": "ignore::UserWarning"}
+
+
+def save(workdir, config):
+    """Writes a workdir whose generator's output is far from constant. -> workdir."""
+    config.steps_per_epoch = 10
+    system = build_system(config)
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if leaf.ndim > 1:  # kernels [*spatial, in, out], of which layers keep the variance
+            inputs = tuple(range(leaf.ndim - 1))
+            kernel = rng.normal(size=leaf.shape)
+            kernel -= kernel.mean(inputs, keepdims=True)  # features are positive
+            return (2 * kernel / np.sqrt(np.prod(leaf.shape[:-1]))).astype(leaf.dtype)
+        ones = path[-1].key in ("scale", "var")  # of norms
+        return np.full(leaf.shape, float(ones), leaf.dtype)
+
+    state = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_state(system, config)
+    )
+    generator = jax.tree_util.tree_map_with_path(
+        draw, (state.generator.params, state.generator.batch_stats)
+    )
+    generator = state.generator.replace(params=generator[0], batch_stats=generator[1])
+    claim(workdir, config, write=True)
+    checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric)
+    checkpoints.save(STEP, state.replace(generator=generator), {system.task.best_metric: 0.5})
+    checkpoints.wait()
+    checkpoints.close()
+    return workdir
