@@ -14,12 +14,12 @@ from tests.oracle import liver_torch as oracle
 from tests.oracle.training import unmoved
 
 CASES = {  # config, variant, fields
-    "spectral": (liver, "", {}),
-    "clip": (liver, "", {"discriminator.constraint": "clip"}),
+    "clip": (liver, "", {}),
+    "spectral": (liver, "", {"discriminator.constraint": "spectral"}),
     "as_published": (liver, "as_published", {}),
     "tumour": (liver, "tumour", {}),
-    "3d": (liver_3d, "", {}),
-    "3d_tumour_clip": (liver_3d, "tumour", {"discriminator.constraint": "clip"}),
+    "3d": (liver_3d, "", {"discriminator.constraint": "spectral"}),
+    "3d_tumour_clip": (liver_3d, "tumour", {}),
 }
 
 
