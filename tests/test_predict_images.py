@@ -61,9 +61,9 @@ def _resized(plane, shape):
 
 @functools.cache
 def _generator(workdir):
+    """(source, key of dropout) -> fake."""
     _, system, generator, _ = load_run(workdir, "best")
-    apply = jax.jit(lambda generator, source: generate(system, generator, source))
-    return functools.partial(apply, generator)
+    return jax.jit(functools.partial(generate, system, generator))
 
 
 def _seen(image):
@@ -99,6 +99,7 @@ def test_the_command_on_a_folder(runs, tmp_path):
         path = _save(source / f"{name}.png", pixels)
         path.rename(source / name)
     (source / "notes.txt").write_text("not an X-ray")
+    _save(output / "a.png", _xray((9, 9), 5))  # of a former run
     arguments = [f"--workdir={runs['grey']}", f"--input={source}", f"--output={output}"]
     out, _ = commands.run("launch.predict", *arguments, "--mc_dropout=3")
     names = {"a.png": "a.PNG", "deeper/b.png": "deeper/b.png", "deeper/c.png": "deeper/c.png"}
@@ -163,11 +164,10 @@ def test_dropout_gives_a_mean_and_a_map_of_its_deviation(runs, tmp_path):
     with Image.open(tmp_path / "8" / "b_uncertainty.png") as image:
         assert image.mode == "I;16" and image.size == (70, 90)
         deviation = np.asarray(image) / 65535 * 0.5
-    _, system, generator, _ = load_run(runs["grey"], "best")
     with Image.open(tmp_path / "in" / "b.png") as image:
         seen = jnp.asarray(_seen(image), jnp.float32)
     passes = [
-        np.asarray(generate(system, generator, seen, key))[0, ..., 0] / 2
+        np.asarray(_generator(runs["grey"])(seen, key))[0, ..., 0] / 2
         for key in jax.random.split(jax.random.key(0), 8)
     ]
     expected = _resized(np.std(passes, 0), (90, 70))

@@ -167,7 +167,7 @@ def test_each_slice_is_resized_thresholded_and_cropped(runs, loaded, tmp_path, r
     mask = _mask(tmp_path / "out" / "ct.nii.gz").transpose()
     for slices in (slice(0, 2), slice(17, 20)):
         probability = _expected(loaded[run], hu.transpose()[slices], (33, 40))[..., 0]
-        decided = np.abs(probability - threshold) > 1e-3
+        decided = np.abs(probability - threshold) > 5e-3  # an HU rounded the other way
         _agree(mask[slices], (probability > threshold).astype(np.uint8), decided)
 
 
