@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -112,6 +113,14 @@ def test_dropout_passes_are_averaged(runs):
     plain, none = probability_function(system)(generator, source)
     assert not np.asarray(none).any()
     mean, deviation = probability_function(system, mc_dropout=8)(generator, source)
+    passes = np.stack(
+        [
+            (np.asarray(generate(system, generator, source, key)) + 1) / 2
+            for key in jax.random.split(jax.random.key(0), 8)
+        ]
+    )
+    np.testing.assert_allclose(mean, passes.mean(0), atol=1e-5)
+    np.testing.assert_allclose(deviation, passes.std(0), atol=1e-5)
     assert np.abs(np.asarray(mean - plain)).max() > 1e-4 and np.asarray(deviation).max() > 1e-4
     one, _ = probability_function(system, mc_dropout=1)(generator, source)
     assert np.abs(np.asarray(mean - one)).max() > 1e-4

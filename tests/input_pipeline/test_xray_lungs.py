@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.prepare import prepare
+from configs import liver, xray_lungs
+from input_pipeline.prepare import options_of, prepare
 from input_pipeline.safe_io import DataError
 from input_pipeline.xray_lungs.xray_lungs_dataset_builder import Config, find
 from tests.input_pipeline.conftest import read_split
@@ -521,3 +522,13 @@ def test_options_lie_beside(source, tmp_path):
     directories = {prepared(source, tmp_path, **option) for option in options}
     assert len(directories) == len(options)
     assert all(path.is_relative_to(tmp_path / "xray_lungs") for path in directories)
+
+
+@pytest.mark.parametrize("variant", ["", "as_published", "quickstart"])
+def test_the_config_names_every_option(variant):
+    """Two places say how a file's name gives the patient: they must agree."""
+    options = options_of(xray_lungs.get_config(variant).data)
+    assert Config(**options).options == options
+    assert options["patient_pattern"] == Config().patient_pattern
+    for variant in ("", "as_published", "tumour", "quickstart"):
+        assert options_of(liver.get_config(variant).data)["split_by"] in ("volume", "slice")
