@@ -12,13 +12,13 @@ import SimpleITK as sitk
 from input_pipeline.prepare import prepared_directory
 from input_pipeline.raw.dicom import read_series
 from input_pipeline.raw.nifti import read_ct, read_labels, write_mask
-from input_pipeline.samples.make import SOURCES, sha256_of
+from input_pipeline.samples.sources import ARCHIVES, sha256_of
 from tests.commands import run
 from tests.input_pipeline.conftest import read_split
 
 pytestmark = pytest.mark.slow
 
-(PACKAGE,) = (source for source in SOURCES if source.package.startswith("totalsegmentator"))
+(PACKAGE,) = (source for source in ARCHIVES if source.package.startswith("totalsegmentator"))
 UNREACHABLE = ("No matching distribution", "ConnectionError", "Timeout")  # in pip's words
 FILES = "tests/reference_files"
 LIVER = 5  # among the package's labels
