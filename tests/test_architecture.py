@@ -88,6 +88,7 @@ for name in ("tensorflow", "tensorflow_datasets", "array_record"):
     sys.modules[name] = None  # importing it raises ImportError
 import importlib, pkgutil
 import jax_pix2pix, launch.predict
+import input_pipeline.planes, input_pipeline.raw.dicom, input_pipeline.raw.nifti
 for module in pkgutil.walk_packages(jax_pix2pix.__path__, "jax_pix2pix."):
     importlib.import_module(module.name)
 """
