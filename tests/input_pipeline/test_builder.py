@@ -183,6 +183,12 @@ def test_an_error_names_the_first_bad_volume(source, tmp_path):
     assert prepared(source, tmp_path / "data").exists()
 
 
+def test_nothing_is_read_again(source, tmp_path, monkeypatch):
+    directory = prepared(source, tmp_path / "data")
+    monkeypatch.setattr(Volumes, "read", None)
+    assert prepared(source, tmp_path / "data") == directory
+
+
 def test_memory_does_not_grow_with_the_shard(source, tmp_path, monkeypatch):
     """TFDS keeps a shard's examples until it has counted them."""
     for k in range(60):

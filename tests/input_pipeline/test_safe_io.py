@@ -143,6 +143,7 @@ def test_refuses_broken_gifs(tmp_path):
         assert "cannot be read as a GIF" in refusal(read_binary_mask, path)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_refuses_a_gif_too_large_by_its_header(tmp_path):
     path = tmp_path / "mask.gif"
     # The screen is large, or the frame reaches beyond it.

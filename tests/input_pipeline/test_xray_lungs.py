@@ -497,7 +497,7 @@ def test_refuses_files_of_jsrt(tmp_path, name, pixels, word):
     [
         {"source_channels": 2},
         {"patient_pattern": "(P"},
-        {"patient_pattern": "P"},
+        {"patient_pattern": "TS"},
         {"patient_pattern": "(Q)"},
         {"patient_pattern": "(Q?)"},
         {"test_fraction": 0.0},
