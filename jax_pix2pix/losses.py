@@ -42,6 +42,21 @@ def l1(fake, target):
     return jnp.abs(fake - target).mean()
 
 
+def soft_dice(fake, target):
+    """Soft Dice loss (Milletari et al., 3DV 2016): 1 - Dice of probabilities, mean over classes.
+
+    A class counts the same however few of the pixels are its, unlike in L1. Sums are over the
+    whole batch, and 1 is added to both sides of the ratio, so that a class that is absent and not
+    predicted costs nothing.
+
+    Args:
+        fake, target: [n, *spatial, classes] in [0, 1], without the background.
+    """
+    pixels = tuple(range(fake.ndim - 1))
+    overlap, total = (fake * target).sum(pixels), (fake + target).sum(pixels)
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
 def feature_distance(features, others):
     """Multi-scale feature loss (SegAN, Xue et al. 2018): the mean over layers of their L1.
 

@@ -1,9 +1,11 @@
 """Losses and the learning rate against PyTorch and closed forms."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from monai.losses import DiceLoss
 
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix import losses
@@ -63,3 +65,22 @@ def test_wrong_values_are_named(field, value, message):
     section[name] = value
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
         build_system(config)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 9, 1), (2, 8, 9, 2), (2, 4, 5, 6, 2)])
+def test_soft_dice_and_its_gradient_are_monais(float64, shape):
+    rng = np.random.default_rng(0)
+    fake, target = rng.random(shape), (rng.random(shape) < 0.2).astype(np.float64)
+    target[..., -1] = 0  # a class that is absent
+
+    def channels_first(x):
+        return torch.tensor(np.moveaxis(x, -1, 1))
+
+    theirs = channels_first(fake).requires_grad_()
+    loss = DiceLoss(batch=True, smooth_nr=1, smooth_dr=1)(theirs, channels_first(target))
+    loss.backward()
+    value, gradient = jax.value_and_grad(losses.soft_dice)(fake, target)
+    assert float(value) == pytest.approx(loss.item(), abs=1e-12)
+    np.testing.assert_allclose(gradient, np.moveaxis(theirs.grad.numpy(), 1, -1), atol=1e-12)
+    nothing = np.zeros(shape)
+    assert losses.soft_dice(nothing, nothing) == 0

@@ -17,9 +17,9 @@ CASES = {  # config, variant, fields
     "clip": (liver, "", {}),
     "spectral": (liver, "", {"discriminator.constraint": "spectral"}),
     "as_published": (liver, "as_published", {}),
-    "tumour": (liver, "tumour", {}),
+    "tumour": (liver, "tumour", {"loss.dice_weight": 0.0}),
     "3d": (liver_3d, "", {"discriminator.constraint": "spectral"}),
-    "3d_tumour_clip": (liver_3d, "tumour", {}),
+    "3d_tumour_clip": (liver_3d, "tumour", {"loss.dice_weight": 0.0}),
 }
 
 

@@ -3,8 +3,8 @@
 from jax_pix2pix.adversarial import System
 from jax_pix2pix.errors import ConfigError, chosen
 from jax_pix2pix.intensity import DTYPES, normaliser
-from jax_pix2pix.losses import feature_distance, l1
-from jax_pix2pix.models.critic import Critic
+from jax_pix2pix.losses import feature_distance, l1, soft_dice
+from jax_pix2pix.models.critic import Critic, foreground
 from jax_pix2pix.models.encoder_decoder import EncoderDecoder
 from jax_pix2pix.optimizer import adam, clipped, constant_then_linear
 from jax_pix2pix.segmentation import segmentation
@@ -27,7 +27,11 @@ def build(config):
         distance = feature_distance(discriminate(source, target), discriminate(source, fake))
         absolute_error = l1(fake, target)
         loss = weights.l1_weight * absolute_error + weights.feature_weight * distance
-        return loss, {"loss_G": loss, "l1": absolute_error, "feature_distance": distance}
+        metrics = {"l1": absolute_error, "feature_distance": distance}
+        if weights.dice_weight:
+            metrics["soft_dice"] = soft_dice(foreground(fake), foreground(target))
+            loss = loss + weights.dice_weight * metrics["soft_dice"]
+        return loss, {"loss_G": loss} | metrics
 
     learning_rate = constant_then_linear(config)
     discriminator_optimizer = adam(config, learning_rate)

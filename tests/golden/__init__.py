@@ -36,7 +36,7 @@ class Case:
 LIDC = {"data.image_size": 32, "generator.depth": 4}
 XRAY = {"data.image_size": 32, "generator.depth": 5}
 LIVER = {"data.image_size": 32}
-LIVER_3D = {"data.patch_size": 16, "data.depth": 16, "data.batch_size": 4}
+LIVER_3D = {"loss.dice_weight": 0.0, "data.patch_size": 16, "data.depth": 16, "data.batch_size": 4}
 CASES = {
     "lidc_mask2ct": Case("lidc_mask2ct", "", LIDC),
     "xray_lungs": Case("xray_lungs", "", XRAY),

@@ -144,8 +144,12 @@ def test_hounsfield_units_are_scaled_and_rounded_once(tmp_path, dtype, slope, in
 
 
 def test_scaling_has_64_bits(tmp_path):
-    voxels = np.full(SHAPE, 10_000 * 2**14 + 2**13 + 1, np.int32)  # a little more than a half
-    path = save(tmp_path / "ct.nii", voxels, scl_slope=2**-14)
+    slope = np.float32(10_000.5 / 32767)
+    if 32767 * np.float64(slope) <= 10_000.5:
+        slope = np.nextafter(slope, np.float32(1))
+    # A little more than a half, which 32 bits would round to one, and then to an even number.
+    assert 10_000.5 < 32767 * np.float64(slope) and np.float32(32767) * slope == 10_000.5
+    path = save(tmp_path / "ct.nii", np.full(SHAPE, 32767, np.int16), scl_slope=slope)
     assert (nifti.read_ct(path).values == 10_001).all()
 
 
