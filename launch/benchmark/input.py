@@ -179,9 +179,17 @@ def write_data(folder, source, mask_values, size, batch_size, examples):
             "validation_fraction": 0.1,
             "batch_size": batch_size,
             "seed": 0,
+            "source": "mask",
+            "target": "image",
+            "source_channels": 1,
+            "source_type": "uint8",
+            "target_type": "uint8",
             "cache": "none",
             "flip": False,
             "load_size": 0,
+            "patch_size": 0,
+            "depth": 0,
+            "empty_slices": 1.0,
         }
     )
 
