@@ -75,6 +75,20 @@ def test_gathers_images_of_any_dimension_and_type():
         np.testing.assert_array_equal(image, expected[:, :, ::-1] if flip else expected)
 
 
+def test_gathers_runs_of_slices_with_one_crop_each():
+    slices = np.random.default_rng(0).integers(-1000, 3000, (9, 7, 8, 1), np.int16)
+    numbers = {
+        "index": np.array([[0, 1, 2], [6, 7, 8]]),
+        "offset": np.array([[2, 1], [0, 4]], np.int32),
+        "flip": np.array([False, True]),
+    }
+    out = device_cache.gather({"source": slices}, numbers, (4, 4))["source"]
+    assert out.shape == (2, 3, 4, 4, 1)
+    for run, index, (y, x), flip in zip(out, *numbers.values(), strict=True):
+        expected = slices[index, y : y + 4, x : x + 4]
+        np.testing.assert_array_equal(run, expected[:, :, ::-1] if flip else expected)
+
+
 def _train(workdir, data_dir, devices=1, **overrides):
     fields = {"epochs": 1, "constant_epochs": 1, "data.batch_size": 16, "data.flip": True}
     arguments = commands.tiny_training(
