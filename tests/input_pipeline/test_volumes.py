@@ -116,7 +116,10 @@ def test_evaluation_in_3d_counts_each_slice_once(data, split, runs):
         ({"patch_size": 33}, "patch_size is 33: use 0 to 32"),
         ({"patch_size": -16}, "patch_size is -16"),
         ({"depth": -3}, "depth is -3"),
-        ({"depth": 2, "split_by": "slice"}, "split_by is slice, which leaves no runs"),
+        (
+            {"depth": 2, "empty_slices": 1.0, "split_by": "slice"},
+            "split_by is slice, which leaves no runs",
+        ),
         ({"source": "foo"}, 'source is "foo": use image or mask'),
         ({"source_type": "uint8"}, "source_type .* uint8 and 1, .* is int16 with 1"),
     ],
