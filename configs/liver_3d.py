@@ -25,8 +25,8 @@ def get_config(variant=""):
     config.generator.width = 32
     config.discriminator.width = 32
     if variant == "quickstart":
-        config.data.depth = 8
-        config.data.test_fraction = 0.15  # a run of 8 slices
+        config.data.depth = 16  # more than the test's slices, which are padded to a run
+        config.data.test_fraction = 0.15
         config.data.validation_fraction = 0.1
         config.data.patch_size = 64
         config.epochs = 40

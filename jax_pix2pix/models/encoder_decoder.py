@@ -41,8 +41,8 @@ class EncoderDecoder(nn.Module):
     def __call__(self, x, *, train):
         if any(m % 2**LEVELS for m in x.shape[1:-1]):
             raise ConfigError(
-                f"image size {x.shape[1:-1]} does not halve {LEVELS} times: use a multiple of "
-                f"{2**LEVELS}"
+                f"image size {x.shape[1:-1]} does not halve {LEVELS} times: use multiples of "
+                f"{2**LEVELS} for config.data.image_size, patch_size and depth"
             )
         full_precision = jnp.promote_types(x.dtype, jnp.float32)
         for level in range(LEVELS):
