@@ -73,7 +73,7 @@ def test_scores_are_recomputed(runs, system):
         expected = jaccard_score(references.ravel(), probabilities.ravel() > 0.5)
         assert volume["iou"]["mean"] == pytest.approx(expected, abs=2e-3)
         assert volume["dice"]["interval_95"] is None  # of one patient
-    assert set(results["protocols"]) == set(PROTOCOLS)
+    assert set(results["protocols"]) == {*PROTOCOLS, "grid"}
     assert str(runs[system] / "evaluation" / "test.png") in out
     with Image.open(runs[system] / "evaluation" / "test.png") as picture:
         assert picture.width == 3 * 324 + 4
