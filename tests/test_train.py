@@ -22,7 +22,7 @@ from tests import commands
         ({"generator.depth": 8}, "does not halve 8 times"),
         ({"log_every_steps": 0}, "config.log_every_steps=0: use 1 or more"),
         ({"generator.dropout": 1.5}, "config.generator.dropout=1.5: use a share"),
-        ({"data.source_range": (5, 5)}, "config.data.source_range=(5, 5): the first must be"),
+        ({"data.source_range": (5, 5)}, "config.data.source_range=(5, 5): use two numbers"),
         ({"dtype": "float64"}, "needs JAX_ENABLE_X64=1"),
         ({"data.cache": "disk"}, 'config.data.cache is "disk": use one of none, host, device'),
         ({"data.sample": "knee", "data.image_size": 32}, 'there is no "knee"'),
