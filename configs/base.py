@@ -18,13 +18,27 @@ def get_base():
     config.optimizer.b1 = 0.5  # DCGAN: the default 0.9 makes adversarial training oscillate
     config.optimizer.b2 = 0.999
 
+    config.ema_decay = 0.0  # of an average of the generator's weights, for evaluation; or 0.999
+    # What D sees changes at random: "color", "translation", "cutout", joined by commas. For a
+    # handful of patients.
+    config.diff_augment = ""
+
     config.fsdp = 1  # devices that share one copy of the parameters; batches split over all
 
     config.log_every_steps = 10
     config.text_log_every_epochs = 5
     config.sample_every_epochs = 10
     config.checkpoint_every_epochs = 10  # each after a validation, whose score it carries
+    config.checkpoint_every_steps = 0  # and without one, within an epoch, so often; 0 is off
     config.keep_last = 2  # checkpoints, beside the best
+
+    # An update with a gradient that is not finite is skipped; so many in a row end the run.
+    config.max_skipped = 10
+    # Likewise one whose loss is so many standard deviations above the mean of the last 128; 0 is
+    # off, 6 leaves all but spikes.
+    config.spike_sigmas = 0.0
+    config.watchdog_seconds = 600.0  # without a step end the run, to be started again; 0 is off
+    config.heartbeat_seconds = 30  # without one from a process end the others within twice this
 
     config.data = ml_collections.ConfigDict()
     config.data.seed = config.get_ref("seed")
@@ -40,8 +54,56 @@ def get_base():
     config.data.load_size = 0  # augmentation: resize to this, crop at random; 0 is off
     config.data.patch_size = 0  # side of what training crops; 0 is image_size
     config.data.depth = 0  # slices of a 3D example; 0 is 2D
+    config.data.repeat = 1  # times that training counts each example in an epoch; for a single scan
+    # What becomes of a record that cannot be read: "raise" ends the run; "skip" trains on the next
+    # one that can be read in its place, and counts in no score what depends on it.
+    config.data.on_error = "raise"
     config.data.empty_slices = 1.0  # share of the slices without foreground that training keeps
-    config.data.source_channels = 1
+    config.data.context = 0  # neighbouring slices on each side, as channels of a 2D source
+    config.data.source_channels = 1  # as it is stored
     config.data.source_type = "uint8"  # as it is stored; "int16" for Hounsfield units
     config.data.target_type = "uint8"
     return config
+
+
+def add_pix2pix(config):
+    """The networks and the losses of systems of a U-Net and a PatchGAN."""
+    config.generator = ml_collections.ConfigDict()
+    config.generator.width = 64
+    config.generator.depth = 6  # halvings
+    config.generator.norm = "instance"  # or "batch", "none"
+    config.generator.use_bias = True
+    config.generator.dropout = 0.5
+    config.generator.dropout_levels = 3
+    config.generator.skips = True
+    config.generator.attention_gates = False  # on the skips
+    config.generator.self_attention = 0  # after so many halvings; 0 is off
+
+    config.discriminator = ml_collections.ConfigDict()
+    config.discriminator.width = 64
+    config.discriminator.strided_levels = 3  # with a dense one: receptive field 70
+    config.discriminator.dense_levels = 1
+    config.discriminator.norm = "instance"
+    config.discriminator.spectral_norm = False
+    config.discriminator.scales = 1  # networks that see the images at full size, half of it, ...
+
+    # Terms whose weight is 0 are not computed. jax_pix2pix/losses.py has their formulas.
+    config.loss = ml_collections.ConfigDict()
+    config.loss.adversarial = "bce"  # or "lsgan", "hinge", "wgan"
+    config.loss.adversarial_weight = 1.0
+    config.loss.discriminator_weight = 0.5  # of real + fake: D learns half as fast
+    config.loss.r1_weight = 0.0  # gradient penalty of D on real images
+    config.loss.gradient_penalty_weight = 0.0  # WGAN-GP's, between real and fake; 10 as published
+    config.loss.l1_weight = 100.0
+    config.loss.ssim_weight = 0.0
+    config.loss.ssim = "dm_pix"  # or "unclipped", which has a gradient on flat images
+    config.loss.ms_ssim_weight = 0.0
+    config.loss.ms_ssim_levels = 4  # 5 need images of 176 pixels
+    config.loss.gradient_weight = 0.0
+    config.loss.dice_weight = 0.0  # of the soft Dice loss, for masks of few pixels
+    config.loss.structure_weight = 0.0  # soft Dice of air, soft tissue and bone
+    config.loss.feature_matching_weight = (
+        0.0  # mean over D's layers; pix2pixHD has 10 of a sum of four
+    )
+    config.loss.perceptual_weight = 0.0
+    config.loss.perceptual_weights_file = ""  # VGG16; jax_pix2pix/perceptual.py has the layout

@@ -19,9 +19,7 @@ nearest, so that classes stay classes.
 two CPU cores; the first run prepares the data.
 """
 
-import ml_collections
-
-from configs.base import get_base
+from configs.base import add_pix2pix, get_base
 
 
 def get_config(variant=""):
@@ -39,26 +37,8 @@ def get_config(variant=""):
     config.data.target_range = (0, 255)
     config.data.window_hu = (-1000, 400)  # of target_range, for errors in HU
 
-    config.generator = ml_collections.ConfigDict()
-    config.generator.width = 64
-    config.generator.depth = 6  # 128 to 2 pixels
-    config.generator.norm = "instance"  # or "batch", "none"
-    config.generator.use_bias = True
-    config.generator.dropout = 0.5
-    config.generator.dropout_levels = 3
-
-    config.discriminator = ml_collections.ConfigDict()
-    config.discriminator.width = 64
-    config.discriminator.strided_levels = 3  # receptive field 70
-    config.discriminator.norm = "instance"
-
-    config.loss = ml_collections.ConfigDict()
-    config.loss.adversarial = "bce"  # or "lsgan", "hinge"
-    config.loss.adversarial_weight = 1.0
-    config.loss.discriminator_weight = 0.5  # of real + fake: D learns half as fast
-    config.loss.l1_weight = 100.0
+    add_pix2pix(config)  # 128 to 2 pixels and back; receptive field 70
     config.loss.ssim_weight = 5.0
-    config.loss.ssim = "dm_pix"  # or "unclipped", which has a gradient on flat images
 
     if variant == "quickstart":
         config.data.data_dir = "data/sample"

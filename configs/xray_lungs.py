@@ -23,7 +23,7 @@ embedded chest CT, in minutes on two CPU cores.
 
 import ml_collections
 
-from configs.base import get_base
+from configs.base import add_pix2pix, get_base
 
 
 def get_config(variant=""):
@@ -44,26 +44,10 @@ def get_config(variant=""):
     config.data.source_range = (0, 255)
     config.data.batch_size = 1
 
-    config.generator = ml_collections.ConfigDict()
-    config.generator.width = 64
+    add_pix2pix(config)
     config.generator.depth = 8  # 256 pixels to 1
-    config.generator.norm = "instance"  # or "batch", "none"
     config.generator.use_bias = False
-    config.generator.dropout = 0.5
-    config.generator.dropout_levels = 3
-
-    config.discriminator = ml_collections.ConfigDict()
-    config.discriminator.width = 64
-    config.discriminator.strided_levels = 3  # receptive field 70
-    config.discriminator.norm = "instance"
-
-    config.loss = ml_collections.ConfigDict()
-    config.loss.adversarial = "bce"  # or "lsgan", "hinge"
-    config.loss.adversarial_weight = 1.0
     config.loss.discriminator_weight = 1.0
-    config.loss.l1_weight = 100.0
-    config.loss.ssim_weight = 0.0
-    config.loss.ssim = "dm_pix"
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.regions = ml_collections.ConfigDict({"lungs": (1,)})

@@ -44,6 +44,14 @@ SHARD_SIZE = 1024  # a killed preparation loses at most this many, and the rest 
 THREADS = min(16, os.cpu_count() or 1)
 
 
+class Pixels(NamedTuple):
+    """An array of a record: [S, S, channels], S being stored_size."""
+
+    dtype: type
+    doc: str
+    channels: int = 1
+
+
 class Found(NamedTuple):
     splits: dict  # "train", "validation", "test": list of items, in the order of the records
     fingerprint: str
@@ -75,15 +83,20 @@ class Config(tfds.core.BuilderConfig):
     def options(self):
         return {name: getattr(self, name) for name in self.option_names()}
 
-    @property
-    def channels(self):
-        """Of the stored image."""
-        return 1
-
     def check_fractions(self, *names):
         for name in names:
             if not 0 < getattr(self, name) < 1:
                 raise DataError(f"{name} is {getattr(self, name)}: use a share between 0 and 1")
+
+    def check_pattern(self, name):
+        """Of a regular expression whose group 1 is the patient."""
+        pattern = getattr(self, name)
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise DataError(f"{name} {pattern}: {error}") from None
+        if not groups:
+            raise DataError(f"{name} {pattern} has no group: put (...) about the patient")
 
 
 def _in_a_name(value):
@@ -99,9 +112,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("2.0.0")  # of how things are stored, for all data sets
     description = ""
-    image_dtype = np.uint8
-    image_doc = ""
-    mask_doc = ""
+    arrays: dict  # {name: Pixels} of a record; config.data.source and .target are two of them
     unit = "slices"  # what an example is called
 
     def __init__(self, source, found, **kwargs):
@@ -118,19 +129,20 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             group: items of one file.
 
         Returns:
-            A dict for each item: "image", image_dtype [S, S, config.channels], "mask", uint8
-            [S, S, 1], "spacing_mm", three floats: between slices, rows and columns of the stored
-            grid, 0 where unknown; and "class" where the items have no label.
+            A dict for each item: what `arrays` names; "spacing_mm", three floats: between slices,
+            rows and columns of the stored grid, 0 where unknown; and "class" where only decoding
+            tells it.
 
         Raises:
             DataError: a file cannot be used.
         """
 
     def _info(self):
-        def pixels(channels, dtype, doc):
-            shape = (self.builder_config.stored_size,) * 2 + (channels,)
+        def feature(pixels):
+            shape = (self.builder_config.stored_size,) * 2 + (pixels.channels,)
+            encoding = tfds.features.Encoding.BYTES
             return tfds.features.Tensor(
-                shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES, doc=doc
+                shape=shape, dtype=pixels.dtype, encoding=encoding, doc=pixels.doc
             )
 
         return tfds.core.DatasetInfo(
@@ -138,8 +150,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             description=self.description,
             features=tfds.features.FeaturesDict(
                 {
-                    "image": pixels(self.builder_config.channels, self.image_dtype, self.image_doc),
-                    "mask": pixels(1, np.uint8, self.mask_doc),
+                    **{name: feature(pixels) for name, pixels in self.arrays.items()},
                     "patient": tfds.features.Text(),
                     "slice_index": np.int64,
                     "class": tfds.features.Text(),

@@ -59,6 +59,23 @@ def evaluation_slices(found, depth):
     return np.stack(slices), np.stack(counted)
 
 
+def with_neighbours(found, slices, context):
+    """Each slice between its neighbours: [n] -> [n, 2 context + 1], from the feet up.
+
+    Neighbours follow in the same patient with none left out; the ends of a stretch are repeated.
+
+    Raises:
+        DataError: context is negative.
+    """
+    if context < 0:
+        raise DataError(f"config.data.context is {context}: use 0, or the slices on each side")
+    ends = np.empty((len(found), 2), np.int64)
+    for first, stop in _stretches(found):
+        ends[first:stop] = first, stop - 1
+    around = slices[:, None] + np.arange(-context, context + 1)
+    return np.clip(around, *ends[slices].T[..., None])
+
+
 def _stretches(found):
     """(first, stop) of slices that follow each other in one patient, nothing left out between."""
 

@@ -4,7 +4,7 @@ import os
 import re
 from typing import NamedTuple
 
-from input_pipeline.raw import nifti
+from input_pipeline.raw.volume_file import read_labels
 from input_pipeline.safe_io import DataError, read_grey_png
 
 VOLUMES, IMAGES = "NIfTI volumes", "PNG images"
@@ -75,8 +75,8 @@ def read_pair(kind, pair):
     """
     if kind == VOLUMES:
         prediction, reference = (
-            nifti.read_labels(pair.prediction),
-            nifti.read_labels(pair.reference),
+            read_labels(pair.prediction),
+            read_labels(pair.reference),
         )
         reference.geometry.check_same_grid(pair.reference, prediction.geometry, pair.prediction)
         return prediction.values, reference.values, reference.spacing_mm

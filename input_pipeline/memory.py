@@ -15,7 +15,7 @@ def available_bytes():
     What the kernel caches of files counts as available, as it does for the kernel.
     """
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         (kilobytes,) = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
         available = int(kilobytes) * 1024
     except (OSError, ValueError):  # not Linux

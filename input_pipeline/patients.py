@@ -72,13 +72,7 @@ def split_three_ways(examples, test_fraction, validation_fraction, salt):
     Raises:
         DataError: there are fewer than three examples, or two patients differ in case only.
     """
-    spelled = {}
-    for example in examples:
-        other = spelled.setdefault(example.patient.casefold(), example.patient)
-        if other != example.patient:
-            raise DataError(
-                f"patients {other} and {example.patient} differ in case only: rename one's files"
-            )
+    check_spelling(examples)
     rest, test, test_is_apart = split_by_patient(examples, test_fraction, salt)
     train, validation, by_patient = split_by_patient(rest, validation_fraction, salt)
     notes = [f'splits by patient, by sha256("{salt}" + patient)']
@@ -87,6 +81,17 @@ def split_three_ways(examples, test_fraction, validation_fraction, salt):
     if not test_is_apart:
         notes.append("warning: there is one patient in all, who is in every split")
     return {"train": train, "validation": validation, "test": test}, notes
+
+
+def check_spelling(examples):
+    """Raises DataError where two patients differ in case only."""
+    spelled = {}
+    for example in examples:
+        other = spelled.setdefault(example.patient.casefold(), example.patient)
+        if other != example.patient:
+            raise DataError(
+                f"patients {other} and {example.patient} differ in case only: rename one's files"
+            )
 
 
 def check_one_split_each(splits, root):

@@ -1,86 +1,29 @@
 """Batches of image pairs from a prepared data set, for training and evaluation.
 
-Throughout, `data` is config.data. Every function prepares the embedded sample named `data.sample`
-first where it is not prepared yet; on many hosts the others wait for the one that does.
+Throughout, `data` is config.data; `prepared.py` finds the data set, or prepares a sample.
 
 A pair is a "source" and the "target" to make from it: stored images and masks, as data.source and
 data.target name them, of stored integer types. Casting and scaling to [-1, 1] are left to the
 device: uint8 is a quarter of the bytes to send there.
 """
 
-import csv
-import functools
 import itertools
 import os
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from input_pipeline import augment, memory, order
-from input_pipeline.example_slices import evaluation_slices, training_slices
-from input_pipeline.prepare import options_of, prepare, prepared_directory
-from input_pipeline.records import Records
+from input_pipeline.example_slices import evaluation_slices, training_slices, with_neighbours
+from input_pipeline.prepared import check_split, ensure_prepared, examples
+from input_pipeline.records import ON_ERROR, Cached, Records
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 
-import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
-
-SPLITS = ("train", "validation", "test")
 CACHES = ("none", "host", "device")
-METHODS = {"image": "bilinear", "mask": "nearest"}  # of resizing: classes stay classes
-SAMPLES = Path(__file__).parent / "samples"
+# Of resizing: classes stay classes.
+METHODS = {"image": "bilinear", "ct": "bilinear", "mask": "nearest"}
 THREADS = min(16, os.cpu_count() or 1)
 CHUNK = 64  # examples that fill a cache at a time
-
-
-class Example(NamedTuple):
-    patient: str
-    slice_index: int
-    label: str
-    file_name: str  # relative to the source folder
-    spacing_mm: tuple  # between slices, rows and columns as stored; 0 where unknown
-
-
-def ensure_prepared(data):
-    """Returns the directory of the prepared data set; prepares data.sample there if need be.
-
-    Every host may call it at once: one prepares and the others wait, be their disks shared or not.
-
-    Raises:
-        DataError: not prepared and no sample, with the command to run; or no such sample.
-    """
-    options = options_of(data)
-    directory = prepared_directory(data.dataset, data.data_dir, **options)
-    if directory.exists():
-        return directory
-    if not data.sample:
-        raise DataError(
-            f"{directory} does not exist: run python -m launch.prepare --source=DIR with the same "
-            "--config and --config.data.…, where DIR holds the source files"
-        )
-    if not (SAMPLES / data.sample).is_dir():
-        raise DataError(f'config.data.sample: there is no "{data.sample}" in {SAMPLES}')
-    print(f'preparing the embedded sample "{data.sample}"', flush=True)
-    return prepare(data.dataset, SAMPLES / data.sample, data.data_dir, wait=True, **options)
-
-
-def examples(data, split):
-    """A list of Example, in record order: entry i describes the slice with index i."""
-    _check_split(split)
-    return _read_tables(ensure_prepared(data), split)
-
-
-@functools.lru_cache(maxsize=2 * len(SPLITS))
-def _read_tables(directory, split):
-    table = []
-    for shard in tfds.builder_from_directory(directory).info.splits[split].filepaths:
-        with open(f"{shard}.csv") as file:
-            for row in csv.DictReader(file):
-                index, spacing = int(row["slice_index"]), map(float, row["spacing_mm"].split())
-                label, name = row["class"], row["file_name"]
-                table.append(Example(row["patient"], index, label, name, tuple(spacing)))
-    return table
 
 
 def check_training(data):
@@ -88,10 +31,17 @@ def check_training(data):
 
     Raises:
         DataError: not prepared; batch_size exceeds the examples; sizes that do not fit; no such
-            cache, or it does not fit into memory.
+            cache, or it does not fit into memory; no such on_error.
     """
+    if data.on_error not in ON_ERROR:
+        raise DataError(
+            f'config.data.on_error is "{data.on_error}": use one of {", ".join(ON_ERROR)}'
+        )
     records = _records(data, "train")
-    order.steps_per_epoch(len(_training_slices(data)), data.batch_size)
+    if data.repeat < 1:
+        raise DataError(f"config.data.repeat is {data.repeat}: use 1, or more for a single scan")
+    slices = _training_slices(data)
+    order.steps_per_epoch(len(slices), data.batch_size)
     enlarged = data.load_size or data.image_size
     if enlarged < data.image_size:
         raise DataError(
@@ -103,6 +53,9 @@ def check_training(data):
         raise DataError(
             "config.data.split_by is slice, which leaves no runs for config.data.depth: use volume"
         )
+    if data.depth and data.context:
+        raise DataError("config.data.context is of 2D: set it or config.data.depth to 0")
+    _to_read(data, examples(data, "train"), slices)
     if data.cache not in CACHES:
         raise DataError(f'config.data.cache is "{data.cache}": use one of {", ".join(CACHES)}')
     if data.cache != "none":
@@ -110,7 +63,10 @@ def check_training(data):
 
 
 def num_training_examples(data):
-    """How many different examples train_batches draws from: slices, or runs of data.depth."""
+    """How many examples train_batches draws from in an epoch: slices, or runs of data.depth.
+
+    Each counts data.repeat times.
+    """
     return len(_training_slices(data))
 
 
@@ -141,7 +97,7 @@ def train_batches(data, start_step, stop_step, host=0, hosts=1):
     """
     images = _records(data, "train")
     if data.cache == "host":
-        images = _Cached(train_set(data))
+        images = Cached(train_set(data))
     return stream(images, data, start_step, stop_step, host, hosts)
 
 
@@ -169,10 +125,12 @@ def stream(images, data, start_step, stop_step, host=0, hosts=1):
 
     Args:
         images: has load(index, a tensor [m]) -> {"source", "target"}, slices as they are stored or
-            as they are resized for a cache; and `error`, a DataError to raise for TensorFlow's.
+            as they are resized for a cache; and `error`, None or a DataError of what it could not
+            load.
     """
     rows = _rows(data.batch_size, host, hosts)
     slices = _training_slices(data)
+    neighbours = _to_read(data, examples(data, "train"), slices)
     load_size = data.load_size or data.image_size
     size = data.patch_size or data.image_size
 
@@ -188,8 +146,9 @@ def stream(images, data, start_step, stop_step, host=0, hosts=1):
             flip=data.flip,
             load_size=load_size,
         )
+        read = tf.gather(neighbours, example)
         if data.cache == "device":
-            return {"index": index} | place
+            return {"index": read} | place
 
         def crop(batch, depth):
             if not data.flip and size == load_size:
@@ -203,7 +162,8 @@ def stream(images, data, start_step, stop_step, host=0, hosts=1):
                 load_size=load_size,
             )
 
-        return _load(images, index, crop) | {"index": index}
+        slices_read = images.load(tf.reshape(read, [-1]))
+        return _arrange(slices_read, read, crop, data.context) | {"index": index}
 
     return _iterate(images, tf.data.Dataset.range(start_step, stop_step), load)
 
@@ -214,7 +174,8 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
     The last global batch is padded with copies of the last example, with index -1. All hosts get
     the same number of batches. Examples of data.depth slices cover each stretch of slices from the
     first one on; its last example ends with the last slice, and slices that it shares with the
-    example before have index -1.
+    example before have index -1. With data.on_error "skip" so has every slice of an example for
+    which one cannot be read, be it a neighbour only.
 
     Args:
         indices: of the examples to give instead, in this order.
@@ -229,6 +190,7 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
     records = _records(data, split)
     rows = _rows(data.batch_size, host, hosts)
     slices, counted = evaluation_slices(examples(data, split), data.depth)
+    neighbours = _to_read(data, examples(data, split), slices)
     wanted = np.arange(len(slices)) if indices is None else np.asarray(indices, np.int64)
 
     def resize(batch, depth):
@@ -240,35 +202,50 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
         real = place < len(wanted)
         example = tf.gather(wanted, tf.minimum(place, len(wanted) - 1))
         index = tf.gather(slices, example)
+        read = tf.gather(neighbours, example)
+        slices_read, readable = records.load_and_tell(tf.reshape(read, [-1]))
+        real &= tf.reduce_all(tf.reshape(readable, [read.shape[0], -1]), axis=1)
         real = tf.reshape(real, [-1] + [1] * (index.shape.rank - 1)) & tf.gather(counted, example)
-        return _load(records, index, resize) | {"index": tf.where(real, index, -1)}
+        images = _arrange(slices_read, read, resize, data.context)
+        return images | {"index": tf.where(real, index, -1)}
 
     return _iterate(records, tf.data.Dataset.range(-(-len(wanted) // data.batch_size)), load)
 
 
 def _training_slices(data):
-    return training_slices(examples(data, "train"), data.depth, data.empty_slices)
+    slices = training_slices(examples(data, "train"), data.depth, data.empty_slices)
+    return np.concatenate([slices] * data.repeat)
 
 
 def _records(data, split):
-    _check_split(split)
+    check_split(split)
     return Records(ensure_prepared(data), data, split)
 
 
-def _load(images, index, transform):
-    """The slices of index, [b] or [b, d], transformed: {"source", "target"}: [*index, h, w, c]."""
+def _to_read(data, found, slices):
+    """The slices that examples are made of: themselves, or with data.context neighbours too."""
+    return with_neighbours(found, slices, data.context) if data.context else slices
+
+
+def _arrange(slices_read, index, transform, context):
+    """The slices of index, [b] or [b, d], transformed: {"source", "target"}: [*index, h, w, c].
+
+    Args:
+        slices_read: {"source", "target"}: [b d, S, S, c].
+
+    With context, d slices are channels of the source [b, h, w, d c], and the middle one's target.
+    """
     depth = index.shape[1] if index.shape.rank == 2 else 1
-    batch = transform(images.load(tf.reshape(index, [-1])), depth)
-    return {key: tf.reshape(x, [*index.shape, *x.shape[1:]]) for key, x in batch.items()}
+    batch = transform(slices_read, depth)
+    batch = {key: tf.reshape(x, [*index.shape, *x.shape[1:]]) for key, x in batch.items()}
+    if context:
+        channels = tf.concat(tf.unstack(batch["source"], axis=1), axis=-1)
+        batch = {"source": channels, "target": batch["target"][:, context]}
+    return batch
 
 
 def _methods(data):
     return {"source": METHODS[data.source], "target": METHODS[data.target]}
-
-
-def _check_split(split):
-    if split not in SPLITS:
-        raise DataError(f'there is no split "{split}": use one of {", ".join(SPLITS)}')
 
 
 def _rows(batch_size, host, hosts):
@@ -295,29 +272,6 @@ def _cache_bytes(records, data):
     return len(records) * sum(images.nbytes for images in example.values())
 
 
-class _Cached:
-    """The images of `train_set`, gathered in memory."""
-
-    error = None
-
-    def __init__(self, images):
-        self._images = images
-
-    def load(self, index):
-        """{"source", "target"}: [m, L, L, c], of index, int64 [m]."""
-
-        # Not tf.gather, to which the images would be a copy.
-        def gather(index):
-            return [images[index] for images in self._images.values()]
-
-        types = [images.dtype for images in self._images.values()]
-        batch = tf.numpy_function(gather, [index], types, stateful=False)
-        return {
-            key: tf.ensure_shape(images, [index.shape[0], *self._images[key].shape[1:]])
-            for key, images in zip(self._images, batch, strict=True)
-        }
-
-
 def _iterate(records, steps, load):
     """Maps `load` over a tf.data.Dataset of scalars, in order: an iterator of dicts of arrays.
 
@@ -332,9 +286,9 @@ def _iterate(records, steps, load):
     iterator = batches.as_numpy_iterator()
 
     def read():
-        try:
-            yield from iterator
-        except tf.errors.OpError as error:
-            raise (records.error or error) from None
+        for batch in iterator:
+            if records.error:  # of this batch, or of one that was read ahead
+                raise records.error
+            yield batch
 
     return read()

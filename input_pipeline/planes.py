@@ -9,20 +9,40 @@ from PIL import Image
 
 from input_pipeline.resizing import bilinear
 
-AIR_HU = -1024  # what lies beyond a plane
+# Of a volume [slices, rows, columns] from the feet, the front and the right: which of its axes go
+# from slice to slice, down the rows and along the columns.
+PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
+AIR_HU = -1024  # what lies beyond a plane of a CT
 BACKGROUND = 0
 
 
-def stored_image(hu, size):
-    """Pads and resizes a CT plane, antialiased where it shrinks.
+def cut(volume, plane):
+    """A view of an axial volume as slices of a plane of PLANES, head up: [slices, rows, columns].
+
+    Coronal slices go from front to back, sagittal ones from the patient's right to left with the
+    front at the left.
+    """
+    slices = volume.transpose(PLANES[plane])
+    return slices if plane == "axial" else slices[:, ::-1]
+
+
+def put_together(slices, plane):
+    """The way back: a view of a plane's slices as an axial volume."""
+    slices = slices if plane == "axial" else slices[:, ::-1]
+    return slices.transpose(np.argsort(PLANES[plane]))
+
+
+def stored_image(plane, size, beyond=AIR_HU):
+    """Pads and resizes a plane, antialiased where it shrinks.
 
     Args:
-        hu: int16 [h, w].
+        plane: integers [h, w] of at most 16 bits: HU of a CT, for instance.
+        beyond: the value of the padding.
 
     Returns:
-        int16 [size, size], rounded once, at the end.
+        Integers of the same type, [size, size], rounded once, at the end.
     """
-    return np.rint(bilinear(_padded(hu, AIR_HU), (size, size))).astype(np.int16)
+    return np.rint(bilinear(_padded(plane, beyond), (size, size))).astype(plane.dtype)
 
 
 def stored_labels(labels, size):

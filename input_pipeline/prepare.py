@@ -11,13 +11,21 @@ from absl import logging
 
 from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 from input_pipeline.liver_ct import liver_ct_dataset_builder as liver_ct
+from input_pipeline.luna16 import luna16_dataset_builder as luna16
+from input_pipeline.mri_ct import mri_ct_dataset_builder as mri_ct
 from input_pipeline.safe_io import DataError
 from input_pipeline.xray_lungs import xray_lungs_dataset_builder as xray_lungs
 
 import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
 
 # Modules with Config, find and Builder; see builder.py.
-DATASETS = {"lidc_masks": lidc_masks, "liver_ct": liver_ct, "xray_lungs": xray_lungs}
+DATASETS = {
+    "lidc_masks": lidc_masks,
+    "liver_ct": liver_ct,
+    "luna16": luna16,
+    "mri_ct": mri_ct,
+    "xray_lungs": xray_lungs,
+}
 
 
 def options_of(data) -> dict:
@@ -72,7 +80,7 @@ def prepare(dataset, source, data_dir, wait=False, **options):
     with _lock(directory.parent / "lock", wait):
         found = module.find(source, config)
         if directory.exists():
-            prepared = json.loads((directory / "preparation.json").read_text())
+            prepared = _preparation(directory)
             if found.fingerprint != prepared["fingerprint"]:
                 raise DataError(
                     f"{directory} was prepared from {prepared['source']}, and {source} is another "
@@ -92,6 +100,18 @@ def prepare(dataset, source, data_dir, wait=False, **options):
             )
     print(f"prepared: {directory}", flush=True)
     return directory
+
+
+def _preparation(directory):
+    path = directory / "preparation.json"
+    try:
+        prepared = json.loads(path.read_text())
+        return {key: prepared[key] for key in ("source", "fingerprint")}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(
+            f"{path} cannot be read as a preparation's record ({error}): delete the folder and "
+            "prepare it again"
+        ) from error
 
 
 def _module(dataset):

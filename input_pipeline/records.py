@@ -1,15 +1,27 @@
-"""Random access to prepared records."""
+"""Random access to prepared records, on disk or in memory.
 
+config.data.on_error says what becomes of a record that cannot be read: "raise" ends the run, "skip"
+takes the next one that can be read in its place. Which one that is depends on the files alone, so
+that every host, batch and cache has the same.
+"""
+
+import math
 import os
+import sys
 import threading
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
+from tqdm import tqdm
 
+from input_pipeline.prepared import examples
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 
 import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
+
+ON_ERROR = ("raise", "skip")
+_reported = set()  # what this process has told about, so that no validation tells it again
 
 
 class Records:
@@ -29,10 +41,15 @@ class Records:
         info = tfds.builder_from_directory(directory).info
         self._features = {"source": data.source, "target": data.target}
         self._stored = {}  # shape and type by feature
+        arrays = {
+            name: feature
+            for name, feature in info.features.items()  # pyright: ignore
+            if len(feature.shape) == 3
+        }
         for key, name in self._features.items():
-            if name not in ("image", "mask"):
-                raise DataError(f'config.data.{key} is "{name}": use image or mask')
-            feature = info.features[name]  # pyright: ignore
+            if name not in arrays:
+                raise DataError(f'config.data.{key} is "{name}": use {" or ".join(sorted(arrays))}')
+            feature = arrays[name]
             self._stored[name] = feature.shape, tf.as_dtype(feature.np_dtype)
             found = np.dtype(feature.np_dtype).name, feature.shape[-1]
             wanted = data[f"{key}_type"], data.source_channels if key == "source" else 1
@@ -42,19 +59,28 @@ class Records:
                     f"the prepared {name} is {found[0]} with {found[1]}: correct the config"
                 )
         shards = info.splits[split]
+        self._data, self._split = data, split
         self._paths = [os.fspath(path) for path in shards.filepaths]
         self._starts = np.cumsum([0, *shards.shard_lengths])
         self._readers = {}
-        self._lock = threading.Lock()
-        self.error = None  # DataError of a failed read: TensorFlow passes its text on only
+        self._instead = {}  # {record that cannot be read: the one that is read in its place}
+        self._lock = threading.RLock()
+        # DataError of a failed read, to be raised by who iterates: of an exception on its threads
+        # TensorFlow prints many lines. Until then there are zeros.
+        self.error = None
 
     def __len__(self):
         return int(self._starts[-1])
 
     def load(self, index):
         """{"source", "target"}: [m, S, S, c] of their stored types, of index, int64 [m]."""
-        serialized = tf.numpy_function(self._read, [index], tf.string, stateful=False)
-        serialized = tf.ensure_shape(serialized, index.shape)
+        return self.load_and_tell(index)[0]
+
+    def load_and_tell(self, index):
+        """(as `load`, bool [m]: whether it is that record, and none in its place)."""
+        types = [tf.string, tf.bool]
+        serialized, real = tf.numpy_function(self._read, [index], types, stateful=False)
+        serialized, real = (tf.ensure_shape(x, index.shape) for x in (serialized, real))
         feature = tf.io.FixedLenFeature([], tf.string)
         features = tf.io.parse_example(serialized, {name: feature for name in self._stored})
 
@@ -62,19 +88,38 @@ class Records:
             shape, dtype = self._stored[name]
             return tf.reshape(tf.io.decode_raw(features[name], dtype), [index.shape[0], *shape])
 
-        return {key: decode(name) for key, name in self._features.items()}
+        return {key: decode(name) for key, name in self._features.items()}, real
 
     def _read(self, index):
+        try:
+            return self._serialized(index), np.ones(len(index), bool)
+        except Exception as error:
+            try:
+                if self._data.on_error != "skip":
+                    raise self._corrupt(index, error)
+                index = index.tolist()
+                instead = [self._readable(number) for number in index]
+                return self._serialized(np.array(instead)), np.equal(index, instead)
+            except DataError as refused:
+                self.error = refused
+                return self._zeros(len(index)), np.zeros(len(index), bool)
+
+    def _zeros(self, count):
+        """So many records as they are stored."""
+        example = tf.train.Example()
+        for name, (shape, dtype) in self._stored.items():
+            size = math.prod(shape) * dtype.size
+            example.features.feature[name].bytes_list.value.append(bytes(size))
+        return np.array([example.SerializeToString()] * count, object)
+
+    def _serialized(self, index):
+        """Records as they are stored: bytes [m]."""
         shards = np.searchsorted(self._starts, index, side="right") - 1
         records = np.empty(len(index), object)
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
             positions = (index[places] - self._starts[shard]).tolist()
-            try:
-                found = self._reader(shard).read(positions)
-            except Exception as error:
-                self.error = self._corrupt(shard, positions, error)
-                raise self.error from error
+            found = self._reader(shard).read(positions)
             for place, record in zip(places, found, strict=True):
                 records[place] = record
         return records
@@ -82,23 +127,107 @@ class Records:
     def _reader(self, shard):
         with self._lock:
             if shard not in self._readers:
-                self._readers[shard] = ArrayRecordReader(
+                reader = ArrayRecordReader(
                     self._paths[shard],
                     options="readahead_buffer_size:0,max_parallelism:0",  # for random access
                     file_reader_buffer_size=32768,
                 )
+                count = int(self._starts[shard + 1] - self._starts[shard])
+                if reader.num_records() != count:
+                    reader.read([0])  # tells why, of a file that cannot be opened
+                    raise RuntimeError(f"{reader.num_records()} records and not {count}")
+                self._readers[shard] = reader
             return self._readers[shard]
 
-    def _corrupt(self, shard, positions, error):
-        """The DataError for a failed read of these positions, naming the first bad one."""
-        what = "cannot be opened"
-        for position in positions:
-            try:
-                self._reader(shard).read([position])
-            except Exception as first:
-                what, error = f"is corrupt at record {position}", first
+    def _corrupt(self, index, error):
+        """The DataError for a failed read of these records, naming the first bad one."""
+        number = int(index[0])
+        for candidate in index.tolist():
+            if first := self._failure(candidate):
+                number, error = candidate, first
                 break
-        text = " ".join(str(error).split())[:200]
         return DataError(
-            f"{self._paths[shard]} {what} ({text}): delete the folder, and prepare it again"
+            f"{self._called(number)} cannot be read ({_in_short(error)}): delete the folder and "
+            'prepare it again, or set config.data.on_error to "skip"'
         )
+
+    def _failure(self, number):
+        """Why a record cannot be read, or None."""
+        try:
+            self._serialized(np.array([number]))
+        except Exception as error:
+            return error
+
+    def _readable(self, number):
+        """The first record from this one on that can be read; after the last comes the first."""
+        with self._lock:
+            if number not in self._instead:
+                failed = []
+                for candidate in (*range(number, len(self)), *range(number)):
+                    candidate = self._instead.get(candidate, candidate)
+                    error = self._failure(candidate)
+                    if error is None:
+                        break
+                    failed.append((candidate, error))
+                else:
+                    _, error = failed[0]
+                    raise DataError(
+                        f"{os.path.dirname(self._paths[0])} holds no record of {self._split} that "
+                        f"can be read ({_in_short(error)}): delete the folder and prepare it again"
+                    )
+                for one, error in failed:
+                    self._instead[one] = candidate
+                    _report(
+                        f"{self._called(one)} cannot be read ({_in_short(error)}): training sees "
+                        f"{self._called(candidate)} in its place, and no score counts it"
+                    )
+            return self._instead.get(number, number)
+
+    def _called(self, number):
+        """A record in words; if its file could not be opened, all records of that."""
+        shard = int(np.searchsorted(self._starts, number, side="right")) - 1
+        first, stop = self._starts[shard : shard + 2]
+        path, table = self._paths[shard], examples(self._data, self._split)
+        if shard not in self._readers:
+            patients = dict.fromkeys(example.patient for example in table[first:stop])
+            return (
+                f"{path} with its {stop - first} records, of patients {', '.join(patients)[:80]},"
+            )
+        example = table[number]
+        return (
+            f"{path}, record {number - first}, which is patient {example.patient}, slice "
+            f"{example.slice_index},"
+        )
+
+
+def _report(text):
+    if text not in _reported:
+        _reported.add(text)
+        tqdm.write(f"warning: {text}", file=sys.stderr)  # above a progress bar
+
+
+def _in_short(error):
+    return " ".join(str(error).split())[:200]
+
+
+class Cached:
+    """Slices in memory, {"source", "target": [n, L, L, c]}, with the `load` of Records."""
+
+    error = None
+
+    def __init__(self, images):
+        self._images = images
+
+    def load(self, index):
+        """{"source", "target"}: [m, L, L, c], of index, int64 [m]."""
+
+        # Not tf.gather, to which the images would be a copy.
+        def gather(index):
+            return [images[index] for images in self._images.values()]
+
+        types = [images.dtype for images in self._images.values()]
+        batch = tf.numpy_function(gather, [index], types, stateful=False)
+        return {
+            key: tf.ensure_shape(images, [index.shape[0], *self._images[key].shape[1:]])
+            for key, images in zip(self._images, batch, strict=True)
+        }

@@ -1,5 +1,6 @@
 """Readers for files of unknown origin: sizes are checked before memory is taken. No TensorFlow."""
 
+import io
 import math
 import os
 import warnings
@@ -8,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 MAX_PIXELS = 8192 * 8192
+MAX_NPY_HEADER = 2**14  # bytes; NumPy writes some 128
 _READ_HEADER = {  # by version of the format; a third one is for structured arrays
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -48,6 +50,20 @@ def read_png(path, channels):
     """
     mode = {1: "L", 3: "RGB"}[channels]
     return _decode(path, "PNG", dict.fromkeys(("1", "L", "P", "RGB"), mode), "8-bit grey or RGB")
+
+
+def read_picture(path):
+    """Reads a PNG, or a JPEG by any other ending, of at most 8 bits, as grey.
+
+    Returns:
+        uint8 [h, w]: grey as it is, of colours their ITU-R 601 luma.
+
+    Raises:
+        DataError: the file cannot be read as what its ending says, is too large, or of another
+            kind.
+    """
+    kind = "PNG" if os.fspath(path).lower().endswith(".png") else "JPEG"
+    return _decode(path, kind, dict.fromkeys(("1", "L", "P", "RGB"), "L"), "8-bit grey or RGB")
 
 
 def read_binary_mask(path):
@@ -108,7 +124,10 @@ def read_mask_npy(path):
     """
     try:
         with open(path, "rb") as file:
-            shape, fortran_order, dtype = _READ_HEADER[np.lib.format.read_magic(file)](file)
+            # Not from the file, of which NumPy would take memory for any length of the header.
+            start = io.BytesIO(file.read(MAX_NPY_HEADER))
+            shape, fortran_order, dtype = _READ_HEADER[np.lib.format.read_magic(start)](start)
+            file.seek(start.tell())
             if dtype.kind not in "buif":
                 raise DataError(f"{path} holds {dtype}: save the mask as uint8")
             if len(shape) - (len(shape) == 3 and 1 in shape) != 2:
@@ -151,7 +170,7 @@ def _decode(path, kind, modes, wanted):
     """Decodes an image file of one frame.
 
     Args:
-        kind: "PNG" or "GIF".
+        kind: "PNG", "JPEG" or "GIF".
         modes: Pillow's modes that the file may have, and to which each is converted.
         wanted: these, in words.
 

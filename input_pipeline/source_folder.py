@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from input_pipeline.raw.volume_file import voxel_file
 from input_pipeline.safe_io import DataError
 
 THUMBNAILS = "Thumbs.db"  # hidden by Windows; published data sets hold some
@@ -35,18 +36,32 @@ class SourceFolder:
         return sorted(entries, key=lambda entry: entry.name)
 
     def add(self, entry):
-        """Takes a file, an os.DirEntry, into the fingerprint. -> its name, relative to the root.
+        """Takes a file into the fingerprint. -> its name, relative to the root.
+
+        Args:
+            entry: os.DirEntry of `entries`, or Path of a file that lies within the root.
 
         Raises:
-            DataError: it is empty, or no file.
+            DataError: it is empty, no file, or a link to outside of the source.
         """
-        name = os.path.relpath(entry.path, self.root)
+        path = os.fspath(entry)
+        if isinstance(entry, Path):  # `entries` has looked at the others
+            self._check_inside(entry)
+        name = os.path.relpath(path, self.root)
         if not entry.is_file():
-            raise DataError(f"{entry.path} is not a file: move it away")
+            raise DataError(f"{path} is not a file: move it away")
         stat = entry.stat()
         if not stat.st_size:
-            raise DataError(f"{entry.path} is empty: restore or remove it")
+            raise DataError(f"{path} is empty: restore or remove it")
         self._digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return name
+
+    def add_volume(self, entry):
+        """As `add`; takes the file as well that holds the voxels of a .mhd. -> name of `entry`."""
+        name = self.add(entry)
+        beside = voxel_file(os.fspath(entry))
+        if beside and beside.is_file():  # whoever reads the volume says that it is missing
+            self.add(beside)
         return name
 
     @property
@@ -55,5 +70,12 @@ class SourceFolder:
         return self._digest.hexdigest()
 
     def _check_inside(self, path):
-        if not path.resolve().is_relative_to(self.root):
-            raise DataError(f"{path} is a link to outside of {self.root}: put a copy there instead")
+        try:
+            inside = path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError) as error:  # links that lead to each other
+            raise DataError(f"{path} is a link that leads nowhere: remove it") from error
+        if not inside:
+            raise DataError(
+                f"{path} is a link to outside of {self.root}: put a copy there instead, or give "
+                "the folder that holds the files themselves"
+            )

@@ -1,31 +1,79 @@
-"""Checkpoints: Orbax's manager behind five verbs, saving asynchronously."""
+"""Checkpoints: Orbax's manager behind a few verbs, saving asynchronously.
 
+Each has the digests of its files, written before it gets its name, so that a checkpoint is whole,
+or is no checkpoint, or is found to be damaged.
+"""
+
+import contextlib
+import functools
 import os
 import platform
+import re
+import subprocess
+import sys
+import time
 import warnings
 from importlib import metadata
+from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
     BestN,
     LatestN,
 )
 
+from jax_pix2pix import file_digests
 from jax_pix2pix.errors import WorkdirError
 
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 
+
+@functools.cache
 def environment():
     """What bitwise reproduction depends on beside the config."""
-    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    device = jax.devices()[0].device_kind
     return versions | {
         "python": platform.python_version(),
+        "revision": _revision(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "device": jax.devices()[0].device_kind,
+        "device": _processor() if device == "cpu" else device,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
     }
+
+
+def _revision():
+    """Of the code: the commit, "+" behind it if files differ from it; "unknown" without git."""
+
+    def git(*arguments):
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor():
+    """The CPU's model, as JAX calls all of them "cpu" and XLA compiles for each what it has."""
+    try:
+        models = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text("utf-8"))
+    except OSError:
+        models = None
+    return models[1] if models else platform.machine()
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step):
+        """Leaves JAX alone, which `preemption.asked_to_stop` asks with other numbers."""
+        return False
 
 
 class Checkpoints:
@@ -36,7 +84,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory, best_metric, keep_last=1, read_only=False):
-        self.directory = directory
+        self.directory = Path(directory)
 
         def score(metrics):
             return metrics[best_metric]
@@ -49,21 +97,91 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._digest),
         )
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._manager = _Manager(directory, options=options)
 
     def save(self, step, state, metrics=None):
-        """Starts to write ``state`` (a pytree of arrays), unless ``step`` is already there."""
+        """Starts to write ``state`` (a pytree of arrays), unless ``step`` is already there.
+
+        Raises:
+            WorkdirError: this checkpoint, or the one before, could not be written.
+        """
         if step in self._manager.all_steps():
             return
         contents = ocp.args.Composite(
             state=ocp.args.StandardSave(state), environment=ocp.args.JsonSave(environment())
         )
-        self._manager.save(step, args=contents, metrics=metrics)
+        with self._writing():
+            self._manager.save(step, args=contents, metrics=metrics)
+
+    def _digest(self):
+        """Called when all of a checkpoint is written, before it gets its name."""
+        if jax.process_index() == 0:
+            for folder in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                file_digests.write(folder)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # of the file system, by way of Orbax's threads and TensorStore
+            reason = " ".join(str(error).split())[:300]
+            # Not the manager's steps, of which it drops those that it is about to delete.
+            steps = [int(x.name) for x in self.directory.glob("*") if x.name.isdecimal()]
+            kept = f"step {max(steps)} is whole" if steps else "there is no checkpoint yet"
+            raise WorkdirError(
+                f"{self.directory}: a checkpoint could not be written ({reason}); {kept}: make "
+                "room and start again"
+            ) from error
 
     def latest(self):
         """The newest step, or None."""
         return self._manager.latest_step()
+
+    def newest_sound(self):
+        """The newest step that is as it was written, or None if there is no checkpoint at all.
+
+        Newer ones that are damaged are named on stderr and moved to "damaged" beside the
+        checkpoints, on all processes alike.
+
+        Raises:
+            WorkdirError: all are damaged.
+        """
+        found = sorted(self._manager.all_steps(), reverse=True)
+        for step in found:
+            problem = self._damage(step) if jax.process_index() == 0 else None
+            sound = np.asarray(problem is None)
+            if multihost_utils.broadcast_one_to_all(sound):
+                return step
+            if problem:
+                folder = self.directory.parent / "damaged"
+                folder.mkdir(exist_ok=True)
+                moved = folder / f"{step}-{time.time_ns()}"
+                (self.directory / str(step)).rename(moved)
+                print(
+                    f"warning: the checkpoint of step {step} is damaged: {problem}; it is now "
+                    f"{moved}, and the one before is used",
+                    file=sys.stderr,
+                )
+            multihost_utils.sync_global_devices("a damaged checkpoint was moved")
+            self._manager.reload()
+        if found:
+            raise WorkdirError(
+                f"{self.directory}: all {len(found)} checkpoints are damaged and now in "
+                f"{self.directory.parent / 'damaged'}: restore one, or use another workdir"
+            )
+        return None
+
+    def check_sound(self, step):
+        """Raises WorkdirError, naming the file, if a step is not as it was written."""
+        if problem := self._damage(step):
+            raise WorkdirError(
+                f"the checkpoint of step {step} is damaged: {problem}: restore it, or use another"
+            )
+
+    def _damage(self, step):
+        return file_digests.damage(self.directory / str(step))
 
     def resolve(self, which):
         """The step that "best", "last" or a number names.
@@ -91,11 +209,24 @@ class Checkpoints:
         return int(which)
 
     def restore(self, step, abstract_state):
-        """The state of ``step``, onto the shapes, types and placement of ``abstract_state``."""
+        """The state of ``step``, onto the shapes, types and placement of ``abstract_state``.
+
+        Nothing of the checkpoint decides what is allocated, and where.
+
+        Raises:
+            WorkdirError: it is of other shapes, or damaged, which `check_sound` says better.
+        """
         contents = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state), environment=ocp.args.JsonRestore()
         )
-        restored = self._manager.restore(step, args=contents)
+        try:
+            restored = self._manager.restore(step, args=contents)
+        except Exception as error:  # Orbax's and TensorStore's, of many kinds
+            reason = " ".join(str(error).split())[:300]
+            raise WorkdirError(
+                f"{self.directory / str(step)} does not hold the state of this config ({reason}): "
+                "use the code and the config that wrote it"
+            ) from error
         changes = [
             f"{key} was {value}, is {environment().get(key)}"
             for key, value in restored["environment"].items()
@@ -111,7 +242,9 @@ class Checkpoints:
 
     def wait(self):
         """Returns when all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self):
-        self._manager.close()
+        with self._writing():
+            self._manager.close()

@@ -39,7 +39,7 @@ def put(dataset, mesh):
 
 
 def example_numbers(depth):
-    """One example of what `gather` wants of a batch, of `depth` slices in 3D, 0 in 2D."""
+    """One example of what `gather` wants of a batch, of `depth` slices; 0 is a single one."""
     # int is int32, or int64 where JAX has 64 bits: as to_global makes it.
     index = jnp.zeros((1, depth) if depth else 1, int)
     return {"index": index, "offset": jnp.zeros((1, 2), jnp.int32), "flip": jnp.zeros(1, bool)}
@@ -69,3 +69,14 @@ def gather(dataset, numbers, size):
         return jax.vmap(crop)(numbers["index"], numbers["offset"], numbers["flip"])
 
     return {name: crops(images) for name, images in dataset.items()}
+
+
+def as_channels(batch, context):
+    """Runs of 2 context + 1 slices as 2D examples: the source's slices become its channels.
+
+    {"source", "target": [b, 2 context + 1, h, w, c]} -> [b, h, w, (2 context + 1) c] and, of the
+    middle slice, [b, h, w, c].
+    """
+    channels = jnp.moveaxis(batch["source"], 1, -2)
+    source = channels.reshape(*channels.shape[:-2], -1)
+    return {"source": source, "target": batch["target"][:, context]}

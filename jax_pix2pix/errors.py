@@ -1,5 +1,7 @@
 """Errors that a user can mend. Each message is one line: what is wrong, where, and what to do."""
 
+EXIT_RESTART = 42  # of a process that a launcher should start again; errors end with 1
+
 
 class ConfigError(ValueError):
     """A config names something that does not exist or does not fit."""

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 # config.dtype: the type of the computation; float64 is for tests of gradients.
 DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float64")}
 
+AIR_HU, BONE_HU = -200, 250  # below: air; above: bone; between: soft tissue
+
 
 def to_network(stored, stored_range, dtype=jnp.float32):
     """Stored integers [...] -> [-1, 1]: (low, high) = stored_range, the window, to (-1, 1).

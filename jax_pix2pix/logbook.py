@@ -1,5 +1,6 @@
 """What a run writes while it trains, on process 0: progress bar, text, JSON lines, TensorBoard."""
 
+import errno
 import json
 import os
 import time
@@ -8,28 +9,58 @@ import numpy as np
 import tensorboardX
 import tqdm
 
+from jax_pix2pix.goodput import kept, restart_cost
+from jax_pix2pix.metrics_log import (
+    complete_lines,
+    metrics_line,
+    metrics_path,
+    parsed,
+    read_metrics,
+)
+
 
 class Logbook:
     """Files of one workdir; continues them after ``start_step``.
 
     A killed run may have logged steps after its last checkpoint. They are trained again, so their
-    lines are dropped first: each step stands in metrics.jsonl once.
+    lines are dropped first: each step stands in metrics.jsonl once. What they say of the time goes
+    into the line of split "start".
+
+    Args:
+        clock: of the process, on which all up to here is booked.
+
+    Raises:
+        WorkdirError: a line of a log is damaged; but a last one that was cut short is no line.
     """
 
-    def __init__(self, workdir, start_step, total_steps, steps_per_epoch):
-        self._steps_per_epoch = steps_per_epoch
-        self._jsonl = _truncated(
-            os.path.join(workdir, "metrics.jsonl"), lambda x: json.loads(x)["step"] <= start_step
+    def __init__(self, workdir, start_step, total_steps, steps_per_epoch, clock, title=None):
+        self._steps_per_epoch, self._clock = steps_per_epoch, clock
+        spent = clock.take()
+        start = {"seconds": spent}
+        if before := read_metrics(workdir):
+            began = time.time() - sum(spent.values())
+            start["restart"] = restart_cost(before, start_step, began)
+        self._jsonl = _continued(
+            metrics_path(workdir), metrics_line, lambda line: kept(line, start_step)
         )
-        self._text = _truncated(
+        self._line(start_step, "start", start)
+        self._text = _continued(
             os.path.join(workdir, "training_log.txt"),
-            lambda x: int(x.split()[1]) * steps_per_epoch <= start_step,
+            lambda line: int(line.split()[1]),
+            lambda epoch: epoch * steps_per_epoch <= start_step,
         )
         self._board = tensorboardX.SummaryWriter(
-            os.path.join(workdir, "tensorboard"), purge_step=start_step + 1
+            os.path.join(workdir, "tensorboard"),
+            max_queue=0,  # without a limit, at which a full disk would stop the run for ever
+            purge_step=start_step + 1,
         )
         self._bar = tqdm.tqdm(
-            total=total_steps, initial=start_step, unit="step", smoothing=0.05, dynamic_ncols=True
+            desc=title,
+            total=total_steps,
+            initial=start_step,
+            unit="step",
+            smoothing=0.05,
+            dynamic_ncols=True,
         )
 
     def advance(self, **shown):
@@ -37,14 +68,28 @@ class Logbook:
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 
-    def scalars(self, step, split, values):
-        """One line of metrics.jsonl and one TensorBoard point each."""
+    def scalars(self, step, split, values, **fields):
+        """One line of metrics.jsonl, and a TensorBoard point for each value; not for fields."""
         values = {key: float(value) for key, value in values.items()}
+        self._line(step, split, values | fields)
+        self._check_board()
+        for key, value in values.items():
+            self._board.add_scalar(f"{split}/{key}", value, step)
+
+    def seconds(self, step):
+        """One line of metrics.jsonl: what was booked on the clock since the last one."""
+        self._line(step, "seconds", {"seconds": self._clock.take()})
+
+    def _check_board(self):
+        """Raises OSError if TensorBoard's files could not be written: only its thread ended."""
+        if not self._board.file_writer.event_writer._worker.is_alive():
+            self._board.flush()  # raises what ended the thread, if that lasts
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def _line(self, step, split, values):
         line = {"step": step, "epoch": step / self._steps_per_epoch, "split": split, **values}
         self._jsonl.write(json.dumps(line | {"time": time.time()}) + "\n")
         self._jsonl.flush()
-        for key, value in values.items():
-            self._board.add_scalar(f"{split}/{key}", value, step)
 
     def epoch(self, epoch, values):
         """One line of training_log.txt."""
@@ -54,6 +99,7 @@ class Logbook:
 
     def image(self, step, name, image):
         """image: uint8 [h, w, 3]."""
+        self._check_board()
         self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
         self._board.flush()
 
@@ -64,14 +110,20 @@ class Logbook:
         self._board.close()
 
 
-def _truncated(path, keep):
-    """Opens a log for appending, after removing the lines that ``keep`` refuses."""
-    lines = []
+def _continued(path, parse, keep):
+    """Opens a log for appending, without the lines whose ``parse(line)`` ``keep`` refuses.
+
+    Raises:
+        WorkdirError: parse refuses a line.
+    """
+    lines = complete_lines(path)
+    values = parsed(path, lines, parse)
+    text = "".join(line for line, value in zip(lines, values, strict=True) if keep(value))
     if os.path.exists(path):
-        with open(path) as file:
-            complete = [line for line in file if line.endswith("\n")]
-        lines = [line for line in complete if keep(line)]
-    file = open(path, "w")
-    file.writelines(lines)
-    file.flush()
-    return file
+        temporary = f"{path}.tmp"  # a run that is killed here loses nothing
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    return open(path, "a", encoding="utf-8")

@@ -1,17 +1,18 @@
 """The losses and validation scores of a run as a picture."""
 
-import json
 import os
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display server
 from matplotlib.figure import Figure
 
+from jax_pix2pix.metrics_log import read_metrics
+
 
 def draw_loss_curve(workdir, best_metric):
     """Draws workdir/loss_curve.png from metrics.jsonl: losses above, validation below."""
     lines = {"train": [], "validation": []}
-    with open(os.path.join(workdir, "metrics.jsonl")) as file:
-        for line in map(json.loads, file):
+    for line in read_metrics(workdir):
+        if line["split"] in lines:
             lines[line["split"]].append(line)
     figure = Figure(figsize=(8, 6), layout="constrained")
     panels = figure.subplots(2, sharex=True)

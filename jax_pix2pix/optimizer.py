@@ -23,6 +23,12 @@ def constant_then_linear(config):
     )
 
 
+def constant_then_tenth(config):
+    """The learning rate by step: constant, and a tenth of it in the last fifth of the steps."""
+    steps = config.epochs * config.steps_per_epoch
+    return optax.piecewise_constant_schedule(config.optimizer.learning_rate, {4 * steps // 5: 0.1})
+
+
 def adam(config, learning_rate):
     """Adam (Kingma and Ba 2015) with the config's momenta and a rate by step."""
     return optax.adam(learning_rate, b1=config.optimizer.b1, b2=config.optimizer.b2)

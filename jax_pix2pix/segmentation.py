@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.evaluation.overlap import PROTOCOLS, overlap_counts, overlap_scores
 from jax_pix2pix.models.critic import foreground
-from jax_pix2pix.overlap import PROTOCOLS, overlap_counts, overlap_scores
 from jax_pix2pix.pictures import outlined
 from jax_pix2pix.task import Task
 

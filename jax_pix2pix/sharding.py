@@ -1,7 +1,9 @@
 """Where arrays live: a ``data`` x ``fsdp`` mesh over all devices of all processes.
 
 Batches are split over both axes. Parameters and optimiser state are replicated over ``data`` and,
-with fsdp > 1, split over ``fsdp`` along their largest dimension. jit inserts the collectives.
+with fsdp > 1, split over ``fsdp`` along the larger of their last two dimensions. Those of a kernel
+are its channels: XLA (jax 0.10) computes wrong gradients of strided convolutions whose kernel is
+split in space. jit inserts the collectives.
 """
 
 import jax
@@ -56,10 +58,10 @@ def state_shardings(mesh, abstract_state):
     fsdp = mesh.shape["fsdp"]
 
     def shard(array):
-        divisible = [size if size % fsdp == 0 else 0 for size in array.shape]
+        divisible = [size if size % fsdp == 0 else 0 for size in array.shape[-2:]]
         if fsdp == 1 or not any(divisible):
             return replicated(mesh)
-        axis = int(np.argmax(divisible))
+        axis = max(array.ndim - 2, 0) + int(np.argmax(divisible))
         return NamedSharding(mesh, PartitionSpec(*[None] * axis, "fsdp"))
 
     return jax.tree.map(shard, abstract_state)
@@ -70,6 +72,21 @@ def with_shardings(abstract, shardings):
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
+
+
+def placed(tree, shardings):
+    """Arrays that every process has whole, as global arrays where ``shardings`` says.
+
+    Those that are there already, of which a process may have a part only, stay as they are.
+    """
+
+    def place(array, sharding):
+        if isinstance(array, jax.Array) and array.sharding == sharding:
+            return array
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(place, tree, shardings)
 
 
 def host_rows(mesh, batch_size):

@@ -9,7 +9,11 @@ import dm_pix
 import jax.numpy as jnp
 import numpy as np
 
+from jax_pix2pix.errors import ConfigError
+
 WINDOW, SIGMA, K1, K2, MAX_VAL = 11, 1.5, 0.01, 0.03, 2.0
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of five scales, the finest first
+FLOOR = 1e-3
 PROTOCOL = (
     f"SSIM, Gaussian window {WINDOW} sigma {SIGMA}, valid region, k1 {K1}, k2 {K2}, "
     f"images in [-1, 1], range {MAX_VAL:g}, mean over pixels (dm_pix)"
@@ -36,13 +40,15 @@ def ssim(a, b):
     """dm_pix's SSIM with its default window, filtered by matrix products.
 
     Args:
-        a, b: [n, h, w, c] in [-1, 1], at least 11 pixels a side.
+        a, b: [n, h, w, c] in [-1, 1], at least 11 pixels a side; or slices [n, d, h, w, c].
 
     Returns:
-        [n], at most 1. Variances are clipped at zero and the covariance at the root of their
-        product, which leaves the value alone, but not the gradient of flat images.
+        [n], or [n, d], at most 1. Variances are clipped at zero and the covariance at the root of
+        their product, which leaves the value alone, but not the gradient of flat images.
     """
-    return dm_pix.ssim(a, b, max_val=MAX_VAL, k1=K1, k2=K2, filter_fn=gaussian_filter)
+    slices = [x.reshape(-1, *x.shape[-3:]) for x in (a, b)]
+    values = dm_pix.ssim(*slices, max_val=MAX_VAL, k1=K1, k2=K2, filter_fn=gaussian_filter)
+    return values.reshape(a.shape[:-3])
 
 
 def unclipped_ssim(a, b):
@@ -51,14 +57,62 @@ def unclipped_ssim(a, b):
     On a flat image the clipped covariance is a matter of rounding: in float32 it may pass a
     fiftieth of this form's gradient.
     """
+    luminance, structure = _luminance_and_structure(a, b)
+    return (luminance * structure).mean((-3, -2, -1))
+
+
+def _luminance_and_structure(a, b):
+    """The two factors of the similarity, maps [n, h - 10, w - 10, c]."""
     mean_a, mean_b = gaussian_filter(a), gaussian_filter(b)
     variance_a = gaussian_filter(a * a) - mean_a**2
     variance_b = gaussian_filter(b * b) - mean_b**2
     covariance = gaussian_filter(a * b) - mean_a * mean_b
     c1, c2 = (K1 * MAX_VAL) ** 2, (K2 * MAX_VAL) ** 2
-    similarity = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    similarity /= (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
-    return similarity.mean((-3, -2, -1))
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return luminance, (2 * covariance + c2) / (variance_a + variance_b + c2)
+
+
+def ms_ssim(a, b, levels=5):
+    """Multi-scale SSIM (Wang et al., Asilomar 2003), of slices also in 3D.
+
+    The product over scales of the mean structure, and of the mean similarity at the coarsest, each
+    to the power of its weight; the first ``levels`` of the paper's weights, made to add up to 1.
+    Means below FLOOR count as FLOOR: the power of a negative mean is not a number.
+
+    Args:
+        a, b: [n, *spatial, c] in [-1, 1], at least 11 * 2**(levels - 1) pixels a side.
+
+    Returns:
+        [n].
+
+    Raises:
+        ConfigError: the images are too small.
+    """
+    if not 1 <= levels <= len(MS_WEIGHTS) or min(a.shape[-3:-1]) < WINDOW << (levels - 1):
+        raise ConfigError(
+            f"config.loss.ms_ssim_levels is {levels}: images of {a.shape[-3]} x {a.shape[-2]} "
+            f"pixels allow 1 to {_most_levels(a.shape)}"
+        )
+    product = 1.0
+    for level, weight in enumerate(MS_WEIGHTS[:levels]):
+        luminance, structure = _luminance_and_structure(a, b)
+        if level == levels - 1:
+            structure = luminance * structure
+        means = structure.mean(tuple(range(1, a.ndim)))
+        product = product * jnp.maximum(means, FLOOR) ** (weight / sum(MS_WEIGHTS[:levels]))
+        a, b = _halved(a), _halved(b)
+    return product
+
+
+def _most_levels(shape):
+    return min(len(MS_WEIGHTS), int(np.log2(max(min(shape[-3:-1]) / WINDOW, 1))) + 1)
+
+
+def _halved(x):
+    """Means of 2 x 2 pixels of each slice; a last odd row or column is left out."""
+    rows, columns = x.shape[-3] // 2, x.shape[-2] // 2
+    x = x[..., : 2 * rows, : 2 * columns, :]
+    return x.reshape(*x.shape[:-3], rows, 2, columns, 2, x.shape[-1]).mean((-4, -2))
 
 
 SSIM_FORMS = {"dm_pix": ssim, "unclipped": unclipped_ssim}

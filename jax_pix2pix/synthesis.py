@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jax_pix2pix.metrics import ct_metrics
+from jax_pix2pix.evaluation.metrics import ct_metrics
 from jax_pix2pix.task import Task
 
 
@@ -27,4 +27,5 @@ def _means(scores, groups):
 
 def _row(source, fake, target):
     error = np.abs(fake - target)
-    return [source[..., 0], fake[..., 0], target[..., 0], np.minimum(4 * error[..., 0] - 1, 1)]
+    middle = source.shape[-1] // 2  # of neighbouring slices
+    return [source[..., middle], fake[..., 0], target[..., 0], np.minimum(4 * error[..., 0] - 1, 1)]

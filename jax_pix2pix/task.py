@@ -15,6 +15,8 @@ class Task:
     best_metric: the one whose highest validation value marks the best checkpoint.
     row: (source, fake, target), NumPy [h, w, c] each -> pictures in [-1, 1], one for each of
         ``columns``, drawn ``side`` pixels wide.
+    whole: whether a 3D example is judged and shown as one, by its first index: metrics are [n] and
+        ``row`` gets [d, h, w, c].
     """
 
     metrics: Callable
@@ -24,3 +26,4 @@ class Task:
     row: Callable
     columns: tuple[str, ...]
     side: int
+    whole: bool = dataclasses.field(default=False, kw_only=True)

@@ -10,9 +10,9 @@ import tqdm
 from absl import flags
 
 from input_pipeline.mask_pairs import VOLUMES, find_pairs, read_pair
-from jax_pix2pix import bootstrap, overlap, surface_distance
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.mask_scores import case_scores, json_case, over_cases
+from jax_pix2pix.evaluation import bootstrap, overlap, surface_distance
+from jax_pix2pix.evaluation.mask_scores import case_scores, json_case, over_cases
 from launch import command
 
 _PREDICTIONS = flags.DEFINE_string(
@@ -88,7 +88,7 @@ def compare(predictions, references, output):
     }
     _print_table(results)
     if output:
-        with open(output, "w") as file:
+        with open(output, "w", encoding="utf-8") as file:
             json.dump(results, file, indent=2, allow_nan=False)
         print(f"protocols and values by case: {output}")
 

@@ -5,32 +5,67 @@ import os
 
 from absl import flags
 
-from input_pipeline import pipeline
-from jax_pix2pix import evaluate as evaluation
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.pictures import grid
 from jax_pix2pix.segmentation import Segmentation
-from jax_pix2pix.workdir import load_run
-from launch import command, evaluate_segmentation
+from jax_pix2pix.workdir import load_run, read_config
+from launch import (
+    command,
+    evaluate_ct,
+    evaluate_pyramid,
+    evaluate_segmentation,
+    evaluate_synthesis,
+)
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a trained run")
-_SPLIT = flags.DEFINE_enum("split", "test", ["train", "validation", "test"], "what to score")
-_CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a step")
+_SPLIT = flags.DEFINE_enum(
+    "split", None, ["train", "validation", "test"], "what to score; test, of a pyramid always train"
+)
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "best, last or a step; best, of a pyramid last"
+)
 _MC_DROPOUT = flags.DEFINE_integer(
     "mc_dropout", None, "of masks: passes with dropout to average; config.evaluation.mc_dropout"
 )
 _COMPONENTS = flags.DEFINE_integer(
     "largest_components", 0, "of masks: keep so many components of a prediction; 0 keeps all"
 )
+_COUNT = flags.DEFINE_integer("count", evaluate_pyramid.COUNT, "of a pyramid: samples to draw")
+_SEED = flags.DEFINE_integer("seed", 0, "of a pyramid: of its samples")
+_VOLUMES = flags.DEFINE_integer(
+    "volumes", 0, "of a pyramid: volumes to look at, the first ones; 0 is all"
+)
+OF_PYRAMIDS, OF_MASKS = (_COUNT, _SEED, _VOLUMES), (_MC_DROPOUT, _COMPONENTS)
 flags.mark_flag_as_required("workdir")
 
 
 def main():
-    evaluate(_WORKDIR.value, _SPLIT.value, _CHECKPOINT.value)
+    workdir = _WORKDIR.value
+    if "pyramid" not in read_config(workdir):
+        _refuse(OF_PYRAMIDS, "of pyramids")
+        evaluate(workdir, _SPLIT.value or "test", _CHECKPOINT.value or "best")
+        return
+    _refuse(OF_MASKS, "of systems that make masks")
+    if _SPLIT.value not in (None, "train"):
+        raise ConfigError(
+            f"--split={_SPLIT.value}: a pyramid is evaluated on its training volumes; leave it out"
+        )
+    evaluate_pyramid.evaluate_run(
+        workdir, _CHECKPOINT.value or "last", _COUNT.value, _SEED.value, _VOLUMES.value
+    )
+
+
+def _refuse(given, whose):
+    """Raises ConfigError for flags that this system has no use for."""
+    names = [f"--{flag.name}" for flag in given if flag.present]
+    if names:
+        raise ConfigError(f"{' and '.join(names)} are {whose}: leave them out")
 
 
 def evaluate(workdir, split, checkpoint):
-    """Prints the scores and writes workdir/evaluation/<split>.json and <split>.png."""
+    """Prints the scores and writes workdir/evaluation/<split>.json and <split>.png.
+
+    Of a system that makes CT of MR a table <split>.csv and a report <split>.html too.
+    """
     config, system, generator, step = load_run(workdir, checkpoint)
     header = {"split": split, "checkpoint": checkpoint, "step": step}
     if isinstance(system.task, Segmentation):
@@ -40,73 +75,27 @@ def evaluate(workdir, split, checkpoint):
         for name, value in (("mc_dropout", mc_dropout), ("largest_components", _COMPONENTS.value)):
             if value < 0:
                 raise ConfigError(f"--{name}={value}: use 0 or more")
-        results, picture = evaluate_segmentation.evaluate(
+        results, pictures = evaluate_segmentation.evaluate(
             config, system, generator, split, mc_dropout, _COMPONENTS.value
         )
     else:
-        if _MC_DROPOUT.value is not None or _COMPONENTS.value:
-            raise ConfigError(
-                "--mc_dropout and --largest_components are of systems that make masks"
-            )
-        results, picture = evaluate_synthesis(config, system, generator, split)
+        _refuse(OF_MASKS, "of systems that make masks")
+        kind = evaluate_synthesis if config.data.target == "ct" else evaluate_ct
+        results, pictures = kind.evaluate(config, system, generator, split)
 
+    results = header | results
     folder = os.path.join(workdir, "evaluation")
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, f"{split}.json")
-    with open(path, "w") as file:
-        json.dump(header | results, file, indent=2, allow_nan=False)
-    picture_path = os.path.join(folder, f"{split}.png")
-    picture.save(picture_path)
-    print(f"protocols and all values: {path}\nbest, median and worst: {picture_path}")
-
-
-def evaluate_synthesis(config, system, generator, split):
-    """Prints the scores of the model and of baselines. -> (results for JSON, picture)."""
-
-    def batches(split):
-        return pipeline.eval_batches(config.data, split)
-
-    examples = pipeline.examples(config.data, split)
-    patients = [example.patient for example in examples]
-    statistics = evaluation.training_statistics(system, batches("train"))
-    scores = {"model": evaluation.slice_scorer(system)(generator, batches(split))}
-    scores |= evaluation.score_baselines(system, statistics, batches(split))
-    results = {
-        "protocols": system.task.protocols,
-        "baselines": {
-            "mean_training_target": "the mean of all training CT slices",
-            "scaled_source": "slope * mask + intercept, least squares over the training pixels",
-        },
-        "results": {
-            name: evaluation.summarise(system.task, columns, patients)
-            for name, columns in scores.items()
-        },
-    }
-    _print_table(results)
-
-    columns = scores["model"]
-    ranked = evaluation.best_median_worst(columns[system.task.best_metric])
-    labels = [
-        f"{group}: {examples[i].patient} slice {examples[i].slice_index}, "
-        + ", ".join(f"{metric} {values[i]:.3g}" for metric, values in columns.items())
-        for group, i in ranked
-    ]
-    indices = [i for _, i in ranked]
-    images = evaluation.slices_at(system, generator, batches(split), indices)
-    task = system.task
-    return results, grid([task.row(*x) for x in images], task.columns, labels, task.side)
-
-
-def _print_table(results):
-    metrics = list(results["protocols"])
-    print(f"{'':24}" + "".join(f"{name:>12}" for name in metrics) + f"{'images':>8}")
-    for name, summary in results["results"].items():
-        rows = {name: summary["overall"]} | {
-            f"  {patient}": values for patient, values in summary["by_group"].items()
-        }
-        for label, values in rows.items():
-            cells = "".join(f"{values[metric]:12.4f}" for metric in metrics)
-            print(f"{label:24}{cells}{values['images']:8}")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2, allow_nan=False)
+    print(f"protocols and all values: {path}")
+    path = os.path.join(folder, split)
+    if config.data.target == "ct":
+        evaluate_synthesis.write(path, config, results, pictures)
+    else:
+        pictures.save(f"{path}.png")
+        print(f"best, median and worst: {path}.png")
 
 
 if __name__ == "__main__":

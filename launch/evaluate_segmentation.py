@@ -3,16 +3,16 @@
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline import pipeline
-from jax_pix2pix import components as clean_up
-from jax_pix2pix import evaluate as evaluation
-from jax_pix2pix.evaluate_masks import (
+from input_pipeline import pipeline, prepared
+from jax_pix2pix.evaluation import components as clean_up
+from jax_pix2pix.evaluation import slices as evaluation
+from jax_pix2pix.evaluation.mask_scores import PROTOCOLS, json_case, over_cases, print_table
+from jax_pix2pix.evaluation.masks import (
     best_threshold,
     predicted_masks,
     probability_function,
     score_patients,
 )
-from jax_pix2pix.mask_scores import PROTOCOLS, json_case, over_cases, print_table
 from jax_pix2pix.pictures import grid
 
 GRID = (
@@ -24,7 +24,7 @@ GRID = (
 def evaluate(config, system, generator, split, mc_dropout, components):
     """Prints the scores of the model, at the config's threshold and at the best one of the
     validation split, and of the mean training mask. -> (results for JSON, picture)."""
-    task, examples = system.task, pipeline.examples(config.data, split)
+    task, examples = system.task, prepared.examples(config.data, split)
     patients = [example.patient for example in examples]
     moments = probability_function(system, mc_dropout)
 
@@ -50,7 +50,7 @@ def evaluate(config, system, generator, split, mc_dropout, components):
     if components:
         report["protocols"]["largest_components"] = clean_up.PROTOCOL.format(count=components)
     if config.generator.get("classes", 1) == 1:
-        groups = _groups(task, pipeline.examples(config.data, "validation"))
+        groups = _groups(task, prepared.examples(config.data, "validation"))
         threshold, dice = best_threshold(system, model, batches("validation"), groups)
         report["best_threshold"] = {
             "chosen": "highest mean Dice on the validation split, all components kept",

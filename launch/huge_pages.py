@@ -24,7 +24,7 @@ def request():
     tunables = os.environ.get(TUNABLES, "")
     if HUGE_PAGES in tunables or not _is_command() or platform.libc_ver()[0] != "glibc":
         return
-    if not KERNEL.exists() or "[madvise]" not in KERNEL.read_text():
+    if not KERNEL.exists() or "[madvise]" not in KERNEL.read_text(encoding="utf-8"):
         return
     # First, because glibc may cut what the process sees of this variable after its first entry.
     os.environ[TUNABLES] = ":".join(filter(None, [f"{HUGE_PAGES}=1", tunables]))

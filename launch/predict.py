@@ -8,10 +8,27 @@ config.data.image_size a side.
 A run that makes masks of X-rays takes .png or JSRT's .IMG; of a folder it passes over masks (mask/,
 ManualMask/). For a/NAME.png it writes a/NAME.png of the same size, 0 and 255.
 
-A run that makes masks of CT takes volumes, .nii, .nii.gz or the folder of a DICOM series; of a
-folder it passes over labels (segmentation-N.nii, labelsTr/). For a/volume-N.nii it writes
-a/prediction-N.nii.gz, for other names a/NAME.nii.gz: uint8, with the voxels, the axes and the
-affine of the volume, 0 and 1 or the number of the class.
+A run that makes masks of CT takes volumes, .nii, .nii.gz, .mha, .mhd, .nrrd or the folder of a
+DICOM series; of a folder it passes over labels (segmentation-N.nii, labelsTr/). For
+a/volume-N.nii it writes a/prediction-N.nii.gz, for other names a/NAME.nii.gz: uint8, with the
+voxels, the axes and the affine of the volume, 0 and 1 or the number of the class.
+
+A run that makes synthetic CT of MR takes volumes, .nii, .nii.gz, .mha, .mhd or .nrrd, and writes
+volumes in HU, int16, with the voxels, the axes and the affine of the MR; in its format, the same
+bits.
+
+    python -m launch.predict --workdir=DIR --input=mr.nii.gz --output=sct.nii.gz
+
+Of a folder it takes all volumes but SynthRAD's ct.* and mask.*, and for a/NAME.mha it writes
+a/NAME.mha, for a/mr.mha a/sct.mha. The body, by which an MR is scaled, is that of --mask, or of
+mask.* beside mr.*, or is found. In 3D, patches that overlap by half are blended with Gaussian
+weights. --reference=ct.nii.gz prints the scores of one volume under the protocols of
+jax_pix2pix/evaluation/protocols.py.
+
+Such a run that learnt from pictures takes those of MR, .png or .jpg, grey or RGB, never beside its
+CT. For a/NAME.jpg it writes a/NAME.png, 8-bit grey, of the same size, in which 0 and 255 are
+config.data.image_window_hu. Of a folder it passes over CTs (B/, trainB/, valB/, testB/); pictures
+beside volumes are passed over.
 
 Images are prepared as for training and evaluation, and probabilities are resized to the source's
 own pixels before they are cut at the threshold; of several classes the most probable one is taken.
@@ -21,19 +38,47 @@ own pixels before they are cut at the threshold; of several classes the most pro
 mask, the standard deviation of the foreground's probability over the passes: of a volume as
 float32; of an X-ray as 16-bit PNG, in which white, 65535, is 0.5, the most it can be.
 
+A pyramid makes volumes of noise, without an --input:
+
+    python -m launch.predict --workdir=DIR --output=DIR --count=16 --seed=0
+
+sample_0000.nii.gz and so on are CTs in int16 HU, --format=mhd, for instance, gives them another
+ending; sample_0000.png shows three planes through the centre, of a 2D run all slices; samples.png
+has all samples. Sample 3 is the same whatever --count is. Of an unfinished run it is the finest
+scale so far.
+
+--size=D,H,W, in 2D H,W, is the samples' size: any, in memory that does not grow with it but for the
+volume. Voxels keep the size that they have in the training volumes (the median, of several),
+so that a larger sample shows more. --from_scale=K samples the scales from K on, and takes what is
+coarser from the training volumes in turn, or from the volume --input: such a sample shows what they
+show, so that its voxels become smaller as --size grows. --reconstruct makes the training volumes
+of their fixed noise instead, reconstruction_0000 and so on, at most --count.
+
 A folder is read with all below it, and the results lie as their sources do. Each is complete when
 it appears under its name; those that are there are replaced.
 """
 
+import os
+
 from absl import flags
 
+from jax_pix2pix import pyramid
 from jax_pix2pix.errors import ConfigError, chosen
 from jax_pix2pix.segmentation import Segmentation
-from jax_pix2pix.workdir import load_run
-from launch import command, predict_ct, predict_images, predict_volumes
+from jax_pix2pix.workdir import load_run, read_config
+from launch import (
+    command,
+    predict_ct,
+    predict_images,
+    predict_pictures,
+    predict_samples,
+    predict_synthesis,
+    predict_volumes,
+)
 from launch.predict_masks import mask_model
 
 FLAGS = flags.FLAGS
+OF_SAMPLES = ("count", "seed", "from_scale", "size", "reconstruct", "format")
 
 
 def main():
@@ -45,28 +90,77 @@ def main():
         FLAGS.mc_dropout,
         FLAGS.threshold,
         FLAGS.largest_components,
+        FLAGS.mask,
+        FLAGS.reference,
+        {name: FLAGS[name].value for name in OF_SAMPLES if FLAGS[name].present},
     )
 
 
 def predict(
-    workdir, source, output, checkpoint="best", mc_dropout=None, threshold=None, components=0
+    workdir,
+    source,
+    output,
+    checkpoint=None,
+    mc_dropout=None,
+    threshold=None,
+    components=0,
+    mask=None,
+    reference=None,
+    sampling=None,
 ):
-    """See above; the arguments are the flags.
+    """See above; the arguments are the flags, `sampling` those of OF_SAMPLES that are given.
 
     Raises:
         WorkdirError: there is no such run or checkpoint.
         ConfigError: a flag does not fit the run.
         DataError: the input is not what the run takes, or cannot be read.
     """
+    options, sampling = (mc_dropout, threshold, components), sampling or {}
+    if os.path.isdir(pyramid.scale_directory(workdir, 0)):
+        workdir, _ = pyramid.last_scale(workdir)
+    checkpoint = checkpoint or ("last" if "pyramid" in read_config(workdir) else "best")
     config, system, generator, _ = load_run(workdir, checkpoint)
-    options = mc_dropout, threshold, components
+    if "pyramid" in config:
+        if options != (None, None, 0) or mask or reference:
+            raise ConfigError(
+                "a pyramid makes CT of noise: leave out --mask, --reference, --mc_dropout, "
+                "--threshold and --largest_components"
+            )
+        predict_samples.predict(config, system, generator, output, source=source, **sampling)
+        return
+    for flag in sampling:
+        raise ConfigError(f"--{flag} is of pyramids, and {workdir} is of {config.system}")
+    if source is None:
+        raise ConfigError("--input is missing: give a file or a folder of what the run takes")
+    of_mr = config.data.source_type == "uint16"
+    pictures = of_mr and predict_pictures.are_given(source, output)
+    for field in ("context", "depth"):
+        if config.data[field] and (pictures or config.data.source_type == "uint8"):
+            raise ConfigError(
+                f"config.data.{field} is {config.data[field]}, but images have no neighbours: "
+                "launch.evaluate judges this run on its prepared data"
+            )
+    if (mask or reference) and not of_mr:
+        raise ConfigError("--mask and --reference are of systems that make synthetic CT of MR")
+    if (mask or reference) and pictures:
+        raise ConfigError(f"--mask and --reference are of volumes, and {source} is of pictures")
     if not isinstance(system.task, Segmentation):
         if options != (None, None, 0):
             raise ConfigError(
                 "--mc_dropout, --threshold and --largest_components are of systems that make masks"
             )
-        predict_ct.predict(config, system, generator, source, output)
+        if pictures:
+            predict_pictures.predict(config, system, generator, source, output)
+        elif of_mr:
+            predict_synthesis.predict(config, system, generator, source, output, mask, reference)
+        else:
+            predict_ct.predict(config, system, generator, source, output)
         return
+    if config.data.dataset == "luna16":
+        raise ConfigError(
+            f"a run of {config.system} sees whole volumes resized to one size, for a pyramid's "
+            "loss: launch.evaluate judges it, launch.export_segmenter writes it"
+        )
     model = mask_model(config, system, generator, *options)
     by_type = {"uint8": predict_images.predict, "int16": predict_volumes.predict}  # int16 is HU
     chosen(by_type, "data.source_type", config.data.source_type)(config.data, model, source, output)
@@ -75,9 +169,9 @@ def predict(
 def _define_flags():
     """Not at import: flags of two commands may share a name, and tests import both."""
     flags.DEFINE_string("workdir", None, "a trained run")
-    flags.DEFINE_string("input", None, "a file or a folder, of what the run takes")
-    flags.DEFINE_string("output", None, "folder for the results")
-    flags.DEFINE_string("checkpoint", "best", "best, last or a step")
+    flags.DEFINE_string("input", None, "a file or a folder, of what the run takes, if anything")
+    flags.DEFINE_string("output", None, "folder for the results, or a file for one synthetic CT")
+    flags.DEFINE_string("checkpoint", None, "best, last or a step; best, of a pyramid last")
     flags.DEFINE_integer(
         "mc_dropout", None, "of masks: passes with dropout to average; config.evaluation.mc_dropout"
     )
@@ -85,7 +179,15 @@ def _define_flags():
         "threshold", None, "of masks of one class: a probability; config.evaluation.threshold"
     )
     flags.DEFINE_integer("largest_components", 0, "of masks: keep so many components; 0 keeps all")
-    flags.mark_flags_as_required(["workdir", "input", "output"])
+    flags.DEFINE_string("mask", None, "of synthetic CT: file of the body in the input")
+    flags.DEFINE_string("reference", None, "of synthetic CT: file of the real CT, to print scores")
+    flags.DEFINE_integer("count", 16, "of a pyramid: samples")
+    flags.DEFINE_integer("seed", 0, "of a pyramid: of the samples' noise", lower_bound=0)
+    flags.DEFINE_integer("from_scale", 0, "of a pyramid: the first scale to sample")
+    flags.DEFINE_string("size", None, "of a pyramid: of the samples, D,H,W or in 2D H,W")
+    flags.DEFINE_boolean("reconstruct", False, "of a pyramid: the training volumes, of fixed noise")
+    flags.DEFINE_string("format", "nii.gz", "of a pyramid: the ending of the samples' names")
+    flags.mark_flags_as_required(["workdir", "output"])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 from input_pipeline.safe_io import DataError
@@ -49,20 +50,55 @@ def check_distinct(results):
         first[result] = name
 
 
+def results(source, output, names, endings, result_name, others=()):
+    """Where results lie: each in the folder `output`, or the only one in the file `output`.
+
+    Args:
+        source: a file or a folder; `names` are those found there.
+        endings: which make `output` a file.
+        result_name: name of a file -> name of its result in a folder.
+        others: paths, or None, of what else is read.
+
+    Returns:
+        {name: path of its result}.
+
+    Raises:
+        DataError: `output` is a file and `source` a folder; two files would have one result; or a
+            result would replace `source` or one of the others.
+    """
+    if output.lower().endswith(endings):
+        if os.path.isdir(source):
+            raise DataError(f"{output} is one file and {source} a folder: give a folder to both")
+        paths = {names[0]: output}
+    else:
+        paths = {name: os.path.join(output, result_name(name)) for name in names}
+    check_distinct(paths)
+    for path in filter(None, (source, *others)):
+        if os.path.realpath(path) in map(os.path.realpath, paths.values()):
+            raise DataError(f"{path} would be replaced by the result: give another --output")
+    return paths
+
+
 @contextlib.contextmanager
 def replacing(path):
-    """Gives a hidden name beside `path`; what was written there takes the place of `path` at once.
+    """Gives a path of the same name in a hidden folder; what is written there takes its place.
 
-    Makes the folder. On an error nothing is left and `path` stays as it was.
+    With what was written beside it, the voxels of a .mhd; `path` itself comes last. Makes the
+    folder of `path`. On an error nothing is left and `path` stays as it was.
+
+    Raises:
+        OSError: `path` cannot be written; some libraries tell of a full disk without a name.
     """
     folder, name = os.path.split(path)
-    os.makedirs(folder or ".", exist_ok=True)
-    temporary = Path(folder, f".{name}")
+    folder = folder or "."
+    os.makedirs(folder, exist_ok=True)
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as hidden:
+            yield Path(hidden, name)
+            for written in sorted(os.listdir(hidden), key=lambda written: written == name):
+                os.replace(os.path.join(hidden, written), os.path.join(folder, written))
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
 def _below(root, output):

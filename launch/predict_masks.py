@@ -6,9 +6,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jax_pix2pix.components import largest_components
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.evaluate_masks import probability_function
+from jax_pix2pix.evaluation.components import largest_components
+from jax_pix2pix.evaluation.masks import probability_function
 from jax_pix2pix.intensity import to_network
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import tqdm
 
 from input_pipeline.planes import native, stored_image
-from input_pipeline.raw import dicom, nifti
+from input_pipeline.raw import dicom, volume_file
 from input_pipeline.resizing import evaluation_image
 from input_pipeline.safe_io import DataError
+from jax_pix2pix import blending
 from launch.predict_files import check_distinct, find, replacing
 
-ENDINGS = (".nii", ".nii.gz")
 BATCH = 16  # slices
 
 
@@ -21,29 +21,29 @@ def predict(data, model, source, output):
     Args:
         data: config.data of the run.
         model: MaskModel.
-        source: a NIfTI volume, a folder of them at any depth, or the folder of a DICOM series.
+        source: a volume, a folder of them at any depth, or the folder of a DICOM series.
         output: folder: see `launch.predict` for what is written there.
 
     Raises:
         DataError: there are no volumes, or one cannot be read.
     """
     for path, result in _volumes(source, output):
-        volume = dicom.read_series(path) if os.path.isdir(path) else nifti.read_ct(path)
+        volume = dicom.read_series(path) if os.path.isdir(path) else volume_file.read_ct(path)
         mean, deviation = _probabilities(data, model, volume.values, os.path.basename(result))
         labels = np.empty(volume.values.shape, np.uint8)
         for plane, probabilities in zip(labels, mean, strict=True):
             classes = np.moveaxis(np.asarray(probabilities), -1, 0)
             shape = plane.shape
             plane[...] = model.labels(np.stack([native(one, shape) for one in classes], -1))
-        _write(nifti.write_mask, f"{result}.nii.gz", model.cleaned(labels), volume)
+        _write(volume_file.write_mask, f"{result}.nii.gz", model.cleaned(labels), volume)
         if model.has_deviation:
             values = np.stack([native(plane, labels.shape[1:]) for plane in deviation])
-            _write(nifti.write_map, f"{result}_uncertainty.nii.gz", values, volume)
+            _write(volume_file.write_map, f"{result}_uncertainty.nii.gz", values, volume)
 
 
 def _volumes(source, output):
     """[(path of a volume, path of its result without an ending)]."""
-    folder, names = find(source, output, ENDINGS)
+    folder, names = find(source, output, volume_file.ENDINGS)
     if os.path.isdir(source):
         names = [name for name in names if not _is_reference(name)]
         if not names and any(dicom.is_dicom(entry) for entry in _files(source)):
@@ -51,8 +51,8 @@ def _volumes(source, output):
             return [(source, os.path.join(output, name))]
     if not names:
         raise DataError(
-            f"{source} is no CT volume and holds none: this run takes .nii, .nii.gz, a folder of "
-            "them, or the folder of a DICOM series"
+            f"{source} is no CT volume and holds none: this run takes "
+            f"{', '.join(volume_file.ENDINGS)}, a folder of them, or the folder of a DICOM series"
         )
     results = {name: os.path.join(output, _result_name(name)) for name in names}
     check_distinct(results)
@@ -71,7 +71,7 @@ def _files(folder):
 
 def _result_name(name):
     folder, name = os.path.split(name)
-    stem = name[: name.lower().rindex(".nii")]
+    stem = volume_file.without_ending(name)
     if stem.startswith("volume-"):
         stem = f"prediction-{stem.removeprefix('volume-')}"
     return os.path.join(folder, stem)
@@ -96,10 +96,9 @@ def _probabilities(data, model, planes, name):
             for plane in planes
         ]
     )
-    count = len(stored)
+    count, neighbours = len(stored), np.arange(-data.context, data.context + 1)
     if data.depth:
-        length, last = data.depth, max(count - data.depth, 0)
-        starts = sorted({min(start, last) for start in range(0, count, max(length // 2, 1))})
+        length, starts = data.depth, blending.starts(count, data.depth)
     else:
         length, starts = BATCH, range(0, count, BATCH)
     mean = np.zeros((*stored.shape[:3], model.classes), np.float32)
@@ -107,8 +106,13 @@ def _probabilities(data, model, planes, name):
     times = np.zeros(count, np.float32)
     for start in tqdm.tqdm(starts, desc=name, unit="run"):
         # The last slice is repeated, so that the generator is compiled once.
-        run = stored[np.minimum(np.arange(start, start + length), count - 1)]
-        outputs = model.probabilities(run[None] if data.depth else run)
+        slices = np.minimum(np.arange(start, start + length), count - 1)
+        if data.depth:
+            run = stored[slices][None]
+        else:
+            around = np.clip(slices[:, None] + neighbours, 0, count - 1)
+            run = np.moveaxis(stored[around, ..., 0], 1, -1)
+        outputs = model.probabilities(run)
         own = slice(start, min(start + length, count))
         for total, part in zip((mean, deviation), outputs, strict=True):
             part = part[0] if data.depth else part

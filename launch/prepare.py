@@ -3,8 +3,9 @@
     python -m launch.prepare --config=configs/lidc_mask2ct.py --source=DIR
 
 Which data set, where to and with which options is in config.data; give the same --config, and
---config.data.FIELD=VALUE where you override a field, as in training. Prints what it finds, then
-where the prepared data is. When killed, start it again: finished shards are kept. Errors exit with
+--config.data.FIELD=VALUE where you override a field, as in training. --resample is short for
+--config.data.resample=True, which training then needs too. Prints what it finds, then where the
+prepared data is. When killed, start it again: finished shards are kept. Errors exit with
 code 1 and one line.
 """
 
@@ -14,10 +15,14 @@ from absl import flags
 from ml_collections import config_flags
 
 from input_pipeline.prepare import options_of, prepare
+from input_pipeline.safe_io import DataError
 from launch import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the system's config, file.py[:variant]")
 _SOURCE = flags.DEFINE_string("source", None, "folder of the source files")
+_RESAMPLE = flags.DEFINE_bool(
+    "resample", False, "bring source and mask to the CT's grid; train with --config.data.resample"
+)
 flags.mark_flags_as_required(["config", "source"])
 
 
@@ -25,6 +30,12 @@ def main():
     # Without Python's handler, Ctrl-C leaves the finished shards, as a kill does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     data = _CONFIG.value.data
+    if _RESAMPLE.value:
+        if "resample" not in data:
+            raise DataError(
+                f"--resample: the data set {data.dataset} knows no resampling: leave it"
+            )
+        data.resample = True
     prepare(data.dataset, _SOURCE.value, data.data_dir, **options_of(data))
 
 

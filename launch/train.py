@@ -1,71 +1,148 @@
 """Trains a system: python -m launch.train --config=configs/lidc_mask2ct.py --workdir=DIR"""
 
 import os
+import sys
 
 import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from input_pipeline import order, pipeline
-from jax_pix2pix import device_cache, sharding, workdir
+from input_pipeline import order, pipeline, prepared
+from jax_pix2pix import device_cache, pyramid, sharding, workdir, workdir_lock
+from jax_pix2pix.clock import Clock, process_age
+from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
+from jax_pix2pix.first_process import on_first_process
 from jax_pix2pix.fit import fit
-from launch import command, distributed
+from launch import command, distributed, goodput
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes; resumed if it exists")
+_ALLOWED = flags.DEFINE_list(
+    "allow_config_change",
+    [],
+    "fields that may differ from the workdir's config.json, of those that do not change what is "
+    "trained: log_every_steps,data.cache for instance",
+)
 flags.mark_flags_as_required(["config", "workdir"])
 
 SAMPLES = 8  # validation examples in a picture, from the first to the last
 
 
 def main():
-    distributed.initialize()
-    if not train(_CONFIG.value, _WORKDIR.value):
+    distributed.initialize(_CONFIG.value.heartbeat_seconds)
+    if not train(_CONFIG.value, _WORKDIR.value, _ALLOWED.value, Clock(process_age())):
         print("stopped on request and saved; the same command goes on from here")
-        return command.EXIT_RESTART
+        return EXIT_RESTART
     return 0
 
 
-def train(config, directory):
-    """Prepares the data if it is a sample, prints the plan and fits. -> whether it finished."""
-    pipeline.ensure_prepared(config.data)
+def train(
+    config,
+    directory,
+    allowed=(),
+    clock=None,
+    steps_per_epoch=None,
+    train_batches=None,
+):
+    """Prepares the data if it is a sample, prints the plan and fits. -> whether it finished.
+
+    Args:
+        config: ConfigDict.
+        directory: the workdir; no other run may use it meanwhile.
+        allowed: fields of the config that may differ from the workdir's.
+        clock: of the process; by default it begins here.
+        steps_per_epoch: by default those of one pass over the data.
+        train_batches: called as pipeline.train_batches, which is the default.
+    """
+    clock = clock or Clock()
+    workdir.check_changeable(config, allowed)
+    try:
+        with workdir_lock.locked(directory):
+            finished = _train(config, directory, allowed, clock, steps_per_epoch, train_batches)
+            if jax.process_index() == 0:
+                _report(directory)
+            return finished
+    except OSError as error:
+        if error.filename is not None:  # else it is of writing to a file that is open
+            raise
+        raise WorkdirError(
+            f"{directory} cannot be written ({error.strerror}): make room and start again"
+        ) from error
+
+
+def _report(directory):
+    try:
+        goodput.report(directory, os.path.join(directory, "goodput.json"))
+    except WorkdirError as error:  # the log is gone or damaged, and the run is not
+        print(f"warning: {error}", file=sys.stderr)
+
+
+def _train(config, directory, allowed, clock, steps_per_epoch, train_batches):
+    prepared.ensure_prepared(config.data)
     examples = pipeline.num_training_examples(config.data)
-    config.steps_per_epoch = order.steps_per_epoch(examples, config.data.batch_size)
+    one_pass = order.steps_per_epoch(examples, config.data.batch_size)
+    config.steps_per_epoch = steps_per_epoch or one_pass
+    train_batches = train_batches or pipeline.train_batches
+    if "pyramid" in config:
+        training = prepared.examples(config.data, "train")
+        config.data.spacing_mm = prepared.spacing_mm(config.data, training)
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
     host, hosts = sharding.host_rows(mesh, config.data.batch_size)
-    system = workdir.build_system(config)
+    configs = pyramid.scales(config) if "pyramid" in config else [config]
+    systems = [workdir.build_system(scale_config) for scale_config in configs]
     pipeline.check_training(config.data)
+    for system, scale_config in zip(systems, configs, strict=True):
+        workdir.check_sizes(system, scale_config)
     dataset = None
     if config.data.cache == "device":
         dataset = device_cache.put(pipeline.train_set(config.data), mesh)
-    workdir.claim(directory, config, write=jax.process_index() == 0)
+    on_first_process(lambda: workdir.claim(directory, config, allowed))
     if jax.process_index() == 0:
-        print_plan(config, system, mesh, examples)
+        epochs = sum(scale_config.epochs for scale_config in configs)
+        print_plan(config, systems[-1], mesh, examples, epochs)
 
-    total_steps = config.epochs * config.steps_per_epoch
-    candidates = pipeline.num_evaluation_examples(config.data, "validation")
+    # A pyramid is judged by how it makes its training volumes again.
+    split = "train" if "pyramid" in config else "validation"
+    candidates = pipeline.num_evaluation_examples(config.data, split)
     samples = np.unique(np.linspace(0, candidates - 1, SAMPLES).astype(int))
-    patients = [example.patient for example in pipeline.examples(config.data, "validation")]
-    finished = fit(
-        system,
-        config,
-        mesh,
-        directory,
-        lambda start: pipeline.train_batches(config.data, start, total_steps, host, hosts),
-        lambda: pipeline.eval_batches(config.data, "validation", host, hosts),
-        patients,
-        lambda: pipeline.eval_batches(config.data, "validation", host, hosts, samples),
-        dataset,
+    patients = [example.patient for example in prepared.examples(config.data, split)]
+
+    def run(config, directory, warm_start=None, title=None):
+        total_steps = config.epochs * config.steps_per_epoch
+        finished = fit(
+            workdir.build_system(config),
+            config,
+            mesh,
+            directory,
+            lambda start: train_batches(config.data, start, total_steps, host, hosts),
+            lambda: pipeline.eval_batches(config.data, split, host, hosts),
+            patients,
+            lambda: pipeline.eval_batches(config.data, split, host, hosts, samples),
+            dataset,
+            warm_start,
+            title,
+            clock,
+        )
+        if finished and jax.process_index() == 0:
+            picture = os.path.join(directory, "samples", f"epoch_{config.epochs:04d}.png")
+            print(f"finished {config.epochs} epochs; pictures: {picture}")
+        return finished
+
+    if "pyramid" not in config:
+        return run(config, directory)
+
+    def run_scale(config, directory, warm_start, title):
+        on_first_process(lambda: workdir.claim(directory, config, allowed))
+        return run(config, directory, warm_start, title)
+
+    return pyramid.fit_scales(
+        config, directory, run_scale, lambda: pipeline.eval_batches(config.data, "train")
     )
-    if finished and jax.process_index() == 0:
-        picture = os.path.join(directory, "samples", f"epoch_{config.epochs:04d}.png")
-        print(f"finished {config.epochs} epochs; pictures: {picture}")
-    return finished
 
 
-def print_plan(config, system, mesh, examples):
-    """What is about to happen, before anything expensive does."""
+def print_plan(config, system, mesh, examples, epochs):
+    """What is about to happen, before anything expensive does; of a pyramid, at all scales."""
     abstract = workdir.abstract_state(system, config)
 
     def size(network):
@@ -79,8 +156,8 @@ def print_plan(config, system, mesh, examples):
         f"devices      {mesh.devices.size} {jax.devices()[0].device_kind} "
         f"in {jax.process_count()} process(es), mesh {shape}\n"
         f"data         {examples} training examples, global batch {config.data.batch_size}\n"
-        f"steps        {config.epochs} epochs of {config.steps_per_epoch} steps, "
-        f"{config.epochs * config.steps_per_epoch} in all",
+        f"steps        {epochs} epochs of {config.steps_per_epoch} steps, "
+        f"{epochs * config.steps_per_epoch} in all",
         flush=True,
     )
 

@@ -9,9 +9,10 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Runs of the same program, resumed ones for instance, compile once in a session.
-_cache = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+# Runs of the same program, resumed ones for instance, compile once in a session of all workers.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
 
 import jax
 import pytest
@@ -28,7 +29,7 @@ def float64():
 @pytest.fixture(scope="session")
 def sample_data_dir(tmp_path_factory):
     """The embedded chest CT, prepared once for all commands that train on it."""
-    from input_pipeline.pipeline import ensure_prepared
+    from input_pipeline.prepared import ensure_prepared
     from tests.tiny import quickstart_data
 
     data_dir = tmp_path_factory.mktemp("data")

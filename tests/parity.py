@@ -12,7 +12,7 @@ import torch
 
 from jax_pix2pix import adversarial
 from jax_pix2pix.workdir import build_system
-from tests.oracle import liver_torch, pix2pix, training
+from tests.oracle import ct_pyramid_torch, liver_torch, pix2pix, training
 
 
 def system(config, dtype, **fields):
@@ -59,6 +59,8 @@ def _our_name(module, path):
     """The name in our networks of an oracle's layer."""
     group, _, number = path.partition(".")
     number = int(number or 0)
+    if isinstance(module, PYRAMID):
+        return _our_pyramid_name(module, group, number)
     if isinstance(module, pix2pix.PatchGAN) and path == f"layers.{len(module.layers) - 1}":
         return "logits"
     if isinstance(module, pix2pix.UNet):
@@ -76,6 +78,29 @@ def _our_name(module, path):
         "up_norms": f"decode_norm_{level}",
         "head": "decode_0",
     }[group]
+
+
+PYRAMID = (
+    ct_pyramid_torch.VolumeGenerator,
+    ct_pyramid_torch.SlabGenerator,
+    ct_pyramid_torch.Discriminator,
+)
+
+
+def _our_pyramid_name(module, group, number):
+    if group == "layers" and number == len(module.layers) - 1:
+        return "logits" if isinstance(module, ct_pyramid_torch.Discriminator) else "image"
+    if group in ("layers", "norms"):
+        return f"{group[:-1]}_{number}"
+    if group in ("first", "last"):
+        return {"first": "first", "last": "image"}[group]
+    if group == "transposed":
+        return f"double_{module.levels - 1 - number}"
+    level, part = number // 2, "ab"[number % 2]
+    norm = "norm_" if group.endswith("norms") else ""
+    if group.startswith("down"):
+        return f"encode_{level}_{norm}{part}"
+    return f"decode_{module.levels - 1 - level}_{norm}{part}"
 
 
 def to_flax(module, values, dtype):
@@ -198,6 +223,17 @@ def one_step(system, state, batch, masks=()):
     return Step(*jax.jit(step)(state, batch))
 
 
+def pix2pix_losses(expected):
+    """An oracle's losses by our names, of systems with an adversarial and an L1 loss."""
+    names = {
+        "loss_D": "loss_d",
+        "loss_G": "loss_g",
+        "G_adversarial": "adversarial",
+        "l1": "l1",
+    }
+    return {ours: expected[theirs] for ours, theirs in names.items()}
+
+
 def assert_losses(metrics, expected, tolerance):
     """metrics against {name of ours: the oracle's value}."""
     for name, value in expected.items():
@@ -213,19 +249,24 @@ def assert_same_step(ours, generator, discriminator, expected):
         (ours.state.generator, ours.g_gradients, generator, expected["grads_g"]),
     ):
         assert_trees(gradients, to_flax(module, theirs, jnp.float64))
-        # Adam makes a step of its rate from a gradient that is noise: kernels alone have none.
-        params = _params(module, jnp.float64)
-        assert jax.tree.structure(network.params) == jax.tree.structure(params)
-        for layer in params:
-            if "kernel" in params[layer]:
-                np.testing.assert_allclose(
-                    network.params[layer]["kernel"],
-                    params[layer]["kernel"],
-                    atol=1e-8,
-                    rtol=0,
-                    err_msg=layer,
-                )
-        assert_trees(_comparable(network.batch_stats), _comparable(statistics(module, jnp.float64)))
+        assert_same_network(network, module)
+
+
+def assert_same_network(network, module):
+    """Weights and statistics after the same updates."""
+    # Adam makes a step of its rate from a gradient that is noise: kernels alone have none.
+    params = _params(module, jnp.float64)
+    assert jax.tree.structure(network.params) == jax.tree.structure(params)
+    for layer in params:
+        if "kernel" in params[layer]:
+            np.testing.assert_allclose(
+                network.params[layer]["kernel"],
+                params[layer]["kernel"],
+                atol=1e-8,
+                rtol=0,
+                err_msg=layer,
+            )
+    assert_trees(_comparable(network.batch_stats), _comparable(statistics(module, jnp.float64)))
 
 
 def _comparable(batch_stats):

@@ -7,10 +7,11 @@ import pytest
 
 from input_pipeline import memory, pipeline
 from input_pipeline.safe_io import DataError
-from jax_pix2pix import device_cache, sharding
+from jax_pix2pix import device_cache, fit, sharding
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.workdir import abstract_state, build_system
 from tests import commands
-from tests.tiny import quickstart_data
+from tests.tiny import quickstart_data, tiny_config
 
 AUGMENTED = {"flip": True, "load_size": 143}
 STEPS = 20  # 142 training images: the second epoch begins at step 17
@@ -37,15 +38,25 @@ def batches(data, cache, start=0, hosts=1):
         mesh = sharding.make_mesh(2, data.batch_size)
         dataset = device_cache.put(pipeline.train_set(data), mesh)
         size = (data.image_size, data.image_size)
-        gather = jax.jit(lambda dataset, batch: device_cache.gather(dataset, batch, size))
+
+        @jax.jit
+        def gather(dataset, batch):
+            gathered = device_cache.gather(dataset, batch, size)
+            return device_cache.as_channels(gathered, data.context) if data.context else gathered
+
         whole = [
-            gather(dataset, sharding.to_global(batch, mesh)) | {"index": batch["index"]}
+            gather(dataset, sharding.to_global(batch, mesh))
+            | {"index": batch["index"][:, data.context] if data.context else batch["index"]}
             for batch in whole
         ]
     return whole
 
 
-@pytest.mark.parametrize("fields", [{}, {"flip": True}, AUGMENTED], ids=["plain", "flip", "crop"])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"flip": True}, AUGMENTED, AUGMENTED | {"context": 1}],
+    ids=["plain", "flip", "crop", "neighbours"],
+)
 def test_caches_give_the_streamed_batches(data, fields):
     data.update(fields)
     streamed = batches(data, "none")
@@ -89,6 +100,34 @@ def test_gathers_runs_of_slices_with_one_crop_each():
         np.testing.assert_array_equal(run, expected[:, :, ::-1] if flip else expected)
 
 
+def test_neighbours_become_channels_in_order():
+    slices = np.random.default_rng(0).integers(-1000, 3000, (2, 3, 4, 5, 2), np.int16)
+    out = device_cache.as_channels({"source": slices, "target": slices + 1}, 1)
+    np.testing.assert_array_equal(out["source"], np.concatenate(np.moveaxis(slices, 1, 0), -1))
+    np.testing.assert_array_equal(out["target"], slices[:, 1] + 1)
+
+
+def test_a_step_with_neighbours_is_the_same_from_device_memory(data):
+    config = tiny_config()
+    config.data = data
+    data.update({"image_size": 32, "load_size": 36, "flip": True, "context": 1})
+    config.generator.depth = config.discriminator.strided_levels = 2
+    mesh = sharding.make_mesh(1, data.batch_size, devices=2)
+    system = build_system(config)
+    abstract = abstract_state(system, config)
+    assert abstract.generator.params["encode_0"]["kernel"].shape[-2] == 3
+    ends = []
+    for cache in ("none", "device"):
+        data.cache = cache
+        dataset = device_cache.put(pipeline.train_set(data), mesh) if cache == "device" else None
+        state = fit.initial_state(system, config, sharding.state_shardings(mesh, abstract))
+        step = fit.compile_step(system, config, mesh, abstract, dataset)
+        for batch in pipeline.train_batches(data, 0, 2):
+            state, metrics = step(state, sharding.to_global(batch, mesh))
+        ends.append((state, metrics))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
 def _train(workdir, data_dir, devices=1, **overrides):
     fields = {"epochs": 1, "constant_epochs": 1, "data.batch_size": 16, "data.flip": True}
     arguments = commands.tiny_training(
@@ -104,6 +143,7 @@ def streamed_run(tmp_path_factory, sample_data_dir):
     return workdir, _train(workdir, sample_data_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["host", "device"])
 def test_a_run_ends_in_the_same_state(streamed_run, sample_data_dir, tmp_path, cache):
     workdir, expected = streamed_run

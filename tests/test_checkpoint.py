@@ -1,13 +1,17 @@
 """Checkpoints: which are kept, how they are named, and restoring elsewhere."""
 
+import errno
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_pix2pix import sharding
+from jax_pix2pix import file_digests, sharding
 from jax_pix2pix.checkpoint import Checkpoints
 from jax_pix2pix.errors import WorkdirError
 
@@ -68,12 +72,40 @@ def test_saving_a_step_again_changes_nothing(saved):
     checkpoints.close()
 
 
+def test_says_where_it_comes_from(saved):
+    (path,) = (saved / "20" / "environment").glob("metadata")
+    environment = json.loads(path.read_text())
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    assert environment["revision"].rstrip("+") == (commit or "unknown")
+    assert environment["jax"] == jax.__version__
+    assert environment["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
+    assert environment["device"] in Path("/proc/cpuinfo").read_text("utf-8")
+    assert (environment["devices"], environment["processes"]) == (8, 1)
+
+
+def test_a_failed_save_names_the_one_that_is_whole(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "ssim", keep_last=1)
+    checkpoints.save(10, _state(1))
+    checkpoints.wait()
+
+    def fail(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(file_digests, "write", fail)
+    checkpoints.save(20, _state(2))
+    with pytest.raises(WorkdirError, match=r"No space left on device\); step 10 is whole"):
+        checkpoints.wait()
+
+
 def test_another_version_is_a_warning_that_names_it(saved):
     (path,) = (saved / "20" / "environment").glob("metadata")
     environment = json.loads(path.read_text())
     assert environment["devices"] == 8
+    assert {"jax", "python", "revision", "XLA_FLAGS", "device", "processes"} <= environment.keys()
     environment["jaxlib"] = "0.0.1"
     path.write_text(json.dumps(environment))
+    file_digests.write(saved / "20")
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _state(0)
     )

@@ -12,7 +12,7 @@ from monai.metrics import (
     compute_iou,
 )
 
-from jax_pix2pix.bootstrap import bootstrap_interval
+from jax_pix2pix.evaluation.bootstrap import bootstrap_interval
 from tests import commands
 from tests.masks import blobs, save
 

@@ -4,6 +4,8 @@ Compared in float64. In float32 the devices' sums differ in the last bit, and Ad
 which move every weight by the learning rate whatever the size of its gradient, amplify that.
 """
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from jax.sharding import Mesh
 from jax_pix2pix import sharding
 from jax_pix2pix.adversarial import create_state, train_step
 from jax_pix2pix.workdir import build_system, example_batch
-from tests import commands
+from tests import commands, golden
 from tests.tiny import tiny_config
 
 LOSSES = ("loss_G", "loss_D", "G_adversarial", "l1", "ssim")
@@ -37,6 +39,7 @@ def _assert_same_losses(ours, reference):
             assert line[name] == pytest.approx(expected[name], rel=1e-8), (name, line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fsdp", "cache"), [(1, "none"), (2, "none"), (2, "device")])
 def test_eight_devices(one_device, sample_data_dir, tmp_path, fsdp, cache):
     arguments = _arguments(tmp_path, sample_data_dir, **{"fsdp": fsdp, "data.cache": cache})
@@ -45,6 +48,7 @@ def test_eight_devices(one_device, sample_data_dir, tmp_path, fsdp, cache):
     _assert_same_losses(commands.metrics(tmp_path), one_device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "device"])
 def test_two_processes_of_four_devices(one_device, sample_data_dir, tmp_path, cache):
     address = f"127.0.0.1:{commands.free_port()}"
@@ -70,6 +74,7 @@ def test_two_processes_of_four_devices(one_device, sample_data_dir, tmp_path, ca
     _assert_same_losses(commands.metrics(tmp_path), one_device)
 
 
+@pytest.mark.slow
 def test_float32_on_eight_devices_before_adam_amplifies_rounding():
     config = tiny_config()
     system = build_system(config)
@@ -95,6 +100,39 @@ def test_float32_on_eight_devices_before_adam_amplifies_rounding():
         return lines
 
     np.testing.assert_allclose(losses(8), losses(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_scale_of_the_pyramid_on_eight_devices(float64):
+    """Several updates a step, batch norm's statistics over all devices, coarser scales frozen."""
+    config = golden.config_of(golden.CASES["ct_pyramid_2d"])
+    config.data.batch_size = 8
+    config.generator.norm = "batch"
+    system = build_system(config)
+    key = jax.random.key(0)
+    batches = list(itertools.islice(golden.batches(config), 3))
+
+    def create():
+        return golden.initial_state(system, config)
+
+    def losses(devices, fsdp):
+        mesh = sharding.make_mesh(fsdp, 8, devices)
+        placement = sharding.state_shardings(mesh, jax.eval_shape(create))
+        state = jax.jit(create, out_shardings=placement)()
+        step = jax.jit(
+            lambda state, batch: train_step(system, state, batch, key),
+            out_shardings=(placement, sharding.replicated(mesh)),
+        )
+        lines = []
+        for batch in batches:
+            state, metrics = step(state, sharding.to_global(batch, mesh))
+            lines.append(jax.device_get(metrics))
+        return lines
+
+    for line, expected in zip(losses(8, fsdp=2), losses(1, fsdp=1), strict=True):
+        assert len(line) == 10
+        for name, value in expected.items():
+            assert line[name] == pytest.approx(value, rel=1e-8), name
 
 
 def test_incomplete_distributed_flags_are_refused(sample_data_dir, tmp_path):

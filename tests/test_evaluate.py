@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from jax_pix2pix.evaluation import slices
+from jax_pix2pix.workdir import build_system
 from tests import commands
+from tests.tiny import tiny_config
 
 SAMPLE = commands.ROOT / "input_pipeline" / "samples" / "chest_ct"
 
@@ -81,6 +84,23 @@ def test_baselines_are_what_they_say(results, sample_data_dir):
     }
     for name, value in expected.items():
         assert results["results"][name]["overall"]["mae_8bit"] == pytest.approx(value, rel=1e-4)
+
+
+def test_baselines_and_pictures_of_neighbouring_slices_are_of_the_middle_one():
+    system = build_system(tiny_config())
+    rng = np.random.default_rng(0)
+    sources = rng.integers(0, 256, (4, 16, 16, 3), np.uint8)
+    batch = {"target": sources[..., 1:2] // 2 + 9, "index": np.arange(4)}
+    scores, rows = [], []
+    for source in (sources, sources[..., 1:2]):
+        batches = [batch | {"source": source}]
+        statistics = slices.training_statistics(system, batches)
+        scores.append(slices.score_baselines(system, statistics, batches)[1])
+        images = system.normalise(batches[0])
+        rows.append(system.task.row(*(np.asarray(images[i][0]) for i in (0, 1, 1))))
+    np.testing.assert_equal(*scores)
+    assert scores[0]["scaled_source"]["mae_8bit"].max() < 0.5  # of the division by 2
+    np.testing.assert_array_equal(*rows)
 
 
 def test_results_name_protocols_patients_and_checkpoint(results, workdir):

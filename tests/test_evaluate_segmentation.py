@@ -10,12 +10,13 @@ from sklearn.metrics import f1_score, jaccard_score
 
 from input_pipeline import pipeline
 from jax_pix2pix.adversarial import generate
-from jax_pix2pix.evaluate_masks import THRESHOLDS, probability_function
-from jax_pix2pix.mask_scores import PROTOCOLS
+from jax_pix2pix.evaluation.mask_scores import PROTOCOLS
+from jax_pix2pix.evaluation.masks import THRESHOLDS, probability_function
 from jax_pix2pix.workdir import load_run
 from tests import commands
 
 SYSTEMS = ("xray_lungs", "liver", "liver_3d")
+pytestmark = pytest.mark.slow  # it trains them
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from input_pipeline.prepare import prepared_directory
 from input_pipeline.raw.dicom import read_series
-from input_pipeline.raw.nifti import read_ct, read_labels, write_mask
+from input_pipeline.raw.volume_file import read_ct, read_labels, write_mask
 from input_pipeline.samples.sources import ARCHIVES, sha256_of
 from tests.commands import run
 from tests.input_pipeline.conftest import read_split

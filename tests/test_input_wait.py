@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from jax_pix2pix import sharding
-from jax_pix2pix.fit import Averages, fit
+from jax_pix2pix.averages import Averages
+from jax_pix2pix.clock import Clock
+from jax_pix2pix.fit import fit
 from jax_pix2pix.workdir import build_system, example_batch
 from tests.tiny import tiny_config
 
@@ -23,6 +25,7 @@ def test_input_wait_is_the_share_of_time_in_the_iterator(tmp_path):
         name: np.zeros((config.data.batch_size, *x.shape[1:]), x.dtype)
         for name, x in example_batch(config).items()
     }
+    rows["index"] = np.arange(config.data.batch_size)
 
     def train_batches(start_step):
         for step in itertools.count(start_step + 1):
@@ -31,7 +34,7 @@ def test_input_wait_is_the_share_of_time_in_the_iterator(tmp_path):
             yield rows
 
     def validation_batches():
-        yield rows | {"index": np.arange(config.data.batch_size)}
+        yield rows
 
     fit(
         build_system(config),
@@ -55,21 +58,26 @@ def test_waiting_counts_only_when_the_device_has_nothing_to_do():
         def advance(self, **shown):
             pass
 
-        def scalars(self, step, split, values):
+        def scalars(self, step, split, values, **fields):
             lines.append(values)
+
+        def seconds(self, step):
+            pass
 
     @jax.jit
     def slow(x):
-        return {"loss_G": jax.lax.fori_loop(0, 100, lambda _, y: y @ x, x).sum()}
+        loss = jax.lax.fori_loop(0, 100, lambda _, y: y @ x, x).sum()
+        skipped = jax.numpy.zeros(())
+        return {"loss_G": loss, "skipped_D": skipped, "skipped_G": skipped}
 
     config = tiny_config()
     config.log_every_steps = 1
     x = jax.numpy.full((1024, 1024), 1 / 1024)
     jax.block_until_ready(slow(x))
-    averages = Averages(Log(), config)
+    averages = Averages(Log(), config, Clock())
     for step in (1, 2):
         metrics = slow(x)
-        averages.add(step, metrics)
+        averages.add(step, metrics, np.arange(2))
         if step == 2:
             jax.block_until_ready(metrics)
         with averages.waiting_for_input():

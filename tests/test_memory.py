@@ -9,7 +9,7 @@ from jax_pix2pix.memory import release_freed
 
 
 def _resident_megabytes():
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * 4096 / 1e6
 
 

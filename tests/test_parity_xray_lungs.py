@@ -44,15 +44,6 @@ def _images(config, size, batch_size):
     )
 
 
-def _losses(expected):
-    return {
-        "loss_D": expected["loss_d"],
-        "loss_G": expected["loss_g"],
-        "G_adversarial": expected["adversarial"],
-        "l1": expected["l1"],
-    }
-
-
 @pytest.mark.parametrize("variant", ["", "as_published"])
 def test_parameter_counts(variant):
     config = get_config(variant)
@@ -99,7 +90,7 @@ def test_float32_outputs_and_losses(variant):
     np.testing.assert_allclose(
         real_logits[-1], parity.channels_last(expected["real_logits"]), rtol=1e-5, atol=1e-5
     )
-    parity.assert_losses(metrics, _losses(expected), 1e-5)
+    parity.assert_losses(metrics, parity.pix2pix_losses(expected), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -119,5 +110,5 @@ def test_float64_gradients(float64, variant, batch_size):
         generator, discriminator, source, mask, masks, dropout_layout="NHWC",
         learning_rate=learning_rate,
     )  # fmt: skip
-    parity.assert_losses(ours.metrics, _losses(expected), 1e-9)
+    parity.assert_losses(ours.metrics, parity.pix2pix_losses(expected), 1e-9)
     parity.assert_same_step(ours, generator, discriminator, expected)

@@ -1,6 +1,7 @@
 """What launch.predict refuses, and how its results take their places."""
 
 import re
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -20,10 +21,13 @@ def runs(tmp_path_factory):
     xray, ct, tumour = xray_lungs.get_config(), liver.get_config(), liver.get_config("tumour")
     lidc = lidc_mask2ct.get_config()
     folder = tmp_path_factory.mktemp("runs")
-    for name, config in {"xray": xray, "liver": ct, "tumour": tumour, "lidc": lidc}.items():
+    neighbours = lidc_mask2ct.get_config()
+    neighbours.data.context = 1
+    configs = {"xray": xray, "liver": ct, "tumour": tumour, "lidc": lidc, "lidc_25d": neighbours}
+    for name, config in configs.items():
         config.data.image_size = 32
         config.generator.width = config.discriminator.width = 2
-        if name in ("xray", "lidc"):
+        if name in ("xray", "lidc", "lidc_25d"):
             config.generator.depth = 5
         untrained.save(folder / name, config)
     return folder
@@ -72,6 +76,7 @@ REFUSALS = [
     ("lidc", "xray.png", {"mc_dropout": 0}, "are of systems that make masks"),
     ("lidc", "xray.png", {"threshold": 0.5}, "are of systems that make masks"),
     ("lidc", "xray.png", {"components": 1}, "are of systems that make masks"),
+    ("lidc_25d", "xray.png", {}, "config.data.context is 1, but images have no neighbours"),
 ]
 
 
@@ -101,13 +106,14 @@ def test_a_result_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "deep" / "result.png"
     with replacing(path) as temporary:
         temporary.write_text("first")
-        assert not path.exists() and temporary.suffix == ".png"
+        assert not path.exists() and temporary.name == path.name
     assert path.read_text() == "first"
     with replacing(path) as temporary:
         temporary.write_text("second")
         assert path.read_text() == "first"
     assert path.read_text() == "second"
-    with pytest.raises(OSError, match="full"), replacing(path) as temporary:
+    full = re.escape(f"{path} cannot be written (No space left on device)")
+    with pytest.raises(OSError, match=full), replacing(path) as temporary:
         temporary.write_text("th")
-        raise OSError("the disk is full")
+        Path("/dev/full").write_text("third", encoding="utf-8")
     assert path.read_text() == "second" and list(path.parent.iterdir()) == [path]

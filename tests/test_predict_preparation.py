@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import liver, xray_lungs
-from input_pipeline import pipeline
-from launch import predict_images, predict_volumes
+from configs import liver, mri2ct, xray_lungs
+from input_pipeline import pipeline, prepared
+from launch import predict_images, predict_synthesis, predict_volumes
 from launch.predict_masks import MaskModel
 
-SAMPLES = pipeline.SAMPLES
+SAMPLES = prepared.SAMPLES
 
 
 def _data(config, data_dir, **fields):
@@ -20,8 +20,8 @@ def _data(config, data_dir, **fields):
 def _evaluated(data):
     """{(file name, slice): image} of all splits."""
     found = {}
-    for split in pipeline.SPLITS:
-        examples = pipeline.examples(data, split)
+    for split in prepared.SPLITS:
+        examples = prepared.examples(data, split)
         for batch in pipeline.eval_batches(data, split):
             for index, image in zip(batch["index"], batch["source"], strict=True):
                 if index >= 0:
@@ -44,11 +44,12 @@ def _shown(predict, data, source, output):
 
 
 def _agree(shown, evaluated):
+    """Up to one in some, which lie half-way between integers."""
     differences = []
     for one, other in zip(shown, evaluated, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
         differences.append(np.abs(one.astype(int) - other))
-    assert np.max(differences) <= 1 and np.mean(differences) < 0.01  # half-way between integers
+    assert np.max(differences) <= 1 and np.mean(differences) < 0.01
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -72,3 +73,14 @@ def test_volumes(tmp_path, size):
     # Splits of a single volume leave slices out between them.
     _agree([shown[i] for _, i in sorted(evaluated)], [evaluated[key] for key in sorted(evaluated)])
     assert len(evaluated) > 30
+
+
+@pytest.mark.parametrize("size", [48, 40])
+def test_mr_volumes(tmp_path, size):
+    fields = {"stored_size": 48, "image_size": size}
+    data = _data(mri2ct.get_config("quickstart"), tmp_path / "data", **fields)
+    evaluated = _evaluated(data)
+    (mr,) = (SAMPLES / data.sample).rglob("mr.nii.gz")
+    stored, _ = predict_synthesis.prepared(str(mr), str(mr.with_name("mask.nii.gz")), data)
+    _agree([stored[i] for _, i in sorted(evaluated)], [evaluated[key] for key in sorted(evaluated)])
+    assert len(evaluated) > 50 and stored.max() > 60_000

@@ -34,16 +34,19 @@ def _small(config):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Workdirs: "liver", "tumour" of three classes, "3d", and "unet", with dropout."""
+    """Workdirs: "liver", "tumour" of three classes, "3d", "2.5d", and "unet", with dropout."""
     unet = xray_lungs.get_config("quickstart")
     unet.data.dataset, unet.data.source_type, unet.data.source_range = "liver_ct", "int16", (0, 100)
     unet.data.stored_size, unet.generator.depth = 48, 5
     tumour = liver.get_config("tumour")
     tumour.dtype = "float32"
+    neighbours = liver.get_config("quickstart")
+    neighbours.data.context = 1
     configs = {
         "liver": liver.get_config("quickstart"),
         "tumour": tumour,
         "3d": liver_3d.get_config("quickstart"),
+        "2.5d": neighbours,
         "unet": unet,
     }
     folder = tmp_path_factory.mktemp("runs")
@@ -83,7 +86,7 @@ def _turned(path, order, signs):
     return target
 
 
-def _resized(plane, side):
+def resized(plane, side):
     plane = torch.from_numpy(np.asarray(plane, np.float64))[None, None]
     how = {"mode": "bilinear", "antialias": True, "align_corners": False}
     return torch.nn.functional.interpolate(plane, (side, side), **how)[0, 0].numpy()
@@ -97,20 +100,24 @@ def _probabilities(run, source):
 
 
 def _expected(run, slices, shape):
-    """Probabilities [slices, h, w, classes] of pictures [slices, h, w], one by one, in 2D."""
+    """Probabilities [slices, h, w, classes] of a volume [slices, h, w], one by one, in 2D."""
     config = run[0]
     low, high = config.data.source_range
     side = max(shape)
     top, left = ((side - length) // 2 for length in shape)
-    results = []
+    pictures = []
     for hu in slices:
         square = np.full((side, side), -1024.0)
         square[top : top + shape[0], left : left + shape[1]] = hu
-        stored = np.rint(_resized(square, config.data.stored_size))
-        seen = np.rint(_resized(stored, SIZE))
-        seen = 2 * (np.clip(seen, low, high) - low) / (high - low) - 1
-        small = _probabilities(run, seen[None, ..., None])[0]
-        back = [_resized(one, side) for one in np.moveaxis(small, -1, 0)]
+        stored = np.rint(resized(square, config.data.stored_size))
+        seen = np.rint(resized(stored, SIZE))
+        pictures.append(2 * (np.clip(seen, low, high) - low) / (high - low) - 1)
+    results, context = [], config.data.context
+    for i in range(len(slices)):
+        last = len(slices) - 1
+        around = [pictures[min(max(i + k, 0), last)] for k in range(-context, context + 1)]
+        small = _probabilities(run, np.stack(around, -1)[None])[0]
+        back = [resized(one, side) for one in np.moveaxis(small, -1, 0)]
         results.append(np.stack(back, -1)[top : top + shape[0], left : left + shape[1]])
     return np.stack(results)
 
@@ -158,6 +165,20 @@ def test_the_mask_does_not_depend_on_the_order_of_axes(loaded, tmp_path, order):
         np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (there, expected)))
 
 
+@pytest.mark.parametrize("ending", [".mha", ".nrrd"])
+def test_the_mask_does_not_depend_on_the_format(runs, tmp_path, ending):
+    path = _save(tmp_path / "one.nii", _hu((21, 26, 5)))
+    image = sitk.ReadImage(str(path))
+    sitk.WriteImage(image, str(tmp_path / f"other{ending}"))
+    for name in ("one.nii", f"other{ending}"):
+        predict(runs["liver"], str(tmp_path / name), str(tmp_path / "out"))
+    one, other = (
+        sitk.ReadImage(str(tmp_path / "out" / f"{name}.nii.gz")) for name in ("one", "other")
+    )
+    assert other.GetOrigin() == image.GetOrigin() and other.GetDirection() == image.GetDirection()
+    np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (one, other)))
+
+
 @pytest.mark.parametrize(("run", "threshold"), [("liver", 0.5), ("liver", 0.4), ("unet", 0.5)])
 def test_each_slice_is_resized_thresholded_and_cropped(runs, loaded, tmp_path, run, threshold):
     hu = _hu((40, 33, 20))  # more than a batch of slices
@@ -169,6 +190,15 @@ def test_each_slice_is_resized_thresholded_and_cropped(runs, loaded, tmp_path, r
         probability = _expected(loaded[run], hu.transpose()[slices], (33, 40))[..., 0]
         decided = np.abs(probability - threshold) > 5e-3  # an HU rounded the other way
         _agree(mask[slices], (probability > threshold).astype(np.uint8), decided)
+
+
+def test_each_slice_is_seen_between_its_neighbours(runs, loaded, tmp_path):
+    hu = _hu((40, 33, 18))  # more than a batch of slices
+    path = _save(tmp_path / "ct.nii.gz", hu)
+    predict(runs["2.5d"], str(path), str(tmp_path / "out"))
+    mask = _mask(tmp_path / "out" / "ct.nii.gz").transpose()
+    probability = _expected(loaded["2.5d"], hu.transpose(), (33, 40))[..., 0]
+    _agree(mask, (probability > 0.5).astype(np.uint8), np.abs(probability - 0.5) > 5e-3)
 
 
 def test_of_several_classes_the_most_probable_one(runs, loaded, tmp_path):

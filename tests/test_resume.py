@@ -1,16 +1,13 @@
 """Real processes, real signals: a run that was stopped equals one that was not, bit for bit."""
 
 import signal
-import time
-from pathlib import Path
 
-import jax
-import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from tests import commands
+from tests.faults import runs
 
+pytestmark = pytest.mark.slow
 STEPS = 60  # 6 epochs of 10
 
 
@@ -29,39 +26,15 @@ def uninterrupted(tmp_path_factory, sample_data_dir):
     return workdir
 
 
-def _steps(workdir):
-    """Of its checkpoints, finished ones."""
-    names = [path.name for path in (workdir / "checkpoints").glob("*")]
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
-def _state(workdir, step=None):
-    path = Path(workdir) / "checkpoints" / str(step or _steps(workdir)[-1]) / "state"
-    return ocp.StandardCheckpointer().restore(path)
-
-
-def _wait_for(condition, process):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def _assert_equal_runs(a, b):
-    a_state, b_state = _state(a), _state(b)
-    assert jax.tree.structure(a_state) == jax.tree.structure(b_state)
-    jax.tree.map(np.testing.assert_array_equal, a_state, b_state)
-    assert commands.metrics(a) == commands.metrics(b)
-    assert commands.metrics(a, "validation") == commands.metrics(b, "validation")
-    assert (a / "training_log.txt").read_text().splitlines()[-1] == (
-        b / "training_log.txt"
-    ).read_text().splitlines()[-1]
+    runs.assert_equal(a, b)
+    texts = [(run / "training_log.txt").read_text(encoding="utf-8") for run in (a, b)]
+    assert texts[0].splitlines()[-1] == texts[1].splitlines()[-1]
 
 
 def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path):
     process = _start(tmp_path, sample_data_dir)
-    _wait_for((tmp_path / "checkpoints" / "10").exists, process)
+    runs.wait_for((tmp_path / "checkpoints" / "10").exists, [process])
     process.kill()
     commands.finish(process, -signal.SIGKILL)
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
@@ -70,42 +43,27 @@ def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path
     _assert_equal_runs(uninterrupted, tmp_path)
 
 
-@pytest.mark.parametrize("system", ["xray_lungs", "liver", "liver_3d"])
+@pytest.mark.parametrize("system", ["xray_lungs", "liver", "liver_3d", "mri2ct", "mri2ct_3d"])
 def test_the_other_systems_resume_bit_for_bit(system, sample_data_dir, tmp_path):
     """With batch statistics and spectral norms' vectors among what a checkpoint holds."""
     commands.finish(_start(tmp_path / "whole", sample_data_dir, system))
     process = _start(tmp_path / "killed", sample_data_dir, system)
-    _wait_for(lambda: _steps(tmp_path / "killed"), process)
+    runs.wait_for(lambda: runs.steps(tmp_path / "killed"), [process])
     process.kill()
     commands.finish(process, -signal.SIGKILL)
-    last = _steps(tmp_path / "whole")[-1]
-    assert _steps(tmp_path / "killed")[-1] < last
+    last = runs.steps(tmp_path / "whole")[-1]
+    assert runs.steps(tmp_path / "killed")[-1] < last
 
     commands.finish(_start(tmp_path / "killed", sample_data_dir, system))
-    assert _steps(tmp_path / "killed")[-1] == last
+    assert runs.steps(tmp_path / "killed")[-1] == last
     _assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
-
-
-def test_sigterm_saves_mid_epoch_and_the_restart_goes_on(uninterrupted, sample_data_dir, tmp_path):
-    process = _start(tmp_path, sample_data_dir)
-    log = tmp_path / "metrics.jsonl"
-    _wait_for(lambda: log.exists() and log.read_text().count("\n") > 12, process)
-    process.send_signal(signal.SIGTERM)
-    out, _ = commands.finish(process, 42)
-    assert "stopped on request and saved" in out
-    saved = _steps(tmp_path)[-1]
-    assert 10 < saved < STEPS
-
-    commands.finish(_start(tmp_path, sample_data_dir))
-    _assert_equal_runs(uninterrupted, tmp_path)
-    assert [line["step"] for line in commands.metrics(tmp_path)] == list(range(1, STEPS + 1))
 
 
 def test_checkpoint_is_of_its_step_although_training_went_on(uninterrupted):
     """The next step overwrites the state's memory while the checkpoint is being written."""
-    assert _state(uninterrupted)["step"] == STEPS
-    steps = _steps(uninterrupted)
-    assert [int(_state(uninterrupted, step)["step"]) for step in steps] == steps
+    assert runs.state(uninterrupted)["step"] == STEPS
+    steps = runs.steps(uninterrupted)
+    assert [int(runs.state(uninterrupted, str(step))["step"]) for step in steps] == steps
     # The last two, and the best if it is another.
     assert steps[-2:] == [50, 60] and len(steps) <= 3
 

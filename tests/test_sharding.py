@@ -18,9 +18,12 @@ def test_mesh_shape_and_refusals():
         sharding.make_mesh(1, 12)
 
 
-def test_fsdp_shards_the_largest_divisible_dimension():
+def test_fsdp_shards_the_larger_divisible_one_of_the_last_two_dimensions():
     shapes = {
         "kernel": jax.ShapeDtypeStruct((4, 4, 6, 9), jnp.float32),
+        "few channels": jax.ShapeDtypeStruct((4, 4, 2, 2), jnp.float32),
+        "odd channels": jax.ShapeDtypeStruct((4, 4, 1, 3), jnp.float32),
+        "bias": jax.ShapeDtypeStruct((6,), jnp.float32),
         "odd": jax.ShapeDtypeStruct((3, 5), jnp.float32),
         "step": jax.ShapeDtypeStruct((), jnp.int32),
     }
@@ -29,6 +32,9 @@ def test_fsdp_shards_the_largest_divisible_dimension():
     )
     assert specs == {
         "kernel": PartitionSpec(None, None, "fsdp"),
+        "few channels": PartitionSpec(None, None, "fsdp"),
+        "odd channels": PartitionSpec(),
+        "bias": PartitionSpec("fsdp"),
         "odd": PartitionSpec(),
         "step": PartitionSpec(),
     }

@@ -41,6 +41,14 @@ def test_filter_is_dm_pixs():
     np.testing.assert_allclose(ssim.ssim(a, b), dm_pix.ssim(a, b, max_val=2.0), atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ssim.SSIM_FORMS.values())
+def test_slices_of_volumes_are_scored_one_by_one(form):
+    a, b = (x.reshape(2, 3, 16, 12, 1) for x in np.random.default_rng(0).uniform(-1, 1, (2, 1152)))
+    apart = np.stack([form(*pair) for pair in zip(a, b, strict=True)])
+    assert apart.shape == (2, 3)
+    np.testing.assert_allclose(form(a, b), apart, rtol=1e-6)
+
+
 def test_identical_images_score_one():
     a, _ = _pair()
     a = jnp.asarray(a, jnp.float32)

@@ -18,14 +18,28 @@ from tests import commands
         ({"fsdp": 3}, "config.fsdp=3 does not divide the 8 devices"),
         ({"data.batch_size": 12}, "config.data.batch_size=12 does not divide over 8 devices"),
         ({"generator.norm": "layer"}, 'norm is "layer": use'),
-        ({"loss.adversarial": "wgan"}, 'config.loss.adversarial is "wgan"'),
+        ({"loss.adversarial": "vanilla"}, 'config.loss.adversarial is "vanilla"'),
         ({"generator.depth": 8}, "does not halve 8 times"),
+        (
+            {"data.patch_size": 96, "data.image_size": 112, "generator.depth": 5},
+            "image size (112, 112) does not halve 5 times",
+        ),
+        (
+            {"loss.ms_ssim_weight": 1.0, "loss.ms_ssim_levels": 5},
+            "config.loss.ms_ssim_levels is 5: images of 128 x 128 pixels allow 1 to 4",
+        ),
+        (
+            {"loss.adversarial": "wgan"},
+            "config.loss.gradient_penalty_weight=0, but nothing else bounds the critic",
+        ),
         ({"log_every_steps": 0}, "config.log_every_steps=0: use 1 or more"),
         ({"generator.dropout": 1.5}, "config.generator.dropout=1.5: use a share"),
         ({"data.source_range": (5, 5)}, "config.data.source_range=(5, 5): use two numbers"),
+        ({"data.window_hu": (-1000,)}, "config.data.window_hu=(-1000,): use two numbers"),
+        ({"data.window_hu": (400, -1000)}, "the smaller one first"),
         ({"dtype": "float64"}, "needs JAX_ENABLE_X64=1"),
         ({"data.cache": "disk"}, 'config.data.cache is "disk": use one of none, host, device'),
-        ({"data.sample": "knee", "data.image_size": 32}, 'there is no "knee"'),
+        ({"data.sample": "knee", "data.image_size": 64}, 'there is no "knee"'),
     ],
 )
 def test_refusals(sample_data_dir, tmp_path, overrides, message):
@@ -35,14 +49,15 @@ def test_refusals(sample_data_dir, tmp_path, overrides, message):
     )
     with pytest.raises((ConfigError, DataError), match=re.escape(message)):
         train(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run").exists()  # it would be of the config that is refused
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"fsdp": 3}, "config.fsdp=3 does not divide the 1 devices"),
-        ({"no_such_field": 1}, "no_such_field"),
+        ({"epoch": 1}, "the config has no field 'epoch' Did you mean \"epochs\""),
+        ({"lss.l1_weight": 1}, "the config has no field 'lss'"),
         ({"epochs": "many"}, "epochs"),
     ],
 )
@@ -53,11 +68,12 @@ def test_refusals_are_one_line_of_the_command(sample_data_dir, tmp_path, overrid
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_before_a_checkpoint(sample_data_dir, tmp_path):
-    overrides = {"optimizer.learning_rate": 1e38}
+def test_losses_that_stay_not_finite_end_the_run_before_a_checkpoint(sample_data_dir, tmp_path):
+    overrides = {"optimizer.learning_rate": 1e38, "max_skipped": 3}
     arguments = commands.tiny_training(tmp_path, sample_data_dir, **overrides)
     _, err = commands.run("launch.train", *arguments, code=1)
-    assert "at step" in commands.error_line(err) and "learning_rate" in commands.error_line(err)
+    line = commands.error_line(err)
+    assert "skipped in 3 steps in a row" in line and "learning_rate" in line
     assert not list((tmp_path / "checkpoints").iterdir())
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
 

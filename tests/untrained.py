@@ -23,17 +23,17 @@ def save(workdir, config):
             kernel = rng.normal(size=leaf.shape)
             kernel -= kernel.mean(inputs, keepdims=True)  # features are positive
             return (2 * kernel / np.sqrt(np.prod(leaf.shape[:-1]))).astype(leaf.dtype)
-        ones = path[-1].key in ("scale", "var")  # of norms
+        ones = path[-1].key in ("scale", "var", "amplitudes")  # of norms and of a pyramid's noise
         return np.full(leaf.shape, float(ones), leaf.dtype)
 
     state = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_state(system, config)
     )
-    generator = jax.tree_util.tree_map_with_path(
-        draw, (state.generator.params, state.generator.batch_stats)
-    )
-    generator = state.generator.replace(params=generator[0], batch_stats=generator[1])
-    claim(workdir, config, write=True)
+    fields = ("params", "batch_stats", "frozen")
+    drawn = {name: getattr(state.generator, name) for name in fields}
+    drawn = jax.tree_util.tree_map_with_path(draw, drawn)
+    generator = state.generator.replace(**drawn)
+    claim(workdir, config)
     checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric)
     checkpoints.save(STEP, state.replace(generator=generator), {system.task.best_metric: 0.5})
     checkpoints.wait()

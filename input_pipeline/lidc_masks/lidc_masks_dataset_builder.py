@@ -17,10 +17,12 @@ is not square is stretched, as the published system does.
 import dataclasses
 import itertools
 import re
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
+
+import numpy as np
 
 from input_pipeline import builder
-from input_pipeline.builder import Found
+from input_pipeline.builder import Found, Pixels
 from input_pipeline.patients import ONE_PATIENT, check_one_split_each, split_by_patient
 from input_pipeline.safe_io import DataError, check_same_size, read_grey_png, read_mask
 from input_pipeline.slices import resize, stored_mask
@@ -62,8 +64,10 @@ class Builder(builder.Builder):
     """DatasetBuilder of lidc_masks; `input_pipeline.prepare` runs it."""
 
     description = "CT slices of the chest with masks of lungs and nodules."
-    image_doc = "CT"
-    mask_doc = "254 * class / (classes - 1), so x / 127 - 1 is in [-1, 1]"
+    arrays: ClassVar = {
+        "image": Pixels(np.uint8, "CT"),
+        "mask": Pixels(np.uint8, "254 * class / (classes - 1), so x / 127 - 1 is in [-1, 1]"),
+    }
 
     def read(self, source, group):
         (item,) = group

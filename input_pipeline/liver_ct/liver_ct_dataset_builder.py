@@ -15,15 +15,15 @@ becomes stored_size x stored_size, the CT antialiased and the labels to nearest.
 import dataclasses
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from input_pipeline import builder
-from input_pipeline.builder import Found
+from input_pipeline.builder import Found, Pixels
 from input_pipeline.patients import split_three_ways
 from input_pipeline.planes import stored_image, stored_labels, stored_spacing_mm
-from input_pipeline.raw.nifti import read_ct, read_geometry, read_labels
+from input_pipeline.raw.volume_file import read_ct, read_geometry, read_labels
 from input_pipeline.safe_io import DataError
 from input_pipeline.source_folder import SourceFolder
 
@@ -65,9 +65,10 @@ class Builder(builder.Builder):
     """
 
     description = "Abdominal CT slices with labels of liver and tumour."
-    image_dtype = np.int16
-    image_doc = "CT in Hounsfield units"
-    mask_doc = "0 outside, 1 liver, 2 tumour"
+    arrays: ClassVar = {
+        "image": Pixels(np.int16, "CT in Hounsfield units"),
+        "mask": Pixels(np.uint8, "0 outside, 1 liver, 2 tumour"),
+    }
 
     def read(self, source, group):
         labels = self._labels(source, group)

@@ -1,1 +1,1 @@
-"""Volumes as scanners and annotators leave them: NIfTI files and DICOM series. No TensorFlow."""
+"""Volumes as scanners and annotators leave them: NIfTI, MetaImage, NRRD, DICOM. No TensorFlow."""

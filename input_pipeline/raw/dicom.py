@@ -4,11 +4,13 @@ import contextlib
 import statistics
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+import SimpleITK as sitk
 
-from input_pipeline.raw.nifti import MAX_BYTES
-from input_pipeline.raw.volume import Geometry, Volume
+from input_pipeline.raw.dicom_lengths import check_lengths
+from input_pipeline.raw.nifti import geometry_of, scanner_header
+from input_pipeline.raw.volume import Volume, check_affine
+from input_pipeline.raw.voxels import MAX_BYTES
 from input_pipeline.safe_io import DataError, unreadable
 
 MODALITY, INTERCEPT, SLOPE = "0008|0060", "0028|1052", "0028|1053"
@@ -24,20 +26,12 @@ def read_series(folder):
         Volume of int16: Hounsfield units.
 
     Raises:
-        DataError: SimpleITK is not installed; the folder holds no series, or several; a file
-            cannot be read, or is no CT slice; the slices differ in size or direction, are sheared
-            by a tilted gantry, or lie at unequal distances, since one is missing or there twice.
+        DataError: the folder holds no series, or several; a file cannot be read, or is no CT slice;
+            the slices differ in size or direction, are sheared by a tilted gantry, or lie at
+            unequal distances, since one is missing or there twice.
     """
-    try:
-        import SimpleITK as sitk
-    except ImportError:
-        raise DataError(
-            f"{folder} needs SimpleITK to be read: pip install -c constraints.txt -e '.[samples]'"
-        ) from None
-    with _no_warnings(sitk):
-        slices = sorted(
-            (_Slice(sitk, path) for path in _files(sitk, folder)), key=lambda one: one.height
-        )
+    with _no_warnings():
+        slices = sorted((_Slice(path) for path in _files(folder)), key=lambda one: one.height)
         geometry = _geometry(folder, slices)
         columns, rows = slices[0].size
         values = np.empty((len(slices), rows, columns), np.int16)
@@ -48,7 +42,7 @@ def read_series(folder):
 
 
 @contextlib.contextmanager
-def _no_warnings(sitk):
+def _no_warnings():
     """Keeps ITK from printing what is a DataError here, and of files that are no DICOM."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -58,8 +52,17 @@ def _no_warnings(sitk):
         sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
-def _files(sitk, folder):
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+def _files(folder):
+    for path in sorted(Path(folder).glob("*")):
+        if path.is_file() and is_dicom(path):
+            try:
+                check_lengths(path)
+            except ValueError as error:
+                raise unreadable(path, "a DICOM slice", error) from error
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    except RuntimeError as error:  # of a slice, and it does not say of which
+        raise unreadable(folder, "a DICOM series", str(error).strip().splitlines()[-1]) from error
     if not series:
         raise DataError(f"{folder} holds no DICOM series: give the folder that its slices lie in")
     if len(series) > 1:
@@ -70,8 +73,10 @@ def _files(sitk, folder):
     files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
     # GDCM passes over damaged slices in silence.
     for path in sorted(set(Path(folder).iterdir()) - set(map(Path, files))):
-        if path.name != "DICOMDIR" and path.is_file() and is_dicom(path):
-            raise unreadable(path, "a DICOM slice", "damaged, or no image")
+        if path.name == "DICOMDIR" or path.name[0] == "." or not path.is_file():
+            continue
+        if not path.stat().st_size or is_dicom(path):
+            raise unreadable(path, "a DICOM slice", "empty, damaged, or no image")
     return files
 
 
@@ -84,13 +89,12 @@ def is_dicom(path):
 class _Slice:
     """A file of a series. Raises DataError where it is no CT slice or cannot be read."""
 
-    def __init__(self, sitk, path):
+    def __init__(self, path):
         self.path = path
         self._reader = sitk.ImageFileReader()
         self._reader.SetImageIO("GDCMImageIO")
         self._reader.SetFileName(path)
         self._reader.SetOutputPixelType(sitk.sitkFloat64)  # HU may be fractions
-        self._to_array = sitk.GetArrayFromImage  # a copy: a view would outlive its image
         self._try(self._reader.ReadImageInformation)
         keys = self._reader.GetMetaDataKeys()
         if MODALITY not in keys or self._reader.GetMetaData(MODALITY).strip() != "CT":
@@ -98,8 +102,9 @@ class _Slice:
         if self._reader.GetSize()[2] != 1:
             raise DataError(f"{path} holds many frames: convert it to one file a slice")
         try:
-            for key in (INTERCEPT, SLOPE):
-                float(self._reader.GetMetaData(key))
+            known = [float(self._reader.GetMetaData(key)) for key in (INTERCEPT, SLOPE)]
+            if not np.isfinite(known).all():
+                raise ValueError
         except (RuntimeError, ValueError):
             raise DataError(
                 f"{path} has no rescale slope and intercept, so that its HU are unknown: remove it"
@@ -112,8 +117,9 @@ class _Slice:
 
     def hu(self):
         """int16 [rows, columns]."""
-        hu = np.rint(self._to_array(self._try(self._reader.Execute))[0])
-        if hu.min() < -32768 or hu.max() > 32767:
+        # A copy: a view would outlive its image.
+        hu = np.rint(sitk.GetArrayFromImage(self._try(self._reader.Execute))[0])
+        if not np.isfinite(hu).all() or hu.min() < -32768 or hu.max() > 32767:
             raise DataError(f"{self.path} holds {hu.min():g} to {hu.max():g}, which is not HU")
         return hu.astype(np.int16)
 
@@ -144,7 +150,8 @@ def _geometry(folder, slices):
     distances = np.diff([one.height for one in slices])
     usual = statistics.median_low(distances)
     for one, other, distance in zip(slices, slices[1:], distances, strict=False):
-        if distance <= 0 or abs(distance - usual) > SAME_DISTANCE * usual:
+        # So that a distance that is not a number is refused too.
+        if not (distance > 0 and abs(distance - usual) <= SAME_DISTANCE * usual):
             raise DataError(
                 f"{one.path} and {other.path} are {distance:g} mm apart, the others {usual:g} mm: "
                 "a slice is missing, or there twice"
@@ -159,9 +166,5 @@ def _geometry(folder, slices):
     affine = np.eye(4)
     axes = first.direction @ np.diag([*first.spacing, distance])
     affine[:3, :3], affine[:3, 3] = TO_RAS @ axes, TO_RAS @ first.position
-    header = nib.Nifti1Header()
-    header.set_data_shape((*first.size, len(slices)))
-    header.set_xyzt_units("mm")
-    header.set_qform(affine, code="scanner")
-    header.set_sform(affine, code="scanner")
-    return Geometry(header)
+    check_affine(folder, affine)
+    return geometry_of(scanner_header(affine, (*first.size, len(slices))))

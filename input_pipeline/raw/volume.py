@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
@@ -11,6 +11,8 @@ from input_pipeline.safe_io import DataError
 
 PICTURES = orientations.axcodes2ornt(("S", "P", "L"))
 SAME_GRID = 1e-3  # voxels, or relative: what rounding to float32 leaves between two headers
+SPACING_MM = (0.01, 50.0)
+FLATTEST = 0.1  # volume of the unit vectors along the axes: 1 where they are perpendicular
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,21 +24,16 @@ class Geometry:
     resampled: the axes of an oblique scan are taken for the anatomical ones nearest to them.
 
     Attributes:
-        header: NIfTI header of the file, or one that describes a DICOM series. Its affine is
-            finite and not singular, its lengths are in mm.
+        affine: float64 [4, 4]: from the file's voxel indices to mm towards right, front and head.
+            Finite and not singular.
+        file_shape: voxels along the three axes of the file.
+        header: what the file's format says beside these, for files that are written in the same
+            one: a NIfTI header, `metaimage.Axes`, or nothing.
     """
 
-    header: nib.Nifti1Header
-
-    @functools.cached_property
-    def affine(self):
-        """float64 [4, 4]: from the file's voxel indices to mm towards right, front and head."""
-        return np.asarray(self.header.get_best_affine(), np.float64)
-
-    @property
-    def file_shape(self):
-        """Voxels along the three axes of the file."""
-        return tuple(self.header.get_data_shape()[:3])
+    affine: np.ndarray
+    file_shape: tuple[int, int, int]
+    header: Any = None
 
     @property
     def shape(self):
@@ -59,18 +56,20 @@ class Geometry:
     def to_pictures(self, voxels):
         """A view [slices, rows, columns] of voxels in the file's axes and shape."""
         transform = orientations.ornt_transform(self._orientation, PICTURES)
-        return orientations.apply_orientation(voxels.reshape(self.file_shape), transform)
+        return orientations.apply_orientation(voxels, transform)
 
     def to_file(self, values):
         """A view, in the file's axes and shape, of values [slices, rows, columns]."""
         if values.shape != self.shape:
             raise ValueError(f"the shape is {values.shape}, not {self.shape}")
         transform = orientations.ornt_transform(PICTURES, self._orientation)
-        voxels = orientations.apply_orientation(values, transform)
-        return voxels.reshape(self.header.get_data_shape())
+        return orientations.apply_orientation(values, transform)
 
-    def check_same_grid(self, path, other, other_path):
-        """Whether a label volume lies on the voxels of this image, read from `path`.
+    def check_same_grid(self, path, other, other_path, otherwise="resample the labels"):
+        """Whether a label volume, say, lies on the voxels of this image, read from `path`.
+
+        Args:
+            otherwise: what to do where both headers are right.
 
         Raises:
             DataError: it does not; the text tells in what they differ.
@@ -85,7 +84,7 @@ class Geometry:
                 break
         raise DataError(
             f"{other_path} is not on the voxels of {path}: its {what} is {its}, not {mine}; "
-            "correct the header that is wrong, or resample the labels"
+            f"correct the header that is wrong, or {otherwise}"
         )
 
     def _describe(self, what):
@@ -119,3 +118,16 @@ class Volume:
     def spacing_mm(self):
         """Millimetres between slices, rows and columns."""
         return self.geometry.spacing_mm
+
+
+def check_affine(path, affine):
+    """Raises DataError of an affine, as Geometry has it, that no scan has."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    low, high = SPACING_MM
+    if not np.isfinite(affine).all() or not ((low <= spacing) & (spacing <= high)).all():
+        raise DataError(
+            f"{path} has voxels of {' x '.join(f'{mm:g}' for mm in spacing)} mm, outside of "
+            f"{low:g} to {high:g} mm: correct its affine"
+        )
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < FLATTEST:
+        raise DataError(f"{path} has a singular affine, of axes in one plane: correct it")

@@ -1,8 +1,8 @@
-"""Remakes the embedded samples from two published packages.
+"""Remakes the embedded samples from three published packages.
 
     python -m input_pipeline.samples.make [--output=DIR] [--packages=DIR] [--check]
 
-The samples come from volumes that lie as test data inside the source archives of two Python
+The samples come from volumes that lie, most as test data, inside the source archives of Python
 packages; the module of a sample's name makes its folder. The same input gives the same bytes: one
 thread, double precision, pinned sources. README.md has the rest.
 """
@@ -15,13 +15,28 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from input_pipeline.samples import abdomen_ct, chest_ct, xray_simulated
-from input_pipeline.samples.sources import ARCHIVES, MakeError, download, extract, sha256_of
+from input_pipeline.samples import (
+    abdomen_ct,
+    brain_templates,
+    chest_ct,
+    chest_volumes,
+    xray_simulated,
+)
+from input_pipeline.samples.sources import (
+    ARCHIVES,
+    NOTICES,
+    MakeError,
+    download,
+    extract,
+    sha256_of,
+)
 
 SAMPLES = {
     "chest_ct": chest_ct.make,
     "xray_simulated": xray_simulated.make,
     "abdomen_ct": abdomen_ct.make,
+    "brain_templates": brain_templates.make,
+    "chest_volumes": chest_volumes.make,
 }
 LICENCES, SUMS = "LICENSES", "SHA256SUMS"
 
@@ -66,6 +81,8 @@ def make(output: Path, packages: Path | None = None) -> None:
         for archive in ARCHIVES:
             files |= extract(archive, packages, work)
             shutil.copyfile(files.pop("licence"), new / LICENCES / f"{archive.package}.txt")
+        for name, notice in NOTICES.items():
+            (new / LICENCES / f"{name}.txt").write_text(notice, newline="\n")
         for name, make_sample in SAMPLES.items():
             make_sample(files, new / name)
         lines = [f"{digest}  {path}\n" for path, digest in hashes(new).items()]  # as `sha256sum`

@@ -1,4 +1,4 @@
-"""The published packages whose test data the samples are made from: pinned, fetched and checked."""
+"""The published packages whose volumes the samples are made from: pinned, fetched and checked."""
 
 import hashlib
 import subprocess
@@ -34,6 +34,7 @@ ARCHIVES = (
             "chest_angiography": "tests/reference_files/aorta_report/example_ct.nii.gz",
             "abdomen": "tests/reference_files/example_ct.nii.gz",
             "abdomen_organs": "tests/reference_files/example_seg_fast_force_split.nii.gz",
+            "brain_ct": "totalsegmentator/resources/ct_brain_atlas_1mm.nii.gz",
         },
     ),
     Archive(
@@ -42,7 +43,27 @@ ARCHIVES = (
         "LICENSE.txt",
         {"chest": "data/lung1_image.nrrd", "chest_nodule": "data/lung1_label.nrrd"},
     ),
+    Archive(
+        "nilearn-0.14.1",
+        "6f7ec639be2c9e4a3625ebc4f25c3de31ae3af21331c8d03e27201c482609672",
+        "LICENSE",
+        {"brain_mr": "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"},
+    ),
 )
+
+# The MR template's own terms, which nilearn passes on without them: COPYING of the templates that
+# the institute publishes. The notice has to be in every copy.
+NOTICES = {
+    "mni_icbm152": """\
+Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological
+Institute, McGill University. Permission to use, copy, modify, and distribute this software and its
+documentation for any purpose and without fee is hereby granted, provided that the above copyright
+notice appear in all copies. The authors and McGill University make no representations about the
+suitability of this software for any purpose. It is provided "as is" without express or implied
+warranty. The authors are not responsible for any data loss, equipment damage, property loss, or
+injury to subjects or patients resulting from the use or misuse of this software package.
+"""
+}
 
 
 def download(folder: Path) -> None:
@@ -55,12 +76,13 @@ def download(folder: Path) -> None:
     python = venv / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     get = [*pip, "download", "--dest", folder, "--no-deps", "--no-binary"]
-    totalsegmentator, pyradiomics = (a.package.replace("-", "==") for a in ARCHIVES)
+    totalsegmentator, pyradiomics, nilearn = (a.package.replace("-", "==") for a in ARCHIVES)
     steps = {
         "make an environment": [sys.executable, "-m", "venv", venv],
         "install build helpers": [*pip, "install", *BUILD_HELPERS],
         "get totalsegmentator": [*get, "totalsegmentator", totalsegmentator],
         "get pyradiomics": [*get, "pyradiomics", pyradiomics, "--no-build-isolation"],
+        "get nilearn": [*get, "nilearn", nilearn],
     }
     for what, command in tqdm(steps.items(), desc="packages", unit="step"):
         done = subprocess.run(command, capture_output=True, text=True)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline import builder
-from input_pipeline.builder import Found
+from input_pipeline.builder import Found, Pixels
 from input_pipeline.patients import split_three_ways
 from input_pipeline.safe_io import DataError, check_same_size, read_binary_mask
 from input_pipeline.slices import resize
@@ -62,35 +62,29 @@ class Config(builder.Config):
         super().__post_init__()
         if self.source_channels not in (1, 3):
             raise DataError(f"source_channels is {self.source_channels}: use 1 or 3")
-        try:
-            groups = re.compile(self.patient_pattern).groups
-        except re.error as error:
-            raise DataError(f"patient_pattern {self.patient_pattern}: {error}") from None
-        if not groups:
-            raise DataError(
-                f"patient_pattern {self.patient_pattern} has no group: put (...) about the patient"
-            )
+        self.check_pattern("patient_pattern")
         self.check_fractions("test_fraction", "validation_fraction")
-
-    @property
-    def channels(self):
-        return self.source_channels
 
 
 class Builder(builder.Builder):
     """DatasetBuilder of xray_lungs; `input_pipeline.prepare` runs it."""
 
     description = "Chest X-rays with masks of the lungs."
-    image_doc = "X-ray, bone white"
-    mask_doc = "1 in the lungs, else 0"
     unit = "images"
+
+    @property
+    def arrays(self):
+        return {
+            "image": Pixels(np.uint8, "X-ray, bone white", self.builder_config.source_channels),
+            "mask": Pixels(np.uint8, "1 in the lungs, else 0"),
+        }
 
     def read(self, source, group):
         (item,) = group
         config = self.builder_config
         size = config.stored_size
         path = source / item.file_name
-        image = read_xray(path, config.channels)
+        image = read_xray(path, config.source_channels)
         mask = np.zeros((size, size), np.uint8)
         for name in item.mask_names:
             part = read_binary_mask(source / name)
@@ -101,7 +95,7 @@ class Builder(builder.Builder):
         mm = PIXEL_MM.get(item.label, 0.0) / size
         return [
             {
-                "image": stored_image(image, size, config.channels),
+                "image": stored_image(image, size, config.source_channels),
                 "mask": mask[..., None],
                 "spacing_mm": (0.0, mm * rows, mm * columns),
             }

@@ -13,6 +13,30 @@ def nearest_twice(x):
     return jnp.broadcast_to(x, blocks).reshape(blocks[0], *(2 * m for m in spatial), blocks[-1])
 
 
+def resize_linear(x, size):
+    """Interpolates linearly with aligned corners: [n, *spatial, c] -> [n, *size, c].
+
+    The centres of the first and the last pixel of an axis keep their places, as in PyTorch's
+    interpolate with align_corners=True; jax.image.resize keeps the outer edges instead.
+    """
+    for axis, length in enumerate(size, 1):
+        if x.shape[axis] != length:
+            weights = interpolation(x.shape[axis], length).astype(x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis), precision="highest"), 0, axis)
+    return x
+
+
+def interpolation(length, new_length):
+    """[new_length, length]: row i has the weights of the two pixels around place i."""
+    place = np.arange(new_length) * ((length - 1) / max(new_length - 1, 1))
+    below = np.minimum(place.astype(int), max(length - 2, 0))
+    weights = np.zeros((new_length, length))
+    rows = np.arange(new_length)
+    weights[rows, below] = 1 - (place - below)
+    weights[rows, np.minimum(below + 1, length - 1)] += place - below
+    return weights
+
+
 def adaptive_average_pool(x, size):
     """Means over size windows along each spatial axis: [n, *spatial, c] -> [n, size, ..., c].
 

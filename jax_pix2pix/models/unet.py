@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.models.activation import leaky_relu
+from jax_pix2pix.models.attention import AttentionGate, SelfAttention
 from jax_pix2pix.models.conv import Conv, ConvTranspose
 from jax_pix2pix.models.norm import Norm
 
@@ -17,6 +18,10 @@ class UNet(nn.Module):
     Channels are ``width`` times 1, 2, 4, 8, 8, ... The first level and the last have no norm, nor
     has a bottleneck of one pixel, whose variance is 0. The first ``dropout_levels`` decoder levels
     have dropout, pix2pix's only source of noise. ``use_bias`` is of all levels but the last.
+
+    Without ``skips`` it is an encoder and a decoder. ``attention_gates`` weigh each skip by what
+    the decoder has made of it so far. ``self_attention`` follows encoder level ``self_attention``,
+    counted from 1, whose maps are 2**self_attention times smaller than the image; 0 is off.
 
     Args of the call:
         x: [n, *spatial, c] in [-1, 1], each side a multiple of 2**depth.
@@ -34,6 +39,9 @@ class UNet(nn.Module):
     use_bias: bool = True
     dropout: float = 0.5
     dropout_levels: int = 3
+    skips: bool = True
+    attention_gates: bool = False
+    self_attention: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -42,8 +50,15 @@ class UNet(nn.Module):
         if any(m % 2**self.depth for m in x.shape[1:-1]):
             raise ConfigError(
                 f"image size {x.shape[1:-1]} does not halve {self.depth} times: use a multiple of "
-                f"{2**self.depth} or a smaller generator depth"
+                f"{2**self.depth} or a smaller config.generator.depth"
             )
+        if not 0 <= self.self_attention <= self.depth:
+            raise ConfigError(
+                f"config.generator.self_attention is {self.self_attention}: use 0, or a level up "
+                f"to {self.depth}"
+            )
+        if self.attention_gates and not self.skips:
+            raise ConfigError("config.generator.attention_gates need config.generator.skips")
         full_precision = jnp.promote_types(x.dtype, jnp.float32)
         channels = [self.width * min(2**level, 8) for level in range(self.depth)]
 
@@ -53,6 +68,8 @@ class UNet(nn.Module):
             if level > 0 and max(x.shape[1:-1]) > 1:
                 x = Norm(self.norm, self.dtype, name=f"encode_norm_{level}")(x, train=train)
             x = leaky_relu(x)
+            if level + 1 == self.self_attention:
+                x = SelfAttention(self.dtype, name="self_attention")(x)
             skips.append(x)
 
         skips.pop()
@@ -67,7 +84,13 @@ class UNet(nn.Module):
             x = nn.relu(x)
             if number < self.dropout_levels:
                 x = nn.Dropout(self.dropout, deterministic=not dropout)(x)
-            x = jnp.concatenate([x, skips.pop()], axis=-1)
+            skip = skips.pop()
+            if self.attention_gates:
+                skip = AttentionGate(self.norm, self.dtype, name=f"gate_{level}")(
+                    skip, x, train=train
+                )
+            if self.skips:
+                x = jnp.concatenate([x, skip], axis=-1)
 
         x = ConvTranspose(self.out_channels, dtype=self.dtype, name="decode_0")(x)
         return jnp.tanh(x.astype(full_precision))

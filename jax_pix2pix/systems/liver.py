@@ -1,6 +1,7 @@
 """CT -> liver mask, or several classes, in 2D and 3D: SegAN's critic compares masked images."""
 
 from jax_pix2pix.adversarial import System
+from jax_pix2pix.diff_augment import diff_augment
 from jax_pix2pix.errors import ConfigError, chosen
 from jax_pix2pix.intensity import DTYPES, normaliser
 from jax_pix2pix.losses import feature_distance, l1, soft_dice
@@ -19,7 +20,8 @@ def build(config):
         raise ConfigError(f'config.loss.critic is "{weights.critic}": use maximise or minimise')
     sign = -1 if weights.critic == "maximise" else 1
 
-    def discriminator_loss(discriminate, source, target, fake):
+    def discriminator_loss(discriminate, source, target, fake, key):
+        del key
         distance = feature_distance(discriminate(source, target), discriminate(source, fake))
         return sign * distance, {"loss_D": sign * distance}
 
@@ -49,4 +51,7 @@ def build(config):
         discriminator_loss=discriminator_loss,
         generator_loss=generator_loss,
         task=task,
+        augment=diff_augment(config.diff_augment),
+        ema_decay=config.ema_decay,
+        spike_sigmas=config.spike_sigmas,
     )

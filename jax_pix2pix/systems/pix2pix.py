@@ -1,6 +1,7 @@
 """What systems of a U-Net and a PatchGAN share (pix2pix, Isola et al., CVPR 2017)."""
 
 from jax_pix2pix.adversarial import System
+from jax_pix2pix.diff_augment import diff_augment
 from jax_pix2pix.errors import chosen
 from jax_pix2pix.intensity import DTYPES, normaliser
 from jax_pix2pix.losses import pix2pix_losses
@@ -19,7 +20,7 @@ def pix2pix(config, target, task):
     """
     dtype = chosen(DTYPES, "dtype", config.dtype)
     learning_rate = constant_then_linear(config)
-    discriminator_loss, generator_loss = pix2pix_losses(config.loss)
+    discriminator_loss, generator_loss = pix2pix_losses(config)
     return System(
         generator=UNet(**config.generator, out_channels=1, dtype=dtype),
         discriminator=PatchGAN(**config.discriminator, dtype=dtype),
@@ -30,4 +31,7 @@ def pix2pix(config, target, task):
         discriminator_loss=discriminator_loss,
         generator_loss=generator_loss,
         task=task,
+        augment=diff_augment(config.diff_augment),
+        ema_decay=config.ema_decay,
+        spike_sigmas=config.spike_sigmas,
     )

@@ -64,7 +64,7 @@ def main():
     for batch_size in _batch_sizes(config):
         record["results"].append(measure(config, batch_size))
         if _OUTPUT.value:
-            with open(_OUTPUT.value, "w") as file:
+            with open(_OUTPUT.value, "w", encoding="utf-8") as file:
                 json.dump(record, file, indent=1)
     print(report.table(record))
     if _OUTPUT.value:

@@ -2,11 +2,11 @@
 
     python -m launch.benchmark.convolutions [--batch_sizes=8,64] [--output=FILE.json]
 
-The layers are those of --config's networks, and two in 3D on one volume. Each has three maps
-(jax_pix2pix/models/conv.py): convolve and scatter are the forward pass and the gradient of the
-input, the other way round in a transposed layer; correlate is the gradient of the kernel. PyTorch's
-and JAX's take turns in one process; medians. GFLOP counts only taps that meet the image. The last
-row is a whole step of a small 3D generator, a process a framework taking turns.
+The layers are those of --config's networks, and two in 3D on one volume. Each has three maps (see
+jax_pix2pix/models/convolution_maps.py): convolve and scatter are the forward pass and the gradient
+of the input, the other way round in a transposed layer; correlate is the gradient of the kernel.
+PyTorch's and JAX's take turns in one process; medians. GFLOP counts only taps that meet the image.
+The last row is a whole step of a small 3D generator, a process a framework taking turns.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from ml_collections import config_flags
 
 from jax_pix2pix import benchmark, sharding
 from jax_pix2pix.errors import BenchmarkError, ConfigError
-from jax_pix2pix.models.conv import Geometry
+from jax_pix2pix.models.convolution_maps import Geometry
 from launch import command
 from launch.benchmark import options, report, torch_comparison, volume
 from launch.benchmark.convolutions_jax import (
@@ -82,7 +82,7 @@ def main():
     record["layers"] = [measure(layer, n, config.dtype, device, peer) for layer, n in cases]
     record["volume_step"] = volume_step(size, device, peer)
     if FLAGS.output:
-        with open(FLAGS.output, "w") as file:
+        with open(FLAGS.output, "w", encoding="utf-8") as file:
             json.dump(record, file, indent=1)
         print(f"all figures: {FLAGS.output}")
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from jax_pix2pix import workdir
 from jax_pix2pix.errors import BenchmarkError
-from jax_pix2pix.models import conv
+from jax_pix2pix.models import convolution_maps as maps
 from jax_pix2pix.models.activation import leaky_relu
+from jax_pix2pix.models.conv import Conv, ConvTranspose
 from launch.benchmark import volume
 from launch.benchmark.processes import serve, timed
 
@@ -31,7 +32,7 @@ class Layer:
     """name: of all layers with these numbers."""
 
     name: str
-    g: conv.Geometry
+    g: maps.Geometry
     small_channels: int
     large_channels: int
 
@@ -55,11 +56,11 @@ def layers(config):
     def note(call, args, kwargs, context):
         y = call(*args, **kwargs)
         layer = context.module
-        if isinstance(layer, conv.Conv | conv.ConvTranspose):
-            transposed = isinstance(layer, conv.ConvTranspose)
+        if isinstance(layer, Conv | ConvTranspose):
+            transposed = isinstance(layer, ConvTranspose)
             small, large = (args[0], y) if transposed else (y, args[0])
             size = large.shape[1:-1]
-            g = conv.Geometry(layer.kernel, layer.stride, layer.padding, size, transposed)
+            g = maps.Geometry(layer.kernel, layer.stride, layer.padding, size, transposed)
             names.setdefault((g, small.shape[-1], large.shape[-1]), []).append(layer.name)
         return y
 
@@ -71,10 +72,10 @@ def layers(config):
 def forms(operation, g, platform):
     """{name: function} of the forms of a map that this platform may get, the native one first."""
     prefix = f"_{operation}_"
-    names = [name.removeprefix(prefix) for name in vars(conv) if name.startswith(prefix)]
+    names = [name.removeprefix(prefix) for name in vars(maps) if name.startswith(prefix)]
     if platform != "cpu":
         names = ["native"]
-    return {name: functools.partial(getattr(conv, prefix + name), g=g) for name in names}
+    return {name: functools.partial(getattr(maps, prefix + name), g=g) for name in names}
 
 
 def applicable(operation, g, platform, operands):
@@ -126,8 +127,8 @@ class Generator(nn.Module):
     def __call__(self, x):
         *hidden, out = volume.CHANNELS[1:]
         for level, features in enumerate(hidden):
-            x = leaky_relu(conv.Conv(features, 3, 1, 1, name=f"level_{level}")(x))
-        return jnp.tanh(conv.Conv(out, 3, 1, 1, name=f"level_{len(hidden)}")(x))
+            x = leaky_relu(Conv(features, 3, 1, 1, name=f"level_{level}")(x))
+        return jnp.tanh(Conv(out, 3, 1, 1, name=f"level_{len(hidden)}")(x))
 
 
 class VolumeStep:

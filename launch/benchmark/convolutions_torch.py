@@ -17,9 +17,9 @@ def _format(layout, ndim):
 
 
 def calls(operation, g, operands, dtype, device):
-    """{layout: () -> result} of a map of conv.py.
+    """{layout: () -> result} of a map of convolution_maps.py.
 
-    operands: {"large", "small", "w"} as conv.py has them, float32.
+    operands: {"large", "small", "w"} as convolution_maps.py has them, float32.
     """
     return {layout: _call(operation, g, operands, dtype, device, layout) for layout in LAYOUTS}
 
@@ -54,7 +54,7 @@ def _call(operation, g, operands, dtype, device, layout):
 
 
 def as_jax(operation, g, result):
-    """A result in conv.py's order of axes, float32."""
+    """A result in convolution_maps.py's order of axes, float32."""
     array = result.float().cpu().numpy()
     if operation != "correlate":
         return np.moveaxis(array, 1, -1)

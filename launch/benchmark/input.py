@@ -31,7 +31,7 @@ from absl import flags
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from PIL import Image
 
-from input_pipeline import order, pipeline
+from input_pipeline import order, pipeline, prepared
 from input_pipeline.prepare import options_of, prepare
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
@@ -149,7 +149,7 @@ def main():
             "pairs": {"all": FLAGS.examples, "different": unique, "size": data.image_size},
             "results": rows,
         }
-        Path(FLAGS.output).write_text(json.dumps(record, indent=1) + "\n")
+        Path(FLAGS.output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def enlarged_size(data):
@@ -166,7 +166,7 @@ def write_data(folder, source, mask_values, size, batch_size, examples):
         DataError: as launch.prepare; or there are fewer examples than make a batch.
     """
     order.steps_per_epoch(examples, batch_size)
-    source = pipeline.SAMPLES / "chest_ct" if source == "sample" else Path(source)
+    source = prepared.SAMPLES / "chest_ct" if source == "sample" else Path(source)
     data = ml_collections.ConfigDict(
         {
             "dataset": "lidc_masks",
@@ -190,6 +190,9 @@ def write_data(folder, source, mask_values, size, batch_size, examples):
             "patch_size": 0,
             "depth": 0,
             "empty_slices": 1.0,
+            "repeat": 1,
+            "on_error": "raise",
+            "context": 0,
         }
     )
 

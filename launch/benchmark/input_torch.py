@@ -54,7 +54,7 @@ class Files(Pairs):
 
     def __init__(self, folder, size, load_size):
         super().__init__(size, load_size)
-        with open(f"{folder}/files.json") as file:
+        with open(f"{folder}/files.json", encoding="utf-8") as file:
             self._paths = json.load(file)
 
     def read(self, index):

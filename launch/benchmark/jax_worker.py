@@ -72,10 +72,10 @@ class Measurements:
 
     def _open_input(self):
         """As launch.train does, without end."""
-        from input_pipeline import order, pipeline  # TensorFlow: for real input alone
+        from input_pipeline import order, pipeline, prepared  # TensorFlow: for real input alone
 
         data = self.config.data
-        pipeline.ensure_prepared(data)
+        prepared.ensure_prepared(data)
         examples = pipeline.num_training_examples(data)
         self.config.steps_per_epoch = order.steps_per_epoch(examples, data.batch_size)
         host, hosts = sharding.host_rows(self.mesh, data.batch_size)
@@ -128,13 +128,18 @@ class Measurements:
             size = workdir.example_batch(self.config)["source"].shape[1:-1]
             batch = device_cache.gather(self.dataset, batch, size)
         source, _ = self.system.normalise(batch)
-        variables = {"params": generator.params, "batch_stats": generator.batch_stats}
+        variables = {
+            "params": generator.params,
+            "batch_stats": generator.batch_stats,
+            "frozen": generator.frozen or {},
+        }
+        key = jax.random.key(self.config.seed)
         fake, _ = self.system.generator.apply(
             variables,
             source,
             train=True,
             mutable=["batch_stats"],
-            rngs={"dropout": jax.random.key(self.config.seed)},
+            rngs={"dropout": key, "noise": key},
         )
         return fake
 

@@ -54,7 +54,9 @@ def measure(batches_from, steps, seconds, batch_size, workers=0):
 def peak_mb():
     """The most memory that this process has held so far."""
     # Not ru_maxrss, which begins with that of the process that started this one.
-    kilobytes = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    kilobytes = re.search(
+        r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8")
+    )
     return int(kilobytes[1]) / 1024 if kilobytes else float("nan")
 
 

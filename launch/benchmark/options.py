@@ -15,4 +15,4 @@ def batch_sizes(texts):
 def claim(output):
     """Makes the file for the figures; what cannot be written is an OSError now."""
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    open(output, "a").close()
+    open(output, "a", encoding="utf-8").close()

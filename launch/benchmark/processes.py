@@ -27,7 +27,7 @@ class Worker:
 
     def __init__(self, module, **environment):
         self._module = module
-        self._stderr = tempfile.TemporaryFile("w+")
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")
         self.process = subprocess.Popen(
             [sys.executable, "-m", module],
             env=os.environ | environment,

@@ -31,7 +31,7 @@ def available_cores():
 
 def _cpu_model():
     try:
-        with open("/proc/cpuinfo") as file:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
             return next(
                 line.split(":")[1].strip() for line in file if line.startswith("model name")
             )

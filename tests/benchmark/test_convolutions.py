@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jax_pix2pix.errors import BenchmarkError
-from jax_pix2pix.models import conv
+from jax_pix2pix.models import convolution_maps as maps
 from launch.benchmark import convolutions, convolutions_jax
 from launch.benchmark.convolutions_jax import OPERANDS, Layer
 from tests import commands
@@ -42,13 +42,14 @@ def test_layers_are_those_that_the_networks_call():
     k4 = (4, 2, 1)
     # Two networks with the same numbers are measured once.
     assert found["encode_1, level_1"] == Layer(
-        "encode_1, level_1", conv.Geometry(*k4, (64, 64), False), 8, 4
+        "encode_1, level_1", maps.Geometry(*k4, (64, 64), False), 8, 4
     )
-    assert found["decode_0"] == Layer("decode_0", conv.Geometry(*k4, (128, 128), True), 8, 1)
-    assert found["logits"] == Layer("logits", conv.Geometry(4, 1, 1, (15, 15), False), 1, 32)
+    assert found["decode_0"] == Layer("decode_0", maps.Geometry(*k4, (128, 128), True), 8, 1)
+    assert found["logits"] == Layer("logits", maps.Geometry(4, 1, 1, (15, 15), False), 1, 32)
     assert sum(len(name.split(", ")) for name in found) == 12 + 5
 
 
+@pytest.mark.slow
 def test_record_and_table(measured):
     out, record = measured
     names = [(layer["name"], layer["batch_size"]) for layer in record["layers"]]
@@ -74,6 +75,7 @@ def test_record_and_table(measured):
     assert "decode_0: batch 2, 8x8x8 -> 16x16x1 transposed" in out
 
 
+@pytest.mark.slow
 def test_the_3d_step_takes_turns(measured):
     out, record = measured
     step = record["volume_step"]
@@ -94,26 +96,26 @@ def _forms(operation, g, platform="cpu"):
 
 
 def test_forms_that_do_not_apply_are_left_out():
-    halving = conv.Geometry(4, 2, 1, (8, 8), False)
+    halving = maps.Geometry(4, 2, 1, (8, 8), False)
     forms, choice = _forms("scatter", halving)
     assert {"native", "shifts", "subpixel"} <= forms and choice == "shifts"
     assert "reversed" not in forms  # of stride 1
-    dense = conv.Geometry(4, 1, 1, (8, 8), False)
+    dense = maps.Geometry(4, 1, 1, (8, 8), False)
     forms, choice = _forms("scatter", dense)
     # With stride 1 "reversed" is the native program here: measured once.
     assert (forms, choice) == ({"native"}, "native")
-    forms, choice = _forms("scatter", conv.Geometry(3, 1, 1, (4, 6, 8), False))
+    forms, choice = _forms("scatter", maps.Geometry(3, 1, 1, (4, 6, 8), False))
     assert forms == {"native", "reversed"} and choice == "reversed"
     assert "planes" not in _forms("convolve", halving)[0]  # of 3D
-    assert "planes" in _forms("convolve", conv.Geometry(3, 1, 1, (4, 6, 8), False))[0]
+    assert "planes" in _forms("convolve", maps.Geometry(3, 1, 1, (4, 6, 8), False))[0]
     assert _forms("scatter", halving, platform="gpu") == ({"native"}, "native")
 
 
 def test_a_choice_with_another_result_is_an_error(monkeypatch):
-    real = conv._scatter_shifts
-    monkeypatch.setattr(conv, "_scatter_shifts", lambda *given: 1.1 * real(*given))
+    real = maps._scatter_shifts
+    monkeypatch.setattr(maps, "_scatter_shifts", lambda *given: 1.1 * real(*given))
     with pytest.raises(BenchmarkError, match="scatter is not the native form's"):
-        _forms("scatter", conv.Geometry(4, 2, 1, (8, 8), False))
+        _forms("scatter", maps.Geometry(4, 2, 1, (8, 8), False))
 
 
 def test_a_slower_choice_is_marked():
@@ -127,6 +129,7 @@ def test_a_slower_choice_is_marked():
     assert figures["slower_than_another"] and "native*!" in convolutions.row("convolve", figures)
 
 
+@pytest.mark.slow
 def test_without_torch(tmp_path):
     """JAX alone is measured, and the extra is named."""
     output = tmp_path / "table.json"

@@ -69,6 +69,8 @@ def test_pairs_are_repeated_in_the_order_of_the_sample(tmp_path):
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), images)
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_meter_counts_processor_time_and_starts():
     def batches_from(step):
         while True:
@@ -79,7 +81,7 @@ def test_meter_counts_processor_time_and_starts():
     # Nothing but computing, on one thread.
     assert figures["pairs_per_cpu_second"] == pytest.approx(figures["pairs_per_second"], rel=0.5)
     assert figures["startup_seconds"].keys() == {0, 7}
-    assert figures["peak_mb"] == meter.peak_mb()
+    assert 0.99 * meter.peak_mb() < figures["peak_mb"] <= meter.peak_mb()
 
 
 def test_refuses_in_one_line():

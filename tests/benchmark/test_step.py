@@ -15,7 +15,7 @@ from jax import monitoring
 from jax_pix2pix import benchmark, sharding, workdir
 from jax_pix2pix.errors import BenchmarkError
 from jax_pix2pix.fit import initial_state, lower_step
-from jax_pix2pix.models import conv
+from jax_pix2pix.models import convolution_maps as maps
 from launch.benchmark.processes import Worker
 from tests import commands
 from tests.tiny import tiny_config
@@ -69,13 +69,13 @@ def test_analytic_flops_are_the_closed_form():
 
 @pytest.mark.parametrize("g", [(4, 2, 1, (64, 64), True), (3, 1, 1, (4, 16, 16), True)])
 def test_flops_are_the_native_forms_whatever_the_cpu_gets(g):
-    g = conv.Geometry(*g)
+    g = maps.Geometry(*g)
     small, w = np.ones((1, *g.small_size, 32)), np.ones((g.kernel,) * g.ndim + (32, 32))
     pairs = math.prod(
         sum(0 <= g.stride * i + a - g.padding < n for i in range(m) for a in range(g.kernel))
         for n, m in zip(g.size, g.small_size, strict=True)
     )
-    assert benchmark.convolution_flops(lambda x, w: conv.scatter(x, w, g), small, w) == (
+    assert benchmark.convolution_flops(lambda x, w: maps.scatter(x, w, g), small, w) == (
         2 * pairs * 32 * 32
     )
 
@@ -106,6 +106,7 @@ def _compiled(config, devices, steps_per_call):
     return lowered.compile(), initial_state(system, config, shardings), mesh
 
 
+@pytest.mark.slow
 def test_xlas_flops_are_of_one_step_of_the_global_batch():
     config = _config(8)
 
@@ -120,6 +121,7 @@ def test_xlas_flops_are_of_one_step_of_the_global_batch():
     assert flops(2, 1) == pytest.approx(one, rel=0.1)  # both devices run the optimiser
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_steps_in_one_call_are_single_steps(float64, devices):
     config = _config(4)
@@ -165,6 +167,8 @@ def test_the_second_compilation_comes_from_the_cache(tmp_path):
     assert compiled(np.ones(3, np.float32))[0] == 3 + len(str(tmp_path))
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 def test_peaks_are_those_of_numpy_within_an_order_of_magnitude():
     def numpys(call, work):
         times = []
@@ -205,6 +209,7 @@ def synthetic(tmp_path_factory):
     return out, json.loads(output.read_text()), trace
 
 
+@pytest.mark.slow
 def test_synthetic_input_without_tensorflow(synthetic):
     out, record, trace = synthetic
     for result, batch_size in zip(record["results"], (2, 4), strict=True):
@@ -239,6 +244,7 @@ def test_synthetic_input_without_tensorflow(synthetic):
     assert f"jax {jax.__version__}" in out and record["machine"]["cpu"] in out
 
 
+@pytest.mark.slow
 def test_real_input(sample_data_dir, tmp_path):
     output = tmp_path / "benchmark.json"
     fields = {"data.image_size": 128, "data.data_dir": sample_data_dir}
@@ -260,6 +266,7 @@ def _against(tmp_path, **variables):
     return out, result, result["against_torch"]
 
 
+@pytest.mark.slow
 def test_against_torch_without_a_compiler(tmp_path):
     out, result, against = _against(tmp_path, CXX="/nowhere/c++")
     assert set(against["left_out"]) == {"compile", "compile_channels_last"}
@@ -304,6 +311,11 @@ def test_against_torch_compiled(tmp_path):
             ["--against=torch", "--devices=1"],
             {"generator.norm": "batch"},
             "config.generator.norm=batch: the PyTorch peer has instance",
+        ),
+        (
+            ["--against=torch", "--devices=1"],
+            {"generator.skips": False},
+            "config.generator.skips=False: the PyTorch peer has True alone",
         ),
         (["--profile=/dev/null/trace"], {}, "/dev/null/trace"),
         ([], {"data.cache": "device"}, "config.data.cache=device needs --input=real"),

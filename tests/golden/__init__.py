@@ -20,7 +20,7 @@ import numpy as np
 from jax_pix2pix.adversarial import create_state, train_step
 from jax_pix2pix.workdir import build_system, example_batch
 
-STEPS = 10
+STEPS = 20
 # Relative. Batch norms' first scales are float32, whose last bit depends on how XLA compiles them:
 # optimised and unoptimised code differ by 1e-8 there, else by 1e-14.
 TOLERANCE = 1e-6
@@ -35,15 +35,56 @@ class Case:
 
 LIDC = {"data.image_size": 32, "generator.depth": 4}
 XRAY = {"data.image_size": 32, "generator.depth": 5}
+SEGMENTER = {"data.depth": 8, "data.image_size": 16, "generator.depth": 2}
 LIVER = {"data.image_size": 32}
+MRI = {"data.image_size": 64}
+MRI_3D = {
+    "data.patch_size": 32,
+    "data.depth": 32,
+    "loss.r1_weight": 1.0,
+    "generator.self_attention": 3,
+}
+EXTENDED = {  # all optional parts at once
+    "data.image_size": 64,
+    "generator.self_attention": 4,
+    "discriminator.spectral_norm": True,
+    "discriminator.scales": 2,
+    "diff_augment": "color,translation,cutout",
+    "loss.adversarial": "hinge",
+    "loss.r1_weight": 1.0,
+    "loss.gradient_weight": 1.0,
+    "loss.ms_ssim_weight": 1.0,
+    "loss.ms_ssim_levels": 2,
+    "ema_decay": 0.9,
+}
 LIVER_3D = {"loss.dice_weight": 0.0, "data.patch_size": 16, "data.depth": 16, "data.batch_size": 4}
+PYRAMID = {  # its second scale, of images as large as they are stored
+    "data.image_size": 18,
+    "data.depth": 4,
+    "pyramid.min_size": 12,
+    "pyramid.max_size": 18,
+    "pyramid.depth_divisor": 4,
+    "pyramid.scale": 1,
+    "loss.segmentation_weight": 0.0,  # its network would be another with each embedded file
+}
+# As many updates as the configs have take minutes to compile.
+UPDATES = {"pyramid.discriminator_updates": 2, "pyramid.generator_updates": 1}
+UPDATE = UPDATES | {"pyramid.discriminator_updates": 1}
 CASES = {
     "lidc_mask2ct": Case("lidc_mask2ct", "", LIDC),
     "xray_lungs": Case("xray_lungs", "", XRAY),
     "xray_lungs_as_published": Case("xray_lungs", "as_published", XRAY),
+    "lung_segmenter": Case("lung_segmenter", "", SEGMENTER),
     "liver": Case("liver", "", LIVER),
     "liver_as_published": Case("liver", "as_published", LIVER),
     "liver_3d_tumour": Case("liver_3d", "tumour", LIVER_3D),
+    "ct_pyramid_2d": Case("ct_pyramid_2d", "", PYRAMID | UPDATES),
+    "ct_pyramid_3d": Case("ct_pyramid_3d", "", PYRAMID | UPDATE),
+    "ct_pyramid_3d_as_published": Case("ct_pyramid_3d", "as_published", PYRAMID | UPDATE),
+    "mri2ct": Case("mri2ct", "", MRI),
+    "mri2ct_as_published": Case("mri2ct", "as_published", MRI),
+    "mri2ct_extended": Case("mri2ct", "extended", EXTENDED),
+    "mri2ct_3d": Case("mri2ct_3d", "", MRI_3D),
 }
 
 
@@ -54,11 +95,12 @@ def config_of(case):
         "dtype": "float64",
         "steps_per_epoch": 1,
         "epochs": STEPS,
-        "constant_epochs": STEPS // 2,
         "data.batch_size": 2,
         "generator.width": 4,
         "discriminator.width": 4,
     }
+    if "constant_epochs" in config:
+        config.constant_epochs = STEPS // 2
     config.update_from_flattened_dict(common | case.overrides)
     return config
 
@@ -68,8 +110,14 @@ def batches(config):
     rng = np.random.default_rng(0)
 
     def noise(name, example):
-        if f"{name}_range" in config.data:
+        if name == "index":
+            low, high = 0, 99
+        elif "pyramid" in config:
+            low, high = config.data.source_range
+        elif f"{name}_range" in config.data:
             low, high = config.data[f"{name}_range"]
+        elif "window_hu" in config.data:
+            low, high = config.data.window_hu
         else:
             low, high = (
                 0,
@@ -82,15 +130,26 @@ def batches(config):
         yield {name: noise(name, example) for name, example in example_batch(config).items()}
 
 
+def initial_state(system, config):
+    """The state that training begins with, in float64: norms begin in float32.
+
+    A pyramid's coarser scales get weights that make images. Those of a fresh one make flat ones,
+    whose variance is rounding, and each norm divides by that.
+    """
+    state = create_state(system, jax.random.key(config.seed), example_batch(config))
+    state = jax.tree.map(
+        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state
+    )
+    frozen = jax.tree.map(lambda x: 10 * x if x.ndim > 1 else x, state.generator.frozen)
+    return state.replace(generator=state.generator.replace(frozen=frozen))
+
+
 def losses(case):
     """-> {metric: [STEPS floats]}; needs JAX's 64-bit mode."""
     config = config_of(case)
     system = build_system(config)
     key = jax.random.key(config.seed)
-    state = jax.jit(lambda batch: create_state(system, key, batch))(example_batch(config))
-    state = jax.tree.map(
-        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state
-    )
+    state = jax.jit(lambda: initial_state(system, config))()
     step = jax.jit(lambda state, batch: train_step(system, state, batch, key))
     lines = []
     for batch in batches(config):

@@ -7,13 +7,14 @@ import time
 import types
 import weakref
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pytest
 
 from input_pipeline import builder, pipeline
 from input_pipeline import prepare as preparation
+from input_pipeline.prepared import Example, ensure_prepared, examples
 from input_pipeline.safe_io import DataError
 from input_pipeline.source_folder import SourceFolder
 from tests.input_pipeline.conftest import data_config, read_split
@@ -37,8 +38,11 @@ class Config(builder.Config):
 
 class Volumes(builder.Builder):
     description = "Volumes as .npy."
-    image_dtype = np.int16
-    image_doc = mask_doc = "made up"
+    arrays: ClassVar = {
+        "image": builder.Pixels(np.int16, "made up"),
+        "mask": builder.Pixels(np.uint8, "made up"),
+        "ct": builder.Pixels(np.uint16, "made up", channels=2),
+    }
 
     def read(self, source, group):
         volume = np.load(source / group[0].file_name)
@@ -47,11 +51,16 @@ class Volumes(builder.Builder):
             {
                 "image": volume[item.slice_index][..., None],
                 "mask": (volume[item.slice_index] > 0).astype(np.uint8)[..., None],
+                "ct": _ct(volume[item.slice_index]),
                 "class": "even" if item.slice_index % 2 == 0 else "odd",
                 "spacing_mm": (2.5, 0.7, 0.1),
             }
             for item in group
         ]
+
+
+def _ct(plane):
+    return np.stack([plane, plane + 1], -1).astype(np.uint16) * np.uint16(9)
 
 
 def find(source, config):
@@ -98,6 +107,7 @@ def test_volumes_come_whole_and_in_order(source, tmp_path, monkeypatch):
         volume = np.load(source / record["file_name"])
         np.testing.assert_array_equal(record["image"][..., 0], volume[record["slice_index"]])
         assert record["image"].dtype == np.int16 and record["mask"].dtype == np.uint8
+        np.testing.assert_array_equal(record["ct"], _ct(volume[record["slice_index"]]), strict=True)
         assert record["class"] == ("even", "odd")[record["slice_index"] % 2]
         np.testing.assert_array_equal(record["spacing_mm"], np.float32([2.5, 0.7, 0.1]))
     summary = json.loads((directory / "dataset_info.json").read_text())
@@ -137,15 +147,46 @@ def test_tables_describe_the_records(source, tmp_path, monkeypatch):
     assert options == ["stored_size", "window", "share", "method"]
     data = data_config(tmp_path / "data", dataset="volumes", window=[0, 9], share=0.5)
     data.update(stored_size=4, method="plain")
-    table = pipeline.examples(data, "train")
-    assert table[3] == pipeline.Example("a", 3, "odd", "train/a.npy", (2.5, 0.7, 0.1))
+    table = examples(data, "train")
+    assert table[3] == Example("a", 3, "odd", "train/a.npy", (2.5, 0.7, 0.1))
     assert len(table) == 17
+
+
+@pytest.fixture
+def of_arrays(source, tmp_path):
+    """config.data with the array "ct" as the source."""
+    data = data_config(tmp_path / "data", dataset="volumes", window=(0, 9), share=0.5)
+    data.update(stored_size=4, image_size=4, method="plain")
+    data.update(source="ct", source_type="uint16", source_channels=2, target_type="uint8")
+    data.target = "mask"
+    prepared(source, tmp_path / "data")
+    return data
+
+
+def test_batches_are_of_any_array(of_arrays, tmp_path):
+    records = read_split(ensure_prepared(of_arrays), "train")
+    of_arrays.update(flip=True, load_size=6, batch_size=17)
+    for batch in pipeline.train_batches(of_arrays, 0, 2):
+        assert batch["source"].dtype == np.uint16 and batch["source"].shape == (17, 4, 4, 2)
+        assert batch["source"].max() > 32767  # half of 65535 is not where it wraps
+    of_arrays.update(load_size=0, batch_size=5)
+    for batch in pipeline.eval_batches(of_arrays, "train"):
+        for place in np.flatnonzero(batch["index"] >= 0):
+            record = records[batch["index"][place]]
+            np.testing.assert_array_equal(batch["source"][place], record["ct"], strict=True)
+            np.testing.assert_array_equal(batch["target"][place], record["mask"], strict=True)
+
+
+def test_an_array_that_is_not_stored_is_named(of_arrays):
+    of_arrays.target = "spacing_mm"
+    with pytest.raises(DataError, match='target is "spacing_mm": use ct or image or mask'):
+        pipeline.check_training(of_arrays)
 
 
 def test_a_missing_option_is_named(source, tmp_path):
     data = data_config(tmp_path / "data", dataset="volumes", window=(0, 9))
     with pytest.raises(DataError, match=r"config\.data\.share is missing"):
-        pipeline.ensure_prepared(data)
+        ensure_prepared(data)
 
 
 def test_the_report_knows_no_classes_that_are_read_late(source, tmp_path, capsys):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from input_pipeline import builder, pipeline
+from input_pipeline import builder, pipeline, prepared
 from input_pipeline.prepare import prepare
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
@@ -28,7 +28,7 @@ def data(source, tmp_path, monkeypatch):
 
 def everything(data, split):
     """The split as TFDS decodes it."""
-    directory = pipeline.ensure_prepared(data)
+    directory = prepared.ensure_prepared(data)
     return read_split(directory, split)
 
 
@@ -103,6 +103,21 @@ def test_augmentation_is_off_by_default_and_of_both_images(data):
         assert set(np.unique(out["source"])) <= {0, 127, 254}
 
 
+def test_an_epoch_may_count_each_example_several_times(data):
+    data.repeat = 4
+    assert pipeline.num_training_examples(data) == 60
+    pipeline.check_training(data)
+    seen = [index for batch in pipeline.train_batches(data, 0, 15) for index in batch["index"]]
+    assert np.bincount(seen).tolist() == [4] * 15
+    assert len(list(pipeline.eval_batches(data, "train"))) == 4
+    data.batch_size = 40  # more than there are
+    (batch,) = pipeline.train_batches(data, 0, 1)
+    assert len(set(batch["index"])) > 10
+    data.repeat = 0
+    with pytest.raises(DataError, match=r"config\.data\.repeat is 0: use 1"):
+        pipeline.check_training(data)
+
+
 def test_seeds_differ(data):
     orders = set()
     for seed in (0, 1, 2):
@@ -151,7 +166,7 @@ def test_evaluation_is_never_augmented(data):
 
 def test_table_of_examples(data):
     for split in ("train", "validation", "test"):
-        table = pipeline.examples(data, split)
+        table = prepared.examples(data, split)
         for example, record in zip(table, everything(data, split), strict=True):
             names = ("patient", "slice_index", "class", "file_name")
             assert example[:4] == tuple(record[name] for name in names)
@@ -167,7 +182,7 @@ def test_errors_come_before_the_first_batch(data):
     with pytest.raises(DataError, match=r"config\.data\.batch_size is 16"):
         pipeline.check_training(data)
     assert len(list(pipeline.eval_batches(data, "train"))) == 1
-    for function in (pipeline.eval_batches, pipeline.examples):
+    for function in (pipeline.eval_batches, prepared.examples):
         with pytest.raises(DataError, match="train, validation, test"):
             function(data, "val")
     data.load_size = 8
@@ -197,19 +212,19 @@ def test_not_prepared_gives_the_command_to_run(data, source):
 
 
 def test_an_embedded_sample_is_prepared_on_first_use(source, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "SAMPLES", source.parent)
+    monkeypatch.setattr(prepared, "SAMPLES", source.parent)
     data = data_config(tmp_path / "data", sample="source")
-    assert len(pipeline.examples(data, "test")) == 3
+    assert len(prepared.examples(data, "test")) == 3
     assert 'preparing the embedded sample "source"' in capsys.readouterr().out
     assert next(pipeline.train_batches(data, 0, 1))["source"].shape == (4, 16, 16, 1)
     assert "preparing" not in capsys.readouterr().out
     data = data_config(tmp_path / "other", sample="nothing")
     with pytest.raises(DataError, match="nothing"):
-        pipeline.ensure_prepared(data)
+        prepared.ensure_prepared(data)
 
 
 def shard(data, number):
-    (path,) = pipeline.ensure_prepared(data).glob(f"lidc_masks-train*-{number:05d}-of-?????")
+    (path,) = prepared.ensure_prepared(data).glob(f"lidc_masks-train*-{number:05d}-of-?????")
     return path
 
 
@@ -222,7 +237,11 @@ def test_a_corrupt_record_is_named(data):
     with pytest.raises(DataError) as caught:
         list(pipeline.eval_batches(data, "train"))
     message = str(caught.value)
-    assert str(path) in message and "at record 2" in message and "\n" not in message
+    assert (
+        str(path) in message
+        and "record 2, which is patient LIDC-IDRI-" in message
+        and "\n" not in message
+    )
 
 
 @pytest.mark.parametrize("harm", ["truncated", "missing"])

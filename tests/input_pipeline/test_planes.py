@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
@@ -32,6 +33,13 @@ def test_a_stored_image_is_padded_with_air_and_resized(shape):
     assert stored.dtype == np.int16
     expected = resized(padded(hu, -1024), SIZE)
     assert np.abs(stored - expected).max() <= 0.5 + 1e-3
+
+
+def test_a_stored_image_is_padded_with_what_is_beyond_it():
+    values = np.random.default_rng(0).integers(0, 65536, (50, 38)).astype(np.uint16)
+    stored = planes.stored_image(values, SIZE, beyond=7)
+    assert stored.dtype == np.uint16
+    assert np.abs(stored - resized(padded(values, 7), SIZE)).max() <= 0.5 + 5e-3
 
 
 def test_a_stored_image_of_its_own_size_is_exact():
@@ -78,3 +86,14 @@ def test_spacing_grows_as_pixels_do(shape, side):
     between, rows, columns = planes.stored_spacing_mm((5, 0.7, 0.8), shape, 160)
     assert between == 5
     assert (rows, columns) == pytest.approx((0.7 * side / 160, 0.8 * side / 160))
+
+
+@pytest.mark.parametrize(
+    ("plane", "axes"), [("axial", "LPS"), ("coronal", "LIP"), ("sagittal", "PIL")]
+)
+def test_a_plane_is_cut_as_simpleitk_turns_a_volume(plane, axes):
+    volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)  # from the feet, the front, the right
+    slices = planes.cut(volume, plane)
+    turned = sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.GetImageFromArray(volume), axes))
+    np.testing.assert_array_equal(slices, turned)
+    np.testing.assert_array_equal(planes.put_together(slices, plane), volume)

@@ -17,6 +17,7 @@ from input_pipeline.safe_io import (
     read_img,
     read_mask,
     read_mask_npy,
+    read_picture,
     read_png,
 )
 
@@ -175,6 +176,22 @@ def test_reads_jsrt_images(tmp_path):
     assert "1000000000000 bytes" in refusal(read_img, path)
     path.unlink()
     assert "cannot be read as a JSRT image" in refusal(read_img, path)
+
+
+def test_reads_pictures_of_either_format_as_grey(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    for name in ("a.png", "a.PNG", "a.jpg", "a.JPEG"):
+        Image.fromarray(pixels).save(tmp_path / name)
+        luma = np.asarray(Image.open(tmp_path / name)) @ [0.299, 0.587, 0.114]
+        found = read_picture(tmp_path / name)
+        assert found.dtype == np.uint8 and found.shape == (16, 16)
+        np.testing.assert_allclose(found, luma, atol=2)  # a JPEG's luma is in the file
+    whole = (tmp_path / "a.jpg").read_bytes()
+    for content in (b"", b"text", whole[:200], (tmp_path / "a.png").read_bytes()):
+        (tmp_path / "b.jpg").write_bytes(content)
+        assert "cannot be read as a JPEG" in refusal(read_picture, tmp_path / "b.jpg")
+    Image.fromarray(pixels).convert("CMYK").save(tmp_path / "b.jpg")
+    assert "8-bit grey or RGB" in refusal(read_picture, tmp_path / "b.jpg")
 
 
 def test_refuses_broken_pngs(tmp_path):

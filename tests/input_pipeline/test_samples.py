@@ -188,7 +188,9 @@ def test_says_which_step_of_the_download_failed(make, tmp_path, monkeypatch):
         make.download(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["chest_ct", "xray_simulated", "abdomen_ct"])
+@pytest.mark.parametrize(
+    "name", ["chest_ct", "xray_simulated", "abdomen_ct", "brain_templates", "chest_volumes"]
+)
 def test_leaves_a_data_set_alone_that_it_did_not_make(make, name, tmp_path, capsys):
     (tmp_path / name).mkdir()
     assert make.main([f"--output={tmp_path}"]) == 1
@@ -204,7 +206,7 @@ def test_files_of_one_name_are_kept_apart(make, tmp_path, monkeypatch):
     """Two of the archive's volumes are called example_ct.nii.gz."""
     make_archives(make, monkeypatch, tmp_path / "packages")
     files = make.extract(make.ARCHIVES[0], tmp_path / "packages", tmp_path)
-    assert len(set(files.values())) == len(files) == 4
+    assert len(set(files.values())) == len(files) == 5
 
 
 def test_gzip_is_read_back_and_holds_no_time(tmp_path):

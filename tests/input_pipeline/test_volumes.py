@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from configs.liver import get_config
-from input_pipeline import pipeline
+from input_pipeline import pipeline, prepared
 from input_pipeline.safe_io import DataError
 
 DEPTH = 5
@@ -23,7 +23,7 @@ def data(sample_data_dir):
 
 
 def _records(data, split):
-    source = tfds.builder_from_directory(pipeline.ensure_prepared(data)).as_data_source(split)
+    source = tfds.builder_from_directory(prepared.ensure_prepared(data)).as_data_source(split)
     images, masks = zip(*((x["image"], x["mask"]) for x in source), strict=True)
     return np.stack(images), np.stack(masks)
 
@@ -36,14 +36,14 @@ def test_slices_are_hounsfield_units_with_their_spacing(data):
     np.testing.assert_array_equal(batch["target"], masks[batch["index"]])
     assert images.min() < -900 and images.max() > 300 and set(np.unique(masks)) == {0, 1}
     # Planes of 122 x 101 voxels of 3 mm, padded to 122 and stored as 32.
-    for example in pipeline.examples(data, "train"):
+    for example in prepared.examples(data, "train"):
         assert example.spacing_mm == pytest.approx((3, 3 * 122 / 32, 3 * 122 / 32), rel=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_share_of_the_empty_slices_is_kept(data, share):
     data.empty_slices = share
-    found = pipeline.examples(data, "train")
+    found = prepared.examples(data, "train")
     empty = {i for i, example in enumerate(found) if example.label == "empty"}
     assert len(empty) == 9
     _, masks = _records(data, "train")
@@ -61,7 +61,7 @@ def test_a_share_of_the_empty_slices_is_kept(data, share):
 def test_evaluation_sees_every_slice_whatever_training_keeps(data):
     data.empty_slices = 0.0
     index = np.concatenate([x["index"] for x in pipeline.eval_batches(data, "train")])
-    assert sorted(index[index >= 0]) == list(range(len(pipeline.examples(data, "train"))))
+    assert sorted(index[index >= 0]) == list(range(len(prepared.examples(data, "train"))))
 
 
 @pytest.mark.parametrize("cache", ["none", "host"])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from jax_pix2pix.models import conv
+from jax_pix2pix.models import convolution_maps as maps
+from jax_pix2pix.models.conv import Conv, ConvTranspose
 
 CONV = {2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
 CONV_TRANSPOSE = {
@@ -67,7 +68,7 @@ def _swap(kernel_or_weight, order, ndim):
 )
 def test_conv_is_pytorchs(float64, spatial, channels, kernel, stride, padding):
     ndim = len(spatial)
-    module = conv.Conv(channels[1], kernel, stride, padding, use_bias=False, dtype=jnp.float64)
+    module = Conv(channels[1], kernel, stride, padding, use_bias=False, dtype=jnp.float64)
     _check_module(
         module,
         CONV[ndim],
@@ -84,9 +85,7 @@ def test_conv_is_pytorchs(float64, spatial, channels, kernel, stride, padding):
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 1), (3, 1, 1)])
 def test_conv_transpose_is_pytorchs(float64, spatial, channels, kernel, stride, padding):
     ndim = len(spatial)
-    module = conv.ConvTranspose(
-        channels[1], kernel, stride, padding, use_bias=False, dtype=jnp.float64
-    )
+    module = ConvTranspose(channels[1], kernel, stride, padding, use_bias=False, dtype=jnp.float64)
     _check_module(
         module,
         CONV_TRANSPOSE[ndim],
@@ -127,12 +126,12 @@ def test_forms_equal_native_ones(float64, form, ndim, kernel, stride, padding, t
     """Each form of each map, on odd sizes too: platform and shape decide which training uses."""
     even_only = form in ("_scatter_shifts", "_scatter_subpixel")
     size = (8, 6, 10)[:ndim] if even_only else (9, 6, 7)[:ndim]
-    g = conv.Geometry(kernel, stride, padding, size, transposed)
+    g = maps.Geometry(kernel, stride, padding, size, transposed)
     large, small, w = _maps(g)
     inputs = {"convolve": (large, w), "scatter": (small, w), "correlate": (small, large)}
     operation = form.split("_")[1]
-    ours = getattr(conv, form)(*inputs[operation], g)
-    _close(ours, getattr(conv, f"_{operation}_native")(*inputs[operation], g))
+    ours = getattr(maps, form)(*inputs[operation], g)
+    _close(ours, getattr(maps, f"_{operation}_native")(*inputs[operation], g))
 
 
 # The shapes of the flagship and of a 3D scale: what the CPU chooses for each, against PyTorch.
@@ -152,19 +151,19 @@ def test_forms_equal_native_ones(float64, form, ndim, kernel, stride, padding, t
     ],
 )
 def test_cpu_gets_the_form_that_was_measured(monkeypatch, form, operation, g, channels):
-    large, small, w = _maps(conv.Geometry(*g), *channels)
+    large, small, w = _maps(maps.Geometry(*g), *channels)
     inputs = {"convolve": (large, w), "scatter": (small, w), "correlate": (small, large)}
     called = []
-    real = getattr(conv, form)
-    monkeypatch.setattr(conv, form, lambda *a: (called.append(form), real(*a))[1])
-    getattr(conv, operation)(*inputs[operation], conv.Geometry(*g))
+    real = getattr(maps, form)
+    monkeypatch.setattr(maps, form, lambda *a: (called.append(form), real(*a))[1])
+    getattr(maps, operation)(*inputs[operation], maps.Geometry(*g))
     assert called
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_second_derivatives(float64, ndim):
     """A gradient penalty differentiates the gradient: compare with autodiff of the native form."""
-    g = conv.Geometry(4, 2, 1, (4, 6, 2)[:ndim], transposed=False)
+    g = maps.Geometry(4, 2, 1, (4, 6, 2)[:ndim], transposed=False)
     large, _, w = _maps(g)
 
     def penalty(convolve):
@@ -173,28 +172,28 @@ def test_second_derivatives(float64, ndim):
 
         return jax.grad(lambda large, w: jnp.sum(gradient(large, w) ** 3), (0, 1))(large, w)
 
-    for ours, native in zip(penalty(conv.convolve), penalty(conv._convolve_native), strict=True):
+    for ours, native in zip(penalty(maps.convolve), penalty(maps._convolve_native), strict=True):
         _close(ours, native)
 
 
 def test_bfloat16_accumulates_in_float32():
-    g = conv.Geometry(4, 2, 1, (64, 64), transposed=True)
+    g = maps.Geometry(4, 2, 1, (64, 64), transposed=True)
     small, large = np.ones((1, 32, 32, 4), np.float32), np.ones((1, 64, 64, 4), np.float32)
-    exact = conv._correlate_taps(small, large, g)
-    rounded = conv._correlate_taps(small.astype(jnp.bfloat16), large.astype(jnp.bfloat16), g)
+    exact = maps._correlate_taps(small, large, g)
+    rounded = maps._correlate_taps(small.astype(jnp.bfloat16), large.astype(jnp.bfloat16), g)
     assert rounded.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(rounded, np.float32), exact, rtol=1e-2)
     # CPUs accumulate wide anyway; elsewhere, and where products are summed, the type decides.
     half = jnp.ones((2, 2), jnp.bfloat16)
-    assert conv._product(half, half).dtype == jnp.float32
+    assert maps._product(half, half).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 @pytest.mark.parametrize("operation", ["convolve", "scatter", "correlate"])
 def test_accelerators_get_native_convolutions(operation, platform):
-    g = conv.Geometry(4, 2, 1, (16, 16), transposed=True)  # products on the CPU
+    g = maps.Geometry(4, 2, 1, (16, 16), transposed=True)  # products on the CPU
     large, small, w = (x.astype(np.float32) for x in _maps(g, 128, 64))
     inputs = {"convolve": (large, w), "scatter": (small, w), "correlate": (small, large)}
-    traced = jax.jit(lambda a, b: getattr(conv, operation)(a, b, g)).trace(*inputs[operation])
+    traced = jax.jit(lambda a, b: getattr(maps, operation)(a, b, g)).trace(*inputs[operation])
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.convolution") == 1 and "dot_general" not in text

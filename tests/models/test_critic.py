@@ -56,7 +56,7 @@ def _distances(system, steps):
                 stats = updates["batch_stats"]
                 return features
 
-            value, metrics = system.discriminator_loss(discriminate, source, target, fake)
+            value, metrics = system.discriminator_loss(discriminate, source, target, fake, None)
             return value, (metrics, stats)
 
         gradients, (metrics, stats) = jax.grad(loss, has_aux=True)(d.params)
@@ -84,6 +84,7 @@ def test_the_distance_grows_when_only_the_critic_is_trained(constraint, norm):
         assert max(bounds) <= 0.05 + 1e-7 and max(bounds) > 0.049
 
 
+@pytest.mark.slow
 def test_with_clipped_weights_the_distance_levels_off():
     distances, _ = _distances(_liver(), 1200)
     assert distances[599] > 10 * distances[1]
@@ -126,6 +127,7 @@ def test_what_lies_outside_of_the_mask_changes_nothing():
     assert [x.shape for x in features(source)] == [(4, 8, 8, 8), (4, 8, 8, 16), (4, 8, 8, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 3])
 def test_a_step_in_bfloat16_is_near_one_in_float32(classes):
     variant = "tumour" if classes == 3 else ""

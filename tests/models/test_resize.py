@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jax_pix2pix.models.resize import adaptive_average_pool, nearest_twice
+from jax_pix2pix.models.resize import adaptive_average_pool, nearest_twice, resize_linear
 
 POOLS = {2: torch.nn.functional.adaptive_avg_pool2d, 3: torch.nn.functional.adaptive_avg_pool3d}
 
@@ -47,3 +47,47 @@ def test_doubling_is_pytorchs_nearest(spatial):
     x = np.random.default_rng(0).standard_normal((2, *spatial, 3)).astype(np.float32)
     theirs = torch.nn.functional.interpolate(_torch(x), scale_factor=2, mode="nearest")
     np.testing.assert_array_equal(nearest_twice(jnp.asarray(x)), np.moveaxis(theirs.numpy(), 1, -1))
+
+
+SIZES = [
+    ((5, 7), (9, 13)),
+    ((28, 28), (42, 42)),
+    ((12, 9), (5, 4)),
+    ((5, 6), (1, 11)),
+    ((1, 4), (7, 4)),
+    ((4, 28, 28), (7, 42, 42)),
+    ((6, 9, 5), (3, 5, 11)),
+    ((3, 1, 4), (1, 6, 4)),
+]
+
+
+@pytest.mark.parametrize(("spatial", "size"), SIZES)
+def test_linear_resize_and_its_gradient_are_pytorchs_with_aligned_corners(float64, spatial, size):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, *spatial, 3))
+    weights = rng.standard_normal((2, *size, 3))
+    theirs = _torch(x).requires_grad_()
+    mode = {2: "bilinear", 3: "trilinear"}[len(size)]
+    resized = torch.nn.functional.interpolate(theirs, size=size, mode=mode, align_corners=True)
+    (resized * _torch(weights)).sum().backward()
+
+    ours, pull_back = jax.vjp(lambda x: resize_linear(x, size), jnp.asarray(x))
+    np.testing.assert_allclose(ours, np.moveaxis(resized.detach().numpy(), 1, -1), atol=1e-12)
+    (gradient,) = pull_back(jnp.asarray(weights))
+    np.testing.assert_allclose(gradient, np.moveaxis(theirs.grad.numpy(), 1, -1), atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(9, 4), (3, 17), (8, 8)])
+def test_linear_resize_keeps_corners_and_ramps(float64, size):
+    """What is linear in the pixels' positions from corner to corner stays so."""
+
+    def ramp(rows, columns):
+        y, x = np.linspace(0, 1, rows)[:, None], np.linspace(0, 1, columns)
+        return jnp.asarray((1 + 2 * y - 3 * x)[None, ..., None])
+
+    np.testing.assert_allclose(resize_linear(ramp(6, 5), size), ramp(*size), atol=1e-14)
+
+
+def test_linear_resize_to_the_same_size_changes_no_bit():
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 4, 1)).astype(np.float32)
+    np.testing.assert_array_equal(resize_linear(jnp.asarray(x), (3, 5, 4)), x)

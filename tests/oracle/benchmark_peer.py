@@ -6,6 +6,7 @@ which JAX does inside the step. bfloat16 is autocast in the networks; losses are
 On GPUs TF32 is allowed where JAX allows it, and cuDNN picks its algorithms by trial.
 """
 
+import functools
 import platform
 import time
 
@@ -22,9 +23,25 @@ from tests.oracle.training import adam
 WARM_UP_STEPS = 3
 FIXED = {  # what the oracle has only one form of
     "generator.dropout_levels": 3,
+    "generator.skips": True,
+    "generator.attention_gates": False,
+    "generator.self_attention": 0,
     "discriminator.strided_levels": 3,
+    "discriminator.dense_levels": 1,
     "discriminator.norm": "instance",
+    "discriminator.spectral_norm": False,
+    "discriminator.scales": 1,
     "loss.adversarial_weight": 1.0,
+    "loss.r1_weight": 0.0,
+    "loss.ms_ssim_weight": 0.0,
+    "loss.gradient_weight": 0.0,
+    "loss.dice_weight": 0.0,
+    "loss.structure_weight": 0.0,
+    "loss.feature_matching_weight": 0.0,
+    "loss.perceptual_weight": 0.0,
+    "data.context": 0,
+    "diff_augment": "",
+    "ema_decay": 0.0,
 }
 
 
@@ -169,11 +186,9 @@ class _Parameters:
 
 def _check(config):
     for field, value in FIXED.items():
-        group, name = field.split(".")
-        if config[group][name] != value:
-            raise BenchmarkError(
-                f"config.{field}={config[group][name]}: the PyTorch peer has {value} alone"
-            )
+        given = functools.reduce(lambda section, name: section[name], field.split("."), config)
+        if given != value:
+            raise BenchmarkError(f"config.{field}={given}: the PyTorch peer has {value!r} alone")
     if config["generator"]["norm"] not in ("instance", "none"):
         raise BenchmarkError(
             f"config.generator.norm={config['generator']['norm']}: the PyTorch peer has instance "

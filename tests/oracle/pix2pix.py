@@ -17,21 +17,24 @@ class UNet(nn.Module):
     """``depth`` strided convolutions down, as many transposed ones up, then tanh.
 
     ``bias``: of every convolution but the last, which has one. ``norm_bottleneck``: no norm
-    can be where the smallest map is 1 x 1.
+    can be where the smallest map is 1 x 1. Without ``skips`` the decoder sees its own maps alone.
+    ``dropout_levels``: of the decoder's first levels.
     """
 
     def __init__(
-        self, width, depth, norm, dropout, source_channels=1, bias=True, norm_bottleneck=True
-    ):
+        self, width, depth, norm, dropout, source_channels=1, bias=True, norm_bottleneck=True,
+        skips=True, dropout_levels=3,
+    ):  # fmt: skip
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.dropout_levels, self.skips = dropout, dropout_levels, skips
+        doubled = 2 if skips else 1
         chans = [width * min(2**i, 8) for i in range(depth)]
         ups = chans[-2::-1]  # outputs of all but the last transposed convolution
         down_io = zip([source_channels, *chans[:-1]], chans, strict=True)
-        up_io = zip([chans[-1], *(2 * c for c in ups[:-1])], ups, strict=True)
+        up_io = zip([chans[-1], *(doubled * c for c in ups[:-1])], ups, strict=True)
         self.down = nn.ModuleList(nn.Conv2d(i, o, 4, 2, 1, bias=bias) for i, o in down_io)
         self.up = nn.ModuleList(nn.ConvTranspose2d(i, o, 4, 2, 1, bias=bias) for i, o in up_io)
-        self.up.append(nn.ConvTranspose2d(2 * ups[-1], 1, 4, 2, 1))
+        self.up.append(nn.ConvTranspose2d(doubled * ups[-1], 1, 4, 2, 1))
         self.down_norms = nn.ModuleList(NORMS[norm](c) for c in chans)
         self.down_norms[0] = nn.Identity()
         if not norm_bottleneck:
@@ -48,24 +51,24 @@ class UNet(nn.Module):
         skips.pop()
         for i, (conv, norm) in enumerate(zip(self.up[:-1], self.up_norms, strict=True)):
             x = F.relu(norm(conv(x)), inplace=True)
-            if i < 3 and dropout_masks is None:
+            if i < self.dropout_levels and dropout_masks is None:
                 x = F.dropout(x, self.dropout, self.training)
-            elif i < 3:
+            elif i < self.dropout_levels:
                 keep = torch.as_tensor(dropout_masks[i]).to(x)
                 keep = keep.permute(0, 3, 1, 2) if dropout_layout == "NHWC" else keep
                 assert keep.shape == x.shape, (keep.shape, x.shape)
                 x = x * (keep / (1 - self.dropout))
-            x = torch.cat([x, skips.pop()], dim=1)
+            x = torch.cat([x, skips.pop()], dim=1) if self.skips else x
         return torch.tanh(self.up[-1](x))
 
 
 class PatchGAN(nn.Module):
-    """Logits of overlapping patches of concat(source, image), 70 pixels a side."""
+    """Logits of overlapping patches of concat(source, image), 70 pixels a side by default."""
 
-    def __init__(self, width, norm, source_channels=1):
+    def __init__(self, width, norm, source_channels=1, strides=(2, 2, 2, 1)):
         super().__init__()
         chans = [source_channels + 1, width, 2 * width, 4 * width, 8 * width, 1]
-        sizes = zip(chans[:-1], chans[1:], (2, 2, 2, 1, 1), strict=True)
+        sizes = zip(chans[:-1], chans[1:], (*strides, 1), strict=True)
         self.layers = nn.ModuleList(nn.Conv2d(i, o, 4, s, 1) for i, o, s in sizes)
         self.norms = nn.ModuleList([nn.Identity(), *(NORMS[norm](c) for c in chans[2:5])])
         self.apply(init_weights)

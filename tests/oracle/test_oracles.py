@@ -5,7 +5,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from tests.oracle import lidc_mask2ct_torch, liver_torch, xray_lungs_torch
+from tests.oracle import ct_pyramid_torch, lidc_mask2ct_torch, liver_torch, xray_lungs_torch
 from tests.oracle.training import adam
 
 
@@ -163,3 +163,56 @@ def test_critic_maximises_the_distance_and_the_published_one_minimises_it(constr
     down = _only_the_critic(constraint, True)[1:]
     assert up[-1] > 1.1 * up[0]
     assert down[-1] < 0.9 * down[0]
+
+
+def test_ct_pyramid_sizes():
+    """27 weights a pair of channels in 3D, 9 in 2D, 16 a transposed one; two numbers a norm."""
+    volumes, slabs = ct_pyramid_torch.VolumeGenerator(), ct_pyramid_torch.SlabGenerator(7)
+    assert _size(volumes) == 27 * (2 * 32 + 3 * 32**2) + 1 + 4 * 2 * 32
+    assert _size(slabs) == (
+        9 * (2 * 7 * 256 + 12 * 256**2) + 3 * (16 * 256**2 + 256) + 256 + 7 + 12 * 2 * 256
+    )
+    d = ct_pyramid_torch.Discriminator()
+    assert _size(d) == 27 * (2 * 16 + 3 * 16**2) + 1 + 4 * 2 * 16
+    volume, slab = torch.zeros(2, 1, 4, 9, 11), torch.zeros(1, 7, 9, 14)
+    assert volumes.noise_size((4, 9, 11)) == (14, 19, 21)
+    assert slabs.noise_size((9, 14)) == (24, 24)
+    with torch.no_grad():
+        assert volumes(volume, torch.zeros(2, 1, 14, 19, 21)).shape == volume.shape
+        assert slabs(slab, torch.zeros(1, 7, 24, 24)).shape == slab.shape
+        assert [tuple(f.shape) for f in d(volume)] == [(2, c, 4, 9, 11) for c in (16,) * 4 + (1,)]
+
+
+def test_ct_pyramid_losses_by_hand():
+    """Networks whose last layer is 0: logits of 0, and images that are the coarser one."""
+    g, d = ct_pyramid_torch.VolumeGenerator(2).double(), ct_pyramid_torch.Discriminator(2).double()
+    for module in (g.layers[-1], d.layers[-1]):
+        torch.nn.init.zeros_(module.weight)
+    image, noise = torch.full((1, 1, 3, 4, 5), 0.5).double(), torch.ones(1, 1, 13, 14, 15).double()
+    real = image - 0.1
+    pair = (image, noise)
+    options = {"residual": True, "learning_rate": 0.0, "segmenter": lambda x: 2 * x}
+    judged, created = ct_pyramid_torch.step(g, d, real, [pair] * 3, pair, **options)
+    assert [loss["loss_d"] for loss in judged] == pytest.approx([1, 1, 1])
+    assert created[0]["projection"] == pytest.approx(0.01)
+    total = 0.81 + 100 * 0.01 + 100 * 0.01 + 10 * 0.04
+    assert [loss["loss_g"] for loss in created] == pytest.approx([total] * 3)
+    # Wasserstein: no gradient at all is 1 away from the norm that the penalty asks for.
+    ones = [torch.ones(1, 1, 1, 1, 1).double()] * 3
+    judged, _ = ct_pyramid_torch.step(
+        g, d, real, [pair] * 3, pair, adversarial="wgan", epsilons=ones, **options
+    )
+    assert judged[0]["loss_d"] == pytest.approx(0.1)
+
+
+def test_ct_pyramid_projections_by_hand():
+    """One bright voxel: in the maximum of 1 pixel, in the mean of as many as the axis is long."""
+    real = torch.zeros(1, 1, 2, 3, 4)
+    fake = real.clone()
+    fake[..., 1, 2, 3] = 1
+    squares = [(1 / 12, 2), (1 / 8, 3), (1 / 6, 4)]  # share of a projection's pixels, length
+    expected = sum(share * (1 + 1 / length**2) for share, length in squares) / 6
+    assert ct_pyramid_torch.intensity_projections(fake, real) == pytest.approx(expected)
+    slab = [x[:, 0] for x in (fake, real)]
+    assert ct_pyramid_torch.intensity_projections(*slab) == pytest.approx(expected)
+    assert ct_pyramid_torch.boundary_slices(fake, real) == 0

@@ -1,7 +1,6 @@
 """Reading DICOM series: made-up ones, written byte by byte, and a published one."""
 
 import struct
-import sys
 import zlib
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from input_pipeline.raw.dicom import read_series
-from input_pipeline.raw.nifti import write_mask
+from input_pipeline.raw.volume_file import write_mask
 from input_pipeline.safe_io import DataError
 
 SHAPE = (4, 5, 6)
@@ -253,10 +252,3 @@ def test_refuses(tmp_path, case, capfd):
     text = str(caught.value).replace(str(folder), "")  # which holds the case's name
     assert word in text and "\n" not in text
     assert not "".join(capfd.readouterr())
-
-
-def test_without_simpleitk_the_extra_is_named(tmp_path, monkeypatch):
-    folder = write_series(tmp_path / "series", values_of())
-    monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    with pytest.raises(DataError, match=r"\[samples\]"):
-        read_series(folder)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from input_pipeline.raw import nifti
+from input_pipeline.raw import volume_file
 from input_pipeline.safe_io import DataError
 from tests.input_pipeline.volumes import SPACING_MM, axes_affine, save
 
@@ -36,16 +36,16 @@ ORDERS = list(itertools.permutations(range(3)))
 def test_every_axis_order_becomes_the_same_pictures_and_goes_back(tmp_path, order, signs):
     voxels = voxels_of()
     path = save(tmp_path / "ct.nii", voxels, axes_affine(order, signs))
-    volume = nifti.read_ct(path)
+    volume = volume_file.read_ct(path)
     # SimpleITK's arrays are [z, y, x]: with "LPS" to the head, to the back and to the left.
     image = sitk.ReadImage(str(path))
     witness = sitk.DICOMOrient(image, "LPS")
     np.testing.assert_array_equal(volume.values, sitk.GetArrayFromImage(witness))
     np.testing.assert_allclose(volume.spacing_mm, witness.GetSpacing()[::-1], rtol=1e-6)
-    assert volume.values.shape == nifti.read_geometry(path).shape
+    assert volume.values.shape == volume_file.read_geometry(path).shape
 
     mask = (volume.values == voxels[MARK]).astype(np.uint8)
-    nifti.write_mask(tmp_path / "mask.nii.gz", mask, volume)
+    volume_file.write_mask(tmp_path / "mask.nii.gz", mask, volume)
     written = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
     assert written.GetPixelIDTypeAsString() == "8-bit unsigned integer"
     assert written.GetSize() == image.GetSize() == SHAPE
@@ -68,11 +68,11 @@ def rotated(degrees):
 def test_an_oblique_volume_has_the_nearest_axes(tmp_path):
     voxels = voxels_of()
     path = save(tmp_path / "ct.nii", voxels, rotated(20))
-    volume = nifti.read_ct(path)
+    volume = volume_file.read_ct(path)
     np.testing.assert_array_equal(volume.values, voxels.transpose())  # of axes LPS
     assert volume.geometry.tilt_degrees == pytest.approx(20, abs=1e-3)
     np.testing.assert_allclose(volume.spacing_mm, SPACING_MM[::-1], rtol=1e-6)
-    straight = nifti.read_ct(save(tmp_path / "straight.nii", voxels))
+    straight = volume_file.read_ct(save(tmp_path / "straight.nii", voxels))
     assert straight.geometry.tilt_degrees == 0
 
 
@@ -90,11 +90,11 @@ def test_a_mask_has_the_affines_and_codes_of_its_volume(tmp_path, kind, image, s
         sform_code=sform,
         qform_code=qform,
     )
-    volume = nifti.read_ct(path)
+    volume = volume_file.read_ct(path)
     mask = volume.values > 0
     with pytest.raises(TypeError):
-        nifti.write_mask(tmp_path / "mask.nii", mask.astype(np.float32), volume)
-    nifti.write_mask(tmp_path / "mask.nii", mask.astype(np.uint8), volume)
+        volume_file.write_mask(tmp_path / "mask.nii", mask.astype(np.float32), volume)
+    volume_file.write_mask(tmp_path / "mask.nii", mask.astype(np.uint8), volume)
     source, written = nib.load(path), nib.load(tmp_path / "mask.nii")
     assert type(written) is image and written.shape == source.shape == (*SHAPE, 1)
     assert written.get_data_dtype() == np.uint8
@@ -111,9 +111,9 @@ def test_a_mask_has_the_affines_and_codes_of_its_volume(tmp_path, kind, image, s
 
 
 def test_a_map_keeps_its_fractions(tmp_path):
-    volume = nifti.read_ct(save(tmp_path / "ct.nii", voxels_of()))
+    volume = volume_file.read_ct(save(tmp_path / "ct.nii", voxels_of()))
     values = np.random.default_rng(0).random(volume.values.shape)
-    nifti.write_map(tmp_path / "map.nii.gz", values, volume)
+    volume_file.write_map(tmp_path / "map.nii.gz", values, volume)
     written = np.asarray(nib.load(tmp_path / "map.nii.gz").dataobj)
     np.testing.assert_array_equal(
         written, volume.geometry.to_file(values).astype(np.float32), strict=True
@@ -121,12 +121,12 @@ def test_a_map_keeps_its_fractions(tmp_path):
 
 
 def test_masks_are_written_where_they_can_be_read_again(tmp_path):
-    volume = nifti.read_ct(save(tmp_path / "ct.nii", voxels_of()))
+    volume = volume_file.read_ct(save(tmp_path / "ct.nii", voxels_of()))
     mask = np.zeros(volume.values.shape, np.uint8)
     with pytest.raises(DataError, match=r"must end in \.nii"):
-        nifti.write_mask(tmp_path / "mask.png", mask, volume)
+        volume_file.write_mask(tmp_path / "mask.png", mask, volume)
     with pytest.raises(ValueError, match="shape"):
-        nifti.write_mask(tmp_path / "mask.nii", mask[:-1], volume)
+        volume_file.write_mask(tmp_path / "mask.nii", mask[:-1], volume)
 
 
 # What voxels are.
@@ -137,7 +137,7 @@ def test_masks_are_written_where_they_can_be_read_again(tmp_path):
 @pytest.mark.parametrize("dtype", ["i1", "u1", "<i2", ">i2", "u2", "i4", "f4", ">f8"])
 def test_hounsfield_units_are_scaled_and_rounded_once(tmp_path, dtype, slope, inter, suffix):
     path = save(tmp_path / f"ct{suffix}", voxels_of(dtype), scl_slope=slope, scl_inter=inter)
-    volume = nifti.read_ct(path)
+    volume = volume_file.read_ct(path)
     image = nib.as_closest_canonical(nib.load(path))  # axes RAS
     expected = np.rint(image.get_fdata(dtype=np.float64)).transpose()[:, ::-1, ::-1]
     np.testing.assert_array_equal(volume.values, expected.astype(np.int16), strict=True)
@@ -150,28 +150,28 @@ def test_scaling_has_64_bits(tmp_path):
     # A little more than a half, which 32 bits would round to one, and then to an even number.
     assert 10_000.5 < 32767 * np.float64(slope) and np.float32(32767) * slope == 10_000.5
     path = save(tmp_path / "ct.nii", np.full(SHAPE, 32767, np.int16), scl_slope=slope)
-    assert (nifti.read_ct(path).values == 10_001).all()
+    assert (volume_file.read_ct(path).values == 10_001).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float64])
 def test_labels_are_exact(tmp_path, dtype):
     voxels = np.random.default_rng(0).integers(0, 256, SHAPE).astype(dtype)
-    labels = nifti.read_labels(save(tmp_path / "labels.nii.gz", voxels)).values
+    labels = volume_file.read_labels(save(tmp_path / "labels.nii.gz", voxels)).values
     np.testing.assert_array_equal(labels, voxels.transpose()[:, ::-1, ::-1].astype(np.uint8))
     assert labels.dtype == np.uint8
 
 
 def test_a_compressed_file_need_not_say_so(tmp_path):
     path = save(tmp_path / "ct.nii.gz", voxels_of())
-    expected = nifti.read_ct(path).values
+    expected = volume_file.read_ct(path).values
     path.rename(tmp_path / "ct.nii")
-    np.testing.assert_array_equal(nifti.read_ct(tmp_path / "ct.nii").values, expected)
+    np.testing.assert_array_equal(volume_file.read_ct(tmp_path / "ct.nii").values, expected)
 
 
 def test_a_qfac_of_zero_is_one(tmp_path):
     pixdim = [0, *SPACING_MM, 1, 1, 1, 1]
     path = save(tmp_path / "ct.nii", voxels_of(), sform_code=0, pixdim=pixdim)
-    assert nifti.read_geometry(path).affine[2, 2] == pytest.approx(SPACING_MM[2])
+    assert volume_file.read_geometry(path).affine[2, 2] == pytest.approx(SPACING_MM[2])
 
 
 # What is refused: a good volume, spoilt, and what the message must hold.
@@ -264,23 +264,23 @@ def test_refuses_a_header(tmp_path, case):
     spoil, word = SPOILT_HEADERS[case]
     spoil(path)
     with pytest.raises(DataError) as caught:
-        nifti.read_geometry(path)
+        volume_file.read_geometry(path)
     assert str(path) in str(caught.value)
     text = str(caught.value).replace(str(path), "")  # which holds the case's name
     assert word in text and "\n" not in text
     with pytest.raises(DataError):
-        nifti.read_ct(path)
+        volume_file.read_ct(path)
 
 
 def test_a_small_compressed_file_cannot_claim_much(tmp_path):
     dim = [3, 1000, 1000, 300, 1, 1, 1, 1]
     path = save(tmp_path / "ct.nii.gz", voxels_of(), dim=dim)
     with pytest.raises(DataError, match="no 600000000 bytes"):
-        nifti.read_geometry(path)
+        volume_file.read_geometry(path)
     # What compresses best is not refused.
     shape = (100, 100, 100)
     zeros = save(tmp_path / "zeros.nii.gz", np.zeros(shape, np.int16))
-    assert nifti.read_ct(zeros).values.shape == shape
+    assert volume_file.read_ct(zeros).values.shape == shape
 
 
 @pytest.mark.parametrize("cut", [4, 30, 100])
@@ -288,7 +288,7 @@ def test_a_truncated_compressed_file_is_refused(tmp_path, cut):
     path = save(tmp_path / "ct.nii.gz", voxels_of())
     os.truncate(path, path.stat().st_size - cut)  # 4: in the checksum's length
     with pytest.raises(DataError, match=r"ct.nii.gz cannot be read .*: restore or remove it"):
-        nifti.read_ct(path)
+        volume_file.read_ct(path)
 
 
 def test_a_changed_byte_in_a_compressed_file_is_refused(tmp_path):
@@ -298,7 +298,7 @@ def test_a_changed_byte_in_a_compressed_file_is_refused(tmp_path):
     path = tmp_path / "ct.nii.gz"
     path.write_bytes(packed)
     with pytest.raises(DataError, match="CRC"):
-        nifti.read_ct(path)
+        volume_file.read_ct(path)
 
 
 def with_value(value, dtype=np.float32):
@@ -313,15 +313,15 @@ def with_value(value, dtype=np.float32):
 @pytest.mark.parametrize(
     ("read", "spoil", "word"),
     [
-        (nifti.read_ct, with_value(np.nan), "not numbers"),
-        (nifti.read_ct, with_value(-np.inf), "not numbers"),
-        (nifti.read_ct, with_value(32768), "save it as int16"),
-        (nifti.read_ct, with_value(-32769, np.int32), "save it as int16"),
-        (nifti.read_ct, truncated, "no 420 bytes"),
-        (nifti.read_labels, with_value(0.5), "integers in [0, 255]"),
-        (nifti.read_labels, with_value(np.nan), "integers in [0, 255]"),
-        (nifti.read_labels, with_value(256), "integers in [0, 255]"),
-        (nifti.read_labels, with_value(-1, np.int8), "integers in [0, 255]"),
+        (volume_file.read_ct, with_value(np.nan), "not numbers"),
+        (volume_file.read_ct, with_value(-np.inf), "not numbers"),
+        (volume_file.read_ct, with_value(32768), "save it as int16"),
+        (volume_file.read_ct, with_value(-32769, np.int32), "save it as int16"),
+        (volume_file.read_ct, truncated, "no 420 bytes"),
+        (volume_file.read_labels, with_value(0.5), "integers in [0, 255]"),
+        (volume_file.read_labels, with_value(np.nan), "integers in [0, 255]"),
+        (volume_file.read_labels, with_value(256), "integers in [0, 255]"),
+        (volume_file.read_labels, with_value(-1, np.int8), "integers in [0, 255]"),
     ],
 )
 def test_refuses_voxels(tmp_path, read, spoil, word):
@@ -359,7 +359,7 @@ def changed(row, column, value):
 def test_labels_must_lie_on_the_voxels_of_their_image(tmp_path, affine, shape, word):
     image = save(tmp_path / "image.nii", voxels_of(), STRAIGHT)
     labels = save(tmp_path / "labels.nii", voxels_of(shape=shape), affine)
-    one, other = (nifti.read_geometry(path) for path in (image, labels))
+    one, other = (volume_file.read_geometry(path) for path in (image, labels))
     one.check_same_grid(image, one, image)
     with pytest.raises(DataError) as caught:
         one.check_same_grid(image, other, labels)
@@ -371,6 +371,6 @@ def test_headers_may_differ_by_their_rounding(tmp_path):
     affine = rotated(7)
     image = save(tmp_path / "image.nii", voxels_of(), affine, qform_code=0)
     labels = save(tmp_path / "labels.nii", voxels_of(), affine, sform_code=0)  # a quaternion
-    one, other = (nifti.read_geometry(path) for path in (image, labels))
+    one, other = (volume_file.read_geometry(path) for path in (image, labels))
     assert not np.array_equal(one.affine, other.affine)
     one.check_same_grid(image, other, labels)

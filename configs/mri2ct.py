@@ -1,0 +1,97 @@
+"""MRI -> synthetic CT in Hounsfield units: pix2pix with a shallow U-Net.
+
+    python -m launch.prepare --config=configs/mri2ct.py --source=DIR
+    python -m launch.train --config=configs/mri2ct.py --workdir=runs/mri2ct
+    python -m launch.evaluate --workdir=runs/mri2ct
+
+Data: registered volumes in the layout of SynthRAD2023 and 2025, or listed in a pairs.csv; or paired
+PNG or JPG images. MR is scaled per volume by percentiles inside the body; CT is kept in HU. Slices
+of 256 x 256, split by patient.
+
+Generator: U-Net, four halvings, with skips. Discriminator: PatchGAN on (MR, CT), four strided
+convolutions and one to 15 x 15 logits. Batch norm in both.
+Loss: D (BCE(real, 1) + BCE(fake, 0)) / 2; G BCE(fake, 1) + 100 L1 over the whole slice.
+
+To be held against: the best entry of SynthRAD2025, MR to CT, has an MAE of 64.8 +- 21.3 HU inside
+the body, a PSNR of about 30 dB, MS-SSIM of about 0.936 and Dice of 0.79; plain pix2pix on such
+data an SSIM of 0.74 to 0.87 and a PSNR of 28 to 30 dB. Figures depend on their protocol:
+`launch.evaluate` names its own.
+As published (`configs/mri2ct.py:as_published`): no skips, though its README speaks of them, and
+8-bit images, which the data set reads too, with data.image_window_hu as the meaning of 0 and 255.
+
+What else the networks and the loss can do is in `configs/base.py`; `:extended` turns on attention
+gates, 2.5D input, feature matching, the structures' Dice and the average of the weights.
+
+`configs/mri2ct.py:quickstart` trains a small model in minutes on two CPU cores on an embedded pair
+of templates, averages of many heads: fit to see that all works, no evidence of accuracy.
+"""
+
+from configs.base import add_pix2pix, get_base
+
+VARIANTS = ("as_published", "extended", "quickstart")
+
+
+def get_config(variant=""):
+    config = get_base()
+    config.system = "mri2ct"
+
+    config.data.dataset = "mri_ct"
+    config.data.source, config.data.target = "image", "ct"
+    config.data.modality = "mr"  # or "cbct", in HU
+    config.data.plane = "axial"  # or "coronal", "sagittal": which slices of volumes
+    config.data.mr_percentiles = (0.5, 99.5)  # inside the body: to black and white
+    config.data.resample = False  # MR and mask to the CT's voxels; else they must lie on them
+    config.data.image_window_hu = (-1024, 3071)  # of 0 and 255 in 8-bit images
+    config.data.source_side = "left"  # of an image that holds both, side by side
+    config.data.patient_pattern = r"(.+?)(?:[_-](?:slice)?\d+)?"  # of images: group 1 of the stem
+    config.data.test_fraction = 0.15  # of the patients
+    config.data.validation_fraction = 0.1  # of the others
+    config.data.image_size = 256
+    config.data.stored_size = config.data.get_ref("image_size")
+    config.data.source_type = "uint16"
+    config.data.source_range = (0, 65535)
+    config.data.target_type = "int16"  # HU
+    config.data.window_hu = (-1024, 3000)  # of the CT, to [-1, 1]
+    config.data.batch_size = 2
+
+    add_pix2pix(config)
+    config.generator.depth = 4  # 256 to 16 pixels
+    config.generator.norm = "batch"
+    config.generator.dropout_levels = 0
+    config.discriminator.strided_levels = 4
+    config.discriminator.dense_levels = 0
+    config.discriminator.norm = "batch"
+
+    if variant == "as_published":
+        config.generator.skips = False
+    elif variant == "extended":
+        config.data.context = 1
+        # Batch norm's running statistics are of the current weights, and do not fit their average.
+        config.generator.norm = "instance"
+        config.discriminator.norm = "instance"
+        config.generator.attention_gates = True
+        config.loss.feature_matching_weight = 10.0
+        config.loss.structure_weight = 5.0
+        config.ema_decay = 0.999
+    elif variant == "quickstart":
+        config.data.data_dir = "data/sample"
+        config.data.sample = "brain_templates"
+        config.data.image_size = 128
+        config.data.window_hu = (-20, 100)  # all that the template's brain has
+        config.data.flip = True
+        config.generator.width = 16
+        # An instance norm would divide by how much of a slice is brain.
+        config.generator.norm = "none"
+        config.discriminator.width = 16
+        config.discriminator.norm = "instance"
+        config.loss.adversarial_weight = 0.1  # there is little texture to be had from averages
+        config.optimizer.learning_rate = 1e-3
+        config.ema_decay = 0.99
+        config.epochs = 120
+        config.constant_epochs = 60
+        config.text_log_every_epochs = 10
+        config.sample_every_epochs = 20
+        config.checkpoint_every_epochs = 20
+    elif variant:
+        raise ValueError(f'no variant "{variant}" of mri2ct: use {", ".join(VARIANTS)} or none')
+    return config

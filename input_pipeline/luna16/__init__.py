@@ -1,0 +1,1 @@
+"""Chest CT volumes: LUNA16, with its lung masks."""

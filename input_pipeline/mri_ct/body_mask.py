@@ -1,0 +1,30 @@
+"""The body in an MR, a CT or a cone beam CT, where no mask comes with it. No TensorFlow."""
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+BINS = 256  # of the histogram
+BRIGHTEST = 99.9  # percentile; vessels and artefacts beyond it would take up most of the bins
+
+
+def body_mask(values):
+    """Finds the body: Otsu's threshold, what that encloses, and of this the largest component.
+
+    Args:
+        values: numbers [d, h, w]: a volume, or a single slice.
+
+    Returns:
+        uint8 [d, h, w]: 1 in the body, else 0. Holes are filled slice by slice: a hole of the
+        volume is one of each slice that it is in, and airways often lead out of the volume. They
+        are filled before components are told apart: in MR the skull is dark, and the scalp around
+        it need not touch the brain. Nothing is body where all values are equal.
+    """
+    values = np.asarray(values, np.float32)
+    image = sitk.GetImageFromArray(np.minimum(values, np.percentile(values, BRIGHTEST)))
+    filled = sitk.GetArrayFromImage(sitk.OtsuThreshold(image, 0, 1, BINS))
+    for plane in filled:
+        plane[...] = ndimage.binary_fill_holes(plane)
+    components = sitk.ConnectedComponent(sitk.GetImageFromArray(filled))
+    components = sitk.RelabelComponent(components)  # the largest is 1
+    return (sitk.GetArrayViewFromImage(components) == 1).astype(np.uint8)

@@ -1,0 +1,101 @@
+"""A prepared data set on disk: where it is, and what its examples are.
+
+Throughout, `data` is config.data. Every function prepares the embedded sample named `data.sample`
+first where it is not prepared yet; on many hosts the others wait for the one that does.
+"""
+
+import csv
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.prepare import options_of, prepare, prepared_directory
+from input_pipeline.safe_io import DataError
+
+import tensorflow_datasets as tfds  # isort: skip  after prepare, which keeps TensorFlow off the GPU
+
+SPLITS = ("train", "validation", "test")
+SAMPLES = Path(__file__).parent / "samples"
+
+
+class Example(NamedTuple):
+    patient: str
+    slice_index: int
+    label: str
+    file_name: str  # relative to the source folder
+    spacing_mm: tuple  # between slices, rows and columns as stored; 0 where unknown
+
+
+def ensure_prepared(data):
+    """Returns the directory of the prepared data set; prepares data.sample there if need be.
+
+    Every host may call it at once: one prepares and the others wait, be their disks shared or not.
+
+    Raises:
+        DataError: not prepared and no sample, with the command to run; or no such sample.
+    """
+    if not (SAMPLES / data.sample).is_dir():
+        raise DataError(f'config.data.sample: there is no "{data.sample}" in {SAMPLES}')
+    options = options_of(data)
+    directory = prepared_directory(data.dataset, data.data_dir, **options)
+    if directory.exists():
+        return directory
+    if not data.sample:
+        raise DataError(
+            f"{directory} does not exist: run python -m launch.prepare --source=DIR with the same "
+            "--config and --config.data.…, where DIR holds the source files"
+        )
+    print(f'preparing the embedded sample "{data.sample}"', flush=True)
+    return prepare(data.dataset, SAMPLES / data.sample, data.data_dir, wait=True, **options)
+
+
+def examples(data, split):
+    """A list of Example, in record order: entry i describes the slice with index i."""
+    check_split(split)
+    return _read_tables(ensure_prepared(data), split)
+
+
+def spacing_mm(data, table):
+    """Between slices, rows and columns at data.image_size: the median over a list of Example."""
+    between, rows, columns = np.median([example.spacing_mm for example in table], axis=0).tolist()
+    factor = data.stored_size / data.image_size
+    return between, rows * factor, columns * factor
+
+
+@functools.lru_cache(maxsize=2 * len(SPLITS))
+def _read_tables(directory, split):
+    table = []
+    shards = tfds.builder_from_directory(directory).info.splits[split]
+    for shard, length in zip(shards.filepaths, shards.shard_lengths, strict=True):
+        path = f"{shard}.csv"
+        try:
+            with open(path, encoding="utf-8") as file:
+                rows = [_example(row) for row in csv.DictReader(file)]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
+            raise DataError(
+                f"{path} cannot be read as the table of a shard ({error}): delete the folder and "
+                "prepare it again"
+            ) from error
+        if len(rows) != length:
+            raise DataError(
+                f"{path} has {len(rows)} rows and its shard {length} records: delete the folder "
+                "and prepare it again"
+            )
+        table += rows
+    return table
+
+
+def _example(row):
+    spacing_mm = tuple(map(float, row["spacing_mm"].split()))
+    if len(spacing_mm) != 3 or None in row.values():
+        raise ValueError("a line is cut")
+    index = int(row["slice_index"])
+    return Example(row["patient"], index, row["class"], row["file_name"], spacing_mm)
+
+
+def check_split(split):
+    """Raises DataError where there is no such split."""
+    if split not in SPLITS:
+        raise DataError(f'there is no split "{split}": use one of {", ".join(SPLITS)}')

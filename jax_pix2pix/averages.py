@@ -1,0 +1,107 @@
+"""Means of a run's metrics, counts of skipped updates and what goes into a line of the log."""
+
+import contextlib
+import zlib
+
+import jax
+import numpy as np
+
+from jax_pix2pix.errors import TrainingError
+
+
+class Averages:
+    """Means of the metrics over logging intervals and epochs, and counts of skipped updates.
+
+    Holds each step's metrics until the next step is dispatched, so that reading them never makes
+    the device wait for the host.
+    """
+
+    def __init__(self, log, config, clock):
+        self._log, self._config, self._clock = log, config, clock
+        self._total_steps = config.epochs * config.steps_per_epoch
+        self._pending = None
+        self._interval, self._epoch = [], []
+        self._skipped_in_a_row = 0
+        self._before = dict(clock.seconds)  # the interval
+
+    @contextlib.contextmanager
+    def waiting_for_input(self):
+        """Counts the time, if the device has nothing left to do at its end.
+
+        All of it, an upper bound: when the device finished its last step is not known.
+        """
+        self._clock.book("step")
+        yield
+        idle = self._pending is None or all(x.is_ready() for x in self._pending[1].values())
+        self._clock.book("input" if idle else "step")
+
+    def add(self, step, metrics, index):
+        """Of a step that was dispatched; index: the numbers of this process's examples."""
+        self.flush()
+        self._pending = (step, metrics, zlib.crc32(np.asarray(index, "<i8").tobytes()))
+
+    def flush(self):
+        """Reads what is pending.
+
+        Raises:
+            TrainingError: on all processes, of max_skipped steps without a whole update.
+        """
+        if self._pending is None:
+            return
+        step, metrics, batch_ids = self._pending
+        self._pending = None
+        values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+        self._clock.book("step")
+        self._check_skipped(step, values)
+        self._interval.append(values)
+        self._epoch.append(values)
+        if self._log is None:
+            return
+        waited, stepped = (
+            self._clock.seconds[kind] - self._before[kind] for kind in ("input", "step")
+        )
+        seconds = waited + stepped  # without validation, pictures and checkpoints
+        images_per_second = len(self._interval) * self._config.data.batch_size / seconds
+        shown = {key: f"{values[key]:.3f}" for key in ("loss_G", "loss_D", "ssim") if key in values}
+        self._log.advance(**shown, images_s=f"{images_per_second:.1f}")
+        if step % self._config.log_every_steps == 0 or step == self._total_steps:
+            speed = {"images_per_second": images_per_second, "input_wait": waited / seconds}
+            # The last step's batch, as a checksum: whoever resumed can see that it is the same.
+            means = _mean(self._interval) | speed
+            self._log.scalars(step, "train", means, batch_ids=batch_ids)
+            self._log.seconds(step)
+            self._interval, self._before = [], dict(self._clock.seconds)
+
+    def _check_skipped(self, step, values):
+        if not (values["skipped_D"] or values["skipped_G"]):
+            self._skipped_in_a_row = 0
+            return
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == self._config.max_skipped:
+            losses = ", ".join(
+                f"{key} is {value}" for key, value in values.items() if "loss" in key
+            )
+            raise TrainingError(
+                f"updates were skipped in {self._skipped_in_a_row} steps in a row, up to step "
+                f"{step} ({losses}), as gradients were not finite or losses spikes: lower "
+                "config.optimizer.learning_rate in another workdir; the last checkpoint is of a "
+                "sound state"
+            )
+
+    def end_epoch(self, epoch, write):
+        self.flush()
+        if write and self._log:
+            self._log.epoch(epoch, _mean(self._epoch))
+        self._epoch = []
+
+
+def _mean(dicts):
+    """Of what is finite, as metrics of a skipped update may not be; of these updates the count."""
+    means = {}
+    for key in dicts[0]:
+        values = np.array([d[key] for d in dicts])
+        if key.startswith("skipped_"):
+            means[key] = float(values.sum())
+        elif np.isfinite(values).any():
+            means[key] = float(values[np.isfinite(values)].mean())
+    return means

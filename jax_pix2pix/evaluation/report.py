@@ -1,0 +1,79 @@
+"""The report on a split's synthetic CT: one HTML page that needs no other file."""
+
+import base64
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+
+UNITS = {"mae": "HU", "psnr": "dB", "hd95_mm": "mm"}  # by what a score's name ends with
+DOSE_UNITS = {"gamma": "%", "delta": "% of the prescription"}  # by what it begins with
+HEADLINE = (
+    *("synthrad2023.mae", "synthrad2023.psnr", "synthrad2023.ssim", "synthrad2025.ms_ssim"),
+    *("bone.dice", "gamma_2_2", "delta_dmean"),
+)  # of each patient; the rest is in the table beside the report
+
+
+class PatientPage(NamedTuple):
+    """What the page shows of a patient.
+
+    scores: {metric: float or None}, of the model, with those of HEADLINE.
+    slices, dvh: PNG, bytes; dvh is None where there is no dose.
+    """
+
+    name: str
+    images: int
+    scores: dict[str, float | None]
+    slices: bytes
+    dvh: bytes | None
+
+
+def page(title, facts, summaries, patients, protocols, baselines):
+    """The report as HTML.
+
+    Args:
+        title: of the page.
+        facts: {name: value} of the run and the split.
+        summaries: {model: {metric: summary from over_cases}}, of equal metrics.
+        patients: list of PatientPage.
+        protocols, baselines: {name: text}.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names of patients are file names
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "summary": _summary, "unit": unit, "inline": _inline}
+    metrics = list(next(iter(summaries.values())))
+    return environment.get_template("report.html").render(
+        title=title,
+        headline=HEADLINE,
+        facts=facts,
+        metrics=metrics,
+        summaries=summaries,
+        patients=patients,
+        protocols=protocols,
+        baselines=baselines,
+    )
+
+
+def unit(metric):
+    """Of a score by its flat name, "" where it has none."""
+    return UNITS.get(metric.split(".")[-1]) or DOSE_UNITS.get(metric.split("_")[0], "")
+
+
+def _number(value):
+    return "undefined" if value is None else f"{value:.4g}"
+
+
+def _summary(score):
+    """Mean with its interval, of a summary from over_cases."""
+    interval = score["interval_95"]
+    text = _number(score["mean"])
+    return text + (f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else "")
+
+
+def _inline(png):
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,0 +1,49 @@
+"""Sizes and checksums of the files of a folder, by which damage is found and named."""
+
+import json
+import zlib
+from pathlib import Path
+
+NAME = "digests.json"
+# Orbax writes the times of a save there in a thread that nothing waits for.
+LEFT_OUT = (NAME, "_CHECKPOINT_METADATA")
+
+
+def write(folder):
+    """Writes NAME into the folder: {file, relative: [bytes, CRC-32]}, but for those LEFT_OUT."""
+    folder = Path(folder)
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name not in LEFT_OUT
+    )
+    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    (folder / NAME).write_text(json.dumps(digests), encoding="utf-8")
+
+
+def damage(folder):
+    """What is wrong with a folder, naming the first file that is not as `write` saw it; or None."""
+    folder = Path(folder)
+    path = folder / NAME
+    try:
+        digests = json.loads(path.read_text(encoding="utf-8"))
+        for name, digest in digests.items():
+            path = folder / name
+            size = path.stat().st_size
+            if size != digest[0]:
+                return f"{path} has {size} bytes instead of {digest[0]}"
+            if _digest(path) != digest:
+                return f"{path} does not hold what was written there"
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    except (ValueError, AttributeError, TypeError, LookupError):
+        return f"{path} does not hold what was written there"
+    return None
+
+
+def _digest(path):
+    size = checksum = 0
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            size, checksum = size + len(part), zlib.crc32(part, checksum)
+    return [size, checksum]

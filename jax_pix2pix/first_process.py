@@ -1,0 +1,47 @@
+"""What one process of a run does for all of them, such that all go on or all refuse."""
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jax_pix2pix.errors import WorkdirError
+
+_HOUR_MS = 3_600_000
+
+
+def on_first_process(function):
+    """Calls function() on process 0, with a refusal that every process raises.
+
+    Returns:
+        What it returned; None on the other processes.
+
+    Raises:
+        WorkdirError: function() raised it, or an OSError, on process 0. JAX's cluster is then shut
+            down, or the first process to end would abort the others before they can say why.
+    """
+    if jax.process_count() == 1:
+        return function()
+    result, refusal = None, ""
+    if jax.process_index() == 0:
+        try:
+            result = function()
+        except (WorkdirError, OSError) as error:
+            refusal = str(error)
+    refusal = _of_first_process(refusal)
+    if refusal:
+        jax.distributed.shutdown()
+        raise WorkdirError(refusal)
+    return result
+
+
+def _of_first_process(text):
+    """process 0's text on every process."""
+    # A collective gives up on a process that comes 30 s later than another; this does not.
+    ocp.multihost.get_barrier_sync_fn()(key="on_first_process", timeout_ms=_HOUR_MS)
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(encoded.size)))
+    if not size:
+        return ""
+    mine = encoded if jax.process_index() == 0 else np.zeros(size, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().decode()

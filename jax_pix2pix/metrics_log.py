@@ -1,0 +1,70 @@
+"""Reading metrics.jsonl: a line of JSON each, of split "train", "validation", "start" or "seconds".
+
+A killed run may have cut the last line short: a line without its end is no line.
+"""
+
+import json
+import os
+
+from jax_pix2pix.clock import KINDS
+from jax_pix2pix.errors import WorkdirError
+
+
+def metrics_path(workdir):
+    return os.path.join(workdir, "metrics.jsonl")
+
+
+def read_metrics(workdir):
+    """The lines of a workdir's metrics.jsonl as dicts.
+
+    Raises:
+        WorkdirError: a line is damaged; names it.
+    """
+    path = metrics_path(workdir)
+    return parsed(path, complete_lines(path), metrics_line)
+
+
+def complete_lines(path):
+    """The lines of a text file, each with its end; none where there is no file."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return [line for line in file if line.endswith("\n")]
+
+
+def parsed(path, lines, parse):
+    """[parse(line)] of the lines of a file.
+
+    Raises:
+        WorkdirError: parse refuses a line.
+    """
+    values = []
+    for number, line in enumerate(lines, 1):
+        try:
+            values.append(parse(line))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise WorkdirError(
+                f"{path}: line {number} is damaged ({line[:40].strip()!a}): delete that line, or "
+                "restore the file"
+            ) from None
+    return values
+
+
+def metrics_line(text):
+    """A line as a dict; raises ValueError, KeyError, TypeError or AttributeError."""
+    line = json.loads(text)
+    if line["split"] in ("start", "seconds"):
+        restart = line.get("restart", {})
+        for value in (*line["seconds"].values(), *restart.values()):
+            _number(value)
+        if not set(line["seconds"]) <= set(KINDS):
+            raise ValueError
+        _number(line["time"])
+    _number(line["step"])
+    _number(line.get("time", 0))
+    return line
+
+
+def _number(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError

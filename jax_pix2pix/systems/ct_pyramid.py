@@ -1,0 +1,195 @@
+"""Noise -> CT, in 2D and 3D: one scale of a pyramid (CT-GAN); `jax_pix2pix/pyramid.py` has all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_pix2pix.adversarial import System
+from jax_pix2pix.errors import ConfigError, chosen
+from jax_pix2pix.intensity import DTYPES, to_network
+from jax_pix2pix.losses import ADVERSARIAL, PROJECTIONS, gradient_penalty
+from jax_pix2pix.models.pyramid import Pyramid, inside
+from jax_pix2pix.models.resize import resize_linear
+from jax_pix2pix.models.scale_net import ScaleDiscriminator, SlabGenerator, VolumeGenerator
+from jax_pix2pix.optimizer import adam, constant_then_tenth
+from jax_pix2pix.segmenter import segmentation_distance
+from jax_pix2pix.task import Task
+
+REAL, FAKE, FOOLED = 1.0, 0.0, 0.9  # what D's logits should be, the last as G wants them
+
+
+def scale_sizes(config):
+    """The volumes' (depth, height, width) at every scale, coarsest first.
+
+    In 2D the slices are channels, of which every scale has all.
+
+    Raises:
+        ConfigError: a value that does not fit.
+    """
+    pyramid, data = config.pyramid, config.data
+    if not pyramid.factor > 1:
+        raise ConfigError(f"config.pyramid.factor={pyramid.factor}: use more than 1")
+    sides = [pyramid.min_size]
+    while sides[-1] < pyramid.max_size:
+        sides.append(int(pyramid.min_size * pyramid.factor ** len(sides)))
+    if pyramid.dimensions not in (2, 3):
+        raise ConfigError(f"config.pyramid.dimensions={pyramid.dimensions}: use 2 or 3")
+    sizes = [
+        (data.depth if pyramid.dimensions == 2 else max(side // pyramid.depth_divisor, 1),)
+        + 2 * (side,)
+        for side in sides
+    ]
+    stored = (data.depth, data.image_size, data.image_size)
+    if sizes[-1] != stored:
+        raise ConfigError(
+            f"config.data.depth and image_size are {stored[0]} and {stored[1]}, but the finest "
+            f"scale of config.pyramid has {sizes[-1][0]} and {sizes[-1][1]}: use these"
+        )
+    if not pyramid.scale < len(sizes):
+        raise ConfigError(f"config.pyramid.scale={pyramid.scale}: use 0 to {len(sizes) - 1}")
+    return sizes
+
+
+def build(config):
+    """config: configs/ct_pyramid_2d.py or _3d.py with steps_per_epoch filled in -> System."""
+    _check_whole(config)
+    dtype = chosen(DTYPES, "dtype", config.dtype)
+    full_precision = jnp.promote_types(dtype, jnp.float32)
+    sizes = scale_sizes(config)[: config.pyramid.scale + 1]
+    flat = config.pyramid.dimensions == 2
+    if flat:
+        net = SlabGenerator(**config.generator, channels=config.data.depth, dtype=dtype)
+        generator = Pyramid(net, tuple(size[1:] for size in sizes), config.pyramid.border_noise)
+    else:
+        net = VolumeGenerator(**config.generator, dtype=dtype)
+        generator = Pyramid(net, tuple(sizes), config.pyramid.border_noise)
+
+    def volume(image):
+        """[n, *size, c] as the networks see it -> [n, d, h, w, 1]."""
+        return jnp.moveaxis(image, -1, 1)[..., None] if flat else image
+
+    def normalise(batch):
+        stored = to_network(batch["source"], config.data.source_range, full_precision)
+        real = resize_linear(stored, sizes[-1])
+        target = jnp.moveaxis(real[..., 0], 1, -1) if flat else real
+        shape = (*net.noise_size(generator.sizes[0]), target.shape[-1])
+
+        def z_rec(index):
+            key = jax.random.fold_in(jax.random.key(config.seed), index)
+            noise = jax.random.normal(key, shape, full_precision)
+            if config.pyramid.border_noise:
+                return noise
+            return noise * inside(generator.sizes[0], shape[:-1]).astype(noise.dtype)
+
+        return jax.vmap(z_rec)(batch["index"][:, 0]), target
+
+    discriminator_loss, generator_loss = _losses(config, volume)
+    learning_rate = constant_then_tenth(config)
+    return System(
+        generator=generator,
+        discriminator=ScaleDiscriminator(**config.discriminator, dtype=dtype),
+        generator_optimizer=adam(config, learning_rate),
+        discriminator_optimizer=adam(config, learning_rate),
+        learning_rate=learning_rate,
+        normalise=normalise,
+        discriminator_loss=discriminator_loss,
+        generator_loss=generator_loss,
+        task=_memorisation(volume),
+        ema_decay=config.ema_decay,
+        spike_sigmas=config.spike_sigmas,
+        discriminator_updates=config.pyramid.discriminator_updates,
+        generator_updates=config.pyramid.generator_updates,
+    )
+
+
+def _check_whole(config):
+    """Raises ConfigError of augmentation: fixed noise is to give back one volume, not any view."""
+    augmentation = {
+        f"data.{name}": config.data[name] for name in ("flip", "load_size", "patch_size")
+    }
+    for field, value in (augmentation | {"diff_augment": config.diff_augment}).items():
+        if value:
+            raise ConfigError(
+                f"config.{field}={value}: a pyramid has no augmentation, leave it out"
+            )
+
+
+def _losses(config, volume):
+    """D: real + fake + gradient_penalty_weight WGAN-GP. G: the sum of its terms, by their weights.
+
+    The adversarial term is of the sample, the others of the reconstruction. A term whose weight is
+    0 is not computed.
+    """
+    weights = config.loss
+    d_adversarial, g_adversarial = chosen(ADVERSARIAL, "loss.adversarial", weights.adversarial)
+    terms = {}
+    if weights.reconstruction_weight:
+        terms["reconstruction"] = weights.reconstruction_weight, _mean_squared_error
+    if weights.projection_weight:
+        projection = chosen(PROJECTIONS, "loss.projection", weights.projection)
+        terms["projection"] = weights.projection_weight, projection
+    if weights.segmentation_weight:
+        distance = segmentation_distance(
+            weights.segmentation_weights_file, config.data.source_range
+        )
+        terms["segmentation"] = weights.segmentation_weight, distance
+
+    def discriminator_loss(discriminate, source, target, fake, key):
+        sample, _ = fake
+        real_loss = d_adversarial(discriminate(source, target)[-1], REAL)
+        fake_loss = d_adversarial(discriminate(source, sample)[-1], FAKE)
+        loss, metrics = real_loss + fake_loss, {"D_real": real_loss, "D_fake": fake_loss}
+        if weights.gradient_penalty_weight:
+            penalty = gradient_penalty(discriminate, source, target, sample, key)
+            metrics["gradient_penalty"] = penalty
+            loss = loss + weights.gradient_penalty_weight * penalty
+        return loss, {"loss_D": loss} | metrics
+
+    def generator_loss(discriminate, source, target, fake):
+        sample, reconstruction = fake
+        metrics = {"G_adversarial": g_adversarial(discriminate(source, sample)[-1], FOOLED)}
+        loss = weights.adversarial_weight * metrics["G_adversarial"]
+        for name, (weight, distance) in terms.items():
+            metrics[name] = distance(volume(reconstruction), volume(target))
+            if name == "segmentation" and not weights.segmentation_gradient:
+                metrics[name] = jax.lax.stop_gradient(metrics[name])
+            loss = loss + weight * metrics[name]
+        return loss, {"loss_G": loss} | metrics
+
+    return discriminator_loss, generator_loss
+
+
+def _mean_squared_error(fake, real):
+    return jnp.square(fake - real).mean()
+
+
+def _memorisation(volume):
+    """The Task of a scale: how well it makes its training volumes from their fixed noise."""
+
+    def metrics(reconstruction, target):
+        # [-1, 1] to [0, 1] halves a difference.
+        squares = jnp.square((reconstruction - target) / 2)
+        mse = squares.mean(tuple(range(1, squares.ndim)))
+        return {"mse": mse, "psnr": -10 * jnp.log10(mse)}
+
+    def row(z_rec, reconstruction, target):
+        del z_rec
+        images = [np.asarray(volume(x[None]))[0, ..., 0] for x in (reconstruction, target)]
+        fake, real = (image[len(image) // 2] for image in images)
+        return [fake, real, np.minimum(4 * np.abs(fake - real) - 1, 1)]
+
+    return Task(
+        metrics=metrics,
+        summarise=lambda scores, groups: {
+            name: float(np.mean(values)) for name, values in scores.items()
+        },
+        protocols={
+            "mse": "of [0, 1], mean over the training volumes, each made of its fixed noise",
+            "psnr": "likewise, 10 log10(1 / mse) of each: a measure of memorisation",
+        },
+        best_metric="psnr",
+        row=row,
+        columns=("reconstruction", "real", "error, white from 0.5"),
+        side=160,
+        whole=True,
+    )

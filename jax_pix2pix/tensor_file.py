@@ -1,0 +1,36 @@
+"""Reads safetensors files of unknown origin: nothing in them is run, and their size has a limit."""
+
+import os
+
+import safetensors
+
+from jax_pix2pix.errors import ConfigError
+
+MAX_BYTES = 2**31  # of a file; VGG16 whole has 553 MB
+
+
+def read_tensors(path, shown, wanted=None):
+    """Reads tensors by name.
+
+    Args:
+        shown: the path as errors name it, with the config's field.
+        wanted: names; the others are passed over. None reads all.
+
+    Returns:
+        ({name: NumPy array}, {key: text} of the metadata).
+
+    Raises:
+        ConfigError: the file cannot be read, or is too large.
+    """
+    try:
+        size = os.path.getsize(path)
+        if size > MAX_BYTES:
+            raise ConfigError(f"{shown} has {size} bytes, above the limit of {MAX_BYTES}")
+        with safetensors.safe_open(path, framework="numpy") as file:
+            names = [name for name in file.keys() if wanted is None or name in wanted]
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except ConfigError:
+        raise
+    except Exception as error:  # of types that NumPy does not have, TypeError and others
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{shown} cannot be read as safetensors ({reason})") from error

@@ -1,0 +1,171 @@
+"""What `launch.predict` does with a pyramid: volumes made of noise."""
+
+import os
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+
+from input_pipeline.raw import volume_file
+from input_pipeline.raw.volume import Geometry, Volume
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.intensity import to_network, to_stored
+from jax_pix2pix.sampling import sample
+from launch import sample_pictures
+from launch.predict_files import replacing
+
+FORMATS = tuple(ending.removeprefix(".") for ending in volume_file.ENDINGS)
+
+
+class Training(NamedTuple):
+    """A volume to begin with."""
+
+    image: np.ndarray  # float32 [d, h, w] in [-1, 1]
+    spacing_mm: tuple  # of its voxels
+    z_rec: np.ndarray | None = None  # its fixed noise
+
+
+def predict(
+    config,
+    system,
+    generator,
+    output,
+    count=16,
+    seed=0,
+    from_scale=0,
+    size=None,
+    reconstruct=False,
+    format="nii.gz",
+    source=None,
+):
+    """Writes samples, or reconstructions, one after the other.
+
+    Args:
+        config, system, generator: of the finest scale of a run.
+        output: folder. See `launch.predict` for this and the rest, which are its flags.
+        size: text, such as "24,160,160".
+        format: one of FORMATS.
+        source: path of a volume.
+
+    Raises:
+        ConfigError: a flag does not fit the run, or not another flag.
+        DataError: the prepared data of the run is needed and not there, or source cannot be read.
+    """
+    size = _check(config, count, from_scale, size, reconstruct, format, source)
+    if source:
+        given = [_read(source, config.data.source_range)]
+    else:
+        given = _training_volumes(config, system, count) if from_scale or reconstruct else []
+    name = "sample"
+    if reconstruct:
+        name, count = "reconstruction", min(count, len(given))
+    tiles, names = [], []
+    for number in tqdm.trange(count, desc=name, unit="volume"):
+        start = given[number % len(given)] if given else None
+        volume = sample(
+            config,
+            system,
+            generator,
+            jax.random.fold_in(jax.random.key(seed), number),
+            size,
+            from_scale,
+            start.image if start and from_scale else None,
+            start.z_rec if start and reconstruct else None,
+        )
+        if start:
+            spacing_mm = resized_spacing_mm(start.spacing_mm, start.image.shape, volume.shape)
+        else:
+            spacing_mm = trained_spacing_mm(config, system)
+        hu = np.rint(to_stored(volume, config.data.source_range)).astype(np.int16)
+        names.append(f"{name}_{number:04d}")
+        path = os.path.join(output, f"{names[-1]}.{format}")
+        with replacing(path) as temporary:
+            volume_file.write_hu(temporary, hu, Volume(hu, _geometry(hu.shape, spacing_mm)))
+        tiles.append(sample_pictures.three_planes(hu, spacing_mm))
+        if config.pyramid.dimensions == 2:
+            slices = sample_pictures.axial_slices(hu, spacing_mm)
+            picture = sample_pictures.picture_of_slices(slices, names[-1])
+        else:
+            picture = sample_pictures.picture_of_planes(tiles[-1:], names[-1:])
+        _save(picture, os.path.join(output, f"{names[-1]}.png"))
+        tqdm.tqdm.write(path)
+    everything = os.path.join(output, f"{name}s.png")
+    _save(sample_pictures.picture_of_planes(tiles, names), everything)
+    print(everything)
+
+
+def _check(config, count, from_scale, size, reconstruct, format, source):
+    """Raises ConfigError of a flag that does not fit; the size as a tuple, or None."""
+    if count < 1:
+        raise ConfigError(f"--count={count}: use 1 or more")
+    if format not in FORMATS:
+        raise ConfigError(f"--format={format}: use one of {', '.join(FORMATS)}")
+    if source and not from_scale:
+        raise ConfigError("--input, of a pyramid, is what --from_scale begins with: give that too")
+    if reconstruct and (from_scale or size):
+        raise ConfigError(
+            "--reconstruct is of the fixed noise of training: leave --from_scale and --size out"
+        )
+    if size is None:
+        return None
+    names = ("H", "W") if config.pyramid.dimensions == 2 else ("D", "H", "W")
+    parts = size.split(",")
+    if len(parts) != len(names) or not all(part.isdecimal() and int(part) for part in parts):
+        raise ConfigError(f"--size={size}: use {','.join(names)}, each 1 or more")
+    return tuple(map(int, parts))
+
+
+def _read(path, window_hu):
+    volume = volume_file.read_hu(path)
+    return Training(np.asarray(to_network(volume.values, window_hu)), volume.spacing_mm)
+
+
+def _training_volumes(config, system, count):
+    """Training for each of the first training examples, at most so many."""
+    # Both import TensorFlow, which is not needed to sample from noise.
+    from input_pipeline import pipeline, prepared
+
+    data, volumes = config.data, []
+    examples = prepared.examples(data, "train")
+    few = np.arange(min(count, pipeline.num_evaluation_examples(data, "train")))
+    for batch in pipeline.eval_batches(data, "train", indices=few):
+        images = np.asarray(to_network(batch["source"], data.source_range))[..., 0]
+        noise = np.asarray(system.normalise(batch)[0])
+        for image, z_rec, index in zip(images, noise, batch["index"][:, 0], strict=True):
+            if index >= 0:
+                spacing_mm = prepared.spacing_mm(data, examples[index : index + 1])
+                volumes.append(Training(image, spacing_mm, z_rec))
+    return volumes
+
+
+def trained_spacing_mm(config, system):
+    """Between slices, rows and columns of the last scale, whatever the size of a sample.
+
+    1 where the run does not say.
+    """
+    data = config.data
+    if not all(data.spacing_mm):
+        return (1.0, 1.0, 1.0)
+    size = system.generator.sizes[-1]
+    size = (data.depth, *size) if config.pyramid.dimensions == 2 else size
+    return resized_spacing_mm(data.spacing_mm, (data.depth, data.image_size, data.image_size), size)
+
+
+def resized_spacing_mm(spacing_mm, shape, new_shape):
+    """Of voxels resized with aligned corners: the first and the last keep their places."""
+    return tuple(
+        mm * ((n - 1) / (m - 1) if min(n, m) > 1 else n / m)
+        for mm, n, m in zip(spacing_mm, shape, new_shape, strict=True)
+    )
+
+
+def _geometry(shape, spacing_mm):
+    """Geometry whose first voxel, of the feet, the front and the right, is at the origin."""
+    affine = np.diag([*np.multiply(spacing_mm, (1, -1, -1))[::-1], 1.0])
+    return Geometry(affine, shape[::-1])
+
+
+def _save(picture, path):
+    with replacing(path) as temporary:
+        picture.save(temporary)

@@ -1,0 +1,178 @@
+"""What `launch.predict` does with MR or cone beam CT volumes: synthetic CT on their voxels."""
+
+import functools
+import os
+
+import jax
+import numpy as np
+import tqdm
+
+from input_pipeline.mri_ct.body_mask import body_mask
+from input_pipeline.mri_ct.intensity import stored_cbct, stored_mr
+from input_pipeline.planes import cut, native, stored_image
+from input_pipeline.raw import volume_file
+from input_pipeline.raw.volume import Volume
+from input_pipeline.resizing import evaluation_image
+from input_pipeline.safe_io import DataError
+from jax_pix2pix.adversarial import generate
+from jax_pix2pix.blending import blend
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.evaluation import protocols
+from jax_pix2pix.intensity import to_network, to_stored
+from launch.predict_files import find, replacing, results
+
+BATCH = 16  # slices
+SYNTHRAD = {"mr", "cbct", "ct", "mask", "sct"}  # what the volumes of a patient are called
+COLUMNS = {"mae": "MAE, HU", "psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
+
+
+def predict(config, system, generator, source, output, mask=None, reference=None):
+    """Writes a synthetic CT of each volume, one volume after the other.
+
+    Args:
+        config, system, generator: of the run.
+        source: a volume, or a folder of them at any depth.
+        output: see `launch.predict` for what is written there.
+        mask: file of the body in the volume; without one, mask.* beside a volume that is called as
+            in SynthRAD, or else what `body_mask` finds.
+        reference: file of the volume's real CT, to print scores against.
+
+    Raises:
+        DataError: there are no volumes, one cannot be read, or mask or reference are not on its
+            voxels.
+        ConfigError: mask or reference are given beside a folder.
+    """
+    if os.path.isdir(source) and (mask or reference):
+        raise ConfigError(
+            f"--mask and --reference are of one volume, and {source} is a folder: give a file"
+        )
+    outputs = compiled(system, config.data)
+    for path, result in _results(source, output, config.data.modality, {mask, reference}):
+        body_path = mask or _mask_beside(path, config.data.modality)
+        geometry = volume_file.read_geometry(path)
+        for other in filter(None, (body_path, reference)):
+            grid = volume_file.read_geometry(other)
+            geometry.check_same_grid(path, grid, other, "resample the latter")
+        stored, body = prepared(path, body_path, config.data)
+        small = _synthesised(functools.partial(outputs, generator), stored, config.data, path)
+        hu = np.empty(geometry.shape, np.int16)
+        slices = cut(hu, config.data.plane)
+        for k, plane in enumerate(small):
+            slices[k] = np.rint(native(plane, slices.shape[1:]))
+        with replacing(result) as temporary:
+            volume_file.write_hu(temporary, hu, Volume(hu, geometry))
+        print(result, flush=True)
+        if reference:
+            where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
+            scores = protocols.compare(volume_file.read_ct(reference).values, hu, body > 0)
+            _print_scores(scores, where)
+
+
+def _results(source, output, modality, others):
+    """[(path of a volume, path of its result)], none of which is one of the other files."""
+    folder, names = find(source, output, volume_file.ENDINGS)
+    if os.path.isdir(source):
+        names = [name for name in names if _stem(name) not in SYNTHRAD - {modality}]
+    if not names:
+        raise DataError(
+            f"{source} is no volume and holds none of {modality.upper()}: this run takes "
+            f"{', '.join(volume_file.ENDINGS)}, pictures (.png, .jpg), or a folder of them"
+        )
+    named = functools.partial(_result_name, modality=modality)
+    paths = results(source, output, names, volume_file.ENDINGS, named, others)
+    return [(os.path.join(folder, name), result) for name, result in paths.items()]
+
+
+def _stem(name):
+    return os.path.basename(volume_file.without_ending(name)).lower()
+
+
+def _result_name(name, modality):
+    if _stem(name) != modality:
+        return name
+    return os.path.join(
+        os.path.dirname(name), "sct" + name[len(volume_file.without_ending(name)) :]
+    )
+
+
+def _mask_beside(path, modality):
+    """The path of mask.* beside a volume that is called as in SynthRAD, or None."""
+    if _stem(path) == modality:
+        for ending in volume_file.ENDINGS:
+            beside = os.path.join(os.path.dirname(path), f"mask{ending}")
+            if os.path.exists(beside):
+                return beside
+    return None
+
+
+def prepared(path, body_path, data):
+    """A volume as preparation and evaluation make it, and its body.
+
+    Returns:
+        (uint16 [slices, S, S, 1], of data.plane, uint8 [slices, rows, columns], axial), S being
+        data.image_size.
+    """
+    read = volume_file.read_ct if data.modality == "cbct" else volume_file.read_mr
+    values = read(path).values
+    body = volume_file.read_labels(body_path).values if body_path else body_mask(values)
+    try:
+        if data.modality == "cbct":
+            values = stored_cbct(values)
+        else:
+            values = stored_mr(values, body, data.mr_percentiles)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    slices = cut(values, data.plane)
+    planes = (stored_image(plane, data.stored_size, beyond=0)[..., None] for plane in slices)
+    return np.stack([evaluation_image(plane, data.image_size) for plane in planes]), body
+
+
+def compiled(system, data):
+    """(generator, stored [n, *spatial, c]) -> HU, float32 [n, *spatial, 1]."""
+
+    @jax.jit
+    def outputs(generator, stored):
+        fake = generate(system, generator, to_network(stored, data.source_range))
+        return to_stored(fake, data.window_hu)
+
+    return outputs
+
+
+def _synthesised(outputs, stored, data, path):
+    """HU of a prepared volume: slices with their neighbours, or in 3D blended patches.
+
+    Returns:
+        float32 [slices, S, S].
+    """
+    name = os.path.basename(path)
+    if data.depth:
+        side = data.patch_size or data.image_size
+        with tqdm.tqdm(desc=name, unit="patch") as progress:
+
+            def counted(patch):
+                progress.update()
+                return outputs(patch)
+
+            return blend(stored, (data.depth, side, side), counted)[..., 0]
+    last = len(stored) - 1
+    neighbours = np.arange(-data.context, data.context + 1)
+    hu = np.empty(stored.shape[:3], np.float32)
+    for start in tqdm.tqdm(range(0, len(stored), BATCH), desc=name, unit="batch"):
+        # The last slice is repeated, so that the generator is compiled once.
+        slices = np.minimum(np.arange(start, start + BATCH), last)
+        around = np.clip(slices[:, None] + neighbours, 0, last)
+        batch = outputs(np.moveaxis(stored[around, ..., 0], 1, -1))
+        hu[start : start + BATCH] = np.asarray(batch)[: len(stored) - start, ..., 0]
+    return hu
+
+
+def _print_scores(scores, mask):
+    """A row a protocol, and below what each of them is."""
+    print(f"{'':20}" + "".join(f"{title:>12}" for title in COLUMNS.values()))
+    for name, values in scores.items():
+        cells = (f"{values[key]:12.4f}" if key in values else f"{'-':>12}" for key in COLUMNS)
+        print(f"{name:20}" + "".join(cells))
+    print(f"mask: {mask}")
+    for name in scores:
+        protocol = protocols.PROTOCOLS[name]
+        print(f"{name}, version {protocol.version}: {protocol.text}")

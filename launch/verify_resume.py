@@ -1,0 +1,230 @@
+"""Checks, where it runs, that an interrupted run comes back bit for bit:
+
+    python -m launch.verify_resume --config=configs/lidc_mask2ct.py --workdir=DIR
+
+Started as launch.train is, with the same flags, for any number of processes. It trains a few steps
+of this config into DIR/whole, and again into DIR/interrupted, where the last process gets SIGTERM
+half way: all save and stop, as for any preemption, and a second start, in the same process, goes on
+from the checkpoint. Then it compares both runs and says what is equal, exit code 0, or what differs
+first, exit code 1.
+"""
+
+import os
+import signal
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+
+from input_pipeline import pipeline
+from jax_pix2pix import pyramid, sharding, workdir
+from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.errors import ConfigError, TrainingError, WorkdirError
+from jax_pix2pix.first_process import on_first_process
+from jax_pix2pix.metrics_log import read_metrics
+from launch import command, distributed, train
+
+FLAGS = flags.FLAGS  # --config and --workdir are those of launch.train
+
+_STEPS = flags.DEFINE_integer(
+    "steps", 20, "to train, an even number; of a pyramid's coarsest scale, the next ones more"
+)
+
+NOTICE_SECONDS = 3  # JAX looks once a second whether a SIGTERM has come
+LATE = 1_000_000  # epochs; the last one always validates and draws
+MEASURED = ("time", "images_per_second", "input_wait")  # fields of a log's line
+
+
+def main():
+    distributed.initialize(FLAGS.config.heartbeat_seconds)
+    return 0 if verify(FLAGS.config, FLAGS.workdir, _STEPS.value) else 1
+
+
+def verify(config, directory, steps):
+    """Trains twice, once with an interruption, and prints whether both are equal.
+
+    Args:
+        config: of the run to check; trains as it does, but shorter.
+        directory: a new one, gets the two runs.
+        steps: how many each run has.
+
+    Returns:
+        Whether they are equal, on all processes alike.
+
+    Raises:
+        ConfigError: so many steps have no middle.
+        WorkdirError: the directory exists.
+        TrainingError: the signal stopped nothing.
+    """
+    if steps < 8 or steps % 2:
+        raise ConfigError(f"--steps={steps}: use an even number, 8 or more")
+    on_first_process(lambda: _check_new(directory))
+    config = shortened(config, steps)
+    scales = pyramid.scales(config) if "pyramid" in config else [config]
+    last = scales[-1].epochs * steps // 2  # step, of the finest scale
+    middle = last // 2 + 1  # not the end of an epoch
+    whole, interrupted = (os.path.join(directory, name) for name in ("whole", "interrupted"))
+
+    _say("1 of 3: a run without an interruption")
+    expected = {}
+    _train(config, whole, expected)
+    _say(f"2 of 3: the same with SIGTERM to process {jax.process_count() - 1} at step {middle}")
+    batches = {}
+    if _train(config, interrupted, batches, interrupt=(last, middle)):
+        raise TrainingError(
+            f"the run went on to its end, {last - middle} steps after SIGTERM: use more --steps"
+        )
+    _, stopped = list(batches)[-1]
+    _say(f"3 of 3: it goes on from step {stopped}")
+    _train(config, interrupted, batches)
+
+    difference = _difference_of_batches(expected, batches)
+    compared = {"values of the log": 0, "arrays": 0, "numbers": 0}
+    for number in range(len(scales)):
+        name = f"scale_{number}" if "pyramid" in config else ""
+        runs = [os.path.join(run, name) for run in (whole, interrupted)]
+        found = None
+        if jax.process_index() == 0:
+            found = _difference_of_logs(*map(_log, runs), compared)
+        # Of several processes each opens all checkpoints, whatever it has found so far.
+        states = [_last_state(run) for run in runs]
+        found = found or _difference_of_states(*states, compared)
+        if found and not difference:
+            difference = f"{name} {found}".lstrip()
+
+    differing = multihost_utils.process_allgather(np.array([difference is not None])).any()
+    if difference:
+        print(f"differs on process {jax.process_index()}: {difference}", flush=True)
+    elif not differing:
+        counts = ", ".join(f"{count:,} {what}" for what, count in compared.items())
+        _say(f"equal: {len(expected)} steps, interrupted after step {stopped}: {counts}")
+    return not differing
+
+
+def shortened(config, steps):
+    """A copy of so many steps in two epochs, the second with a falling learning rate.
+
+    It logs every step, and validates and draws at its end alone.
+    """
+    config = config.copy_and_resolve_references()
+    config.epochs, config.steps_per_epoch = 2, steps // 2
+    if "constant_epochs" in config:  # a scale of a pyramid has them by its own rule
+        config.constant_epochs = 1
+    config.log_every_steps = config.text_log_every_epochs = 1
+    config.checkpoint_every_steps = 0
+    config.checkpoint_every_epochs = config.sample_every_epochs = LATE
+    return config
+
+
+def _check_new(directory):
+    if os.path.exists(directory):
+        raise WorkdirError(
+            f"{directory} exists: name a new --workdir, as this trains two runs there"
+        )
+
+
+def _say(line):
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+def _train(config, directory, seen, interrupt=None):
+    """train.train, remembering batches. -> whether it finished.
+
+    Args:
+        seen: gets {(the run's last step, step): numbers of this process's examples}.
+        interrupt: a key of seen at whose batch the last process of the run gets SIGTERM.
+    """
+
+    def train_batches(data, start, stop, host, hosts):
+        batches = pipeline.train_batches(data, start, stop, host, hosts)
+
+        def watched():
+            for step, batch in enumerate(batches, start + 1):
+                seen[stop, step] = np.array(batch["index"])
+                if (stop, step) == interrupt and jax.process_index() == jax.process_count() - 1:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(NOTICE_SECONDS)
+                yield batch
+
+        return watched()
+
+    return train.train(
+        config.copy_and_resolve_references(),  # train fills in what comes of the data
+        directory,
+        steps_per_epoch=config.steps_per_epoch,
+        train_batches=train_batches,
+    )
+
+
+def _log(directory):
+    """What training and validation logged, without what it measures of the machine."""
+    return [
+        {name: x for name, x in line.items() if name not in MEASURED}
+        for line in read_metrics(directory)
+        if line["split"] in ("train", "validation")
+    ]
+
+
+def _last_state(directory):
+    """Of the run's last checkpoint, placed as training had it; and its config."""
+    config = workdir.read_config(directory)
+    system = workdir.build_system(config)
+    mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
+    abstract = workdir.abstract_state(system, config)
+    placed = sharding.with_shardings(abstract, sharding.state_shardings(mesh, abstract))
+    path = workdir.checkpoint_path(directory)
+    checkpoints = Checkpoints(path, system.task.best_metric, read_only=True)
+    state = checkpoints.restore(checkpoints.resolve("last"), placed)
+    checkpoints.close()
+    return state
+
+
+def _difference_of_batches(expected, batches):
+    for (total, step), index in sorted(expected.items()):
+        other = batches[total, step]
+        if not np.array_equal(index, other):
+            return f"examples of step {step} of {total}: {index.tolist()}, then {other.tolist()}"
+    return None
+
+
+def _difference_of_logs(expected, lines, compared):
+    """compared: gets the count of values added."""
+    if len(expected) != len(lines):
+        return f"metrics.jsonl: {len(expected)} lines, then {len(lines)}"
+    for line, other in zip(expected, lines, strict=True):
+        for name in line | other:
+            if line.get(name) != other.get(name):
+                return f"{name} at step {line['step']}: {line.get(name)}, then {other.get(name)}"
+        compared["values of the log"] += len(line)
+    return None
+
+
+def _difference_of_states(expected, state, compared):
+    """Bit by bit, of what this process's devices hold. compared: gets the counts added."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(expected)
+    for (path, x), other in zip(leaves, jax.tree.leaves(state), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        for shard, its in zip(x.addressable_shards, other.addressable_shards, strict=True):
+            a, b = np.asarray(shard.data), np.asarray(its.data)
+            if a.tobytes() != b.tobytes():
+                place = _first_different(a, b)
+                start = [axis.start or 0 for axis in shard.index]
+                index = [int(i + first) for i, first in zip(place, start, strict=True)]
+                return f"{name}{index or ''}: {a[place]!s}, then {b[place]!s}"
+        compared["arrays"] += 1
+        compared["numbers"] += x.size
+    return None
+
+
+def _first_different(a, b):
+    """The index of the first element whose bits differ."""
+    size = a.dtype.itemsize
+    rows = [np.frombuffer(x.tobytes(), np.uint8).reshape(-1, size) for x in (a, b)]
+    return np.unravel_index(np.argmax((rows[0] != rows[1]).any(1)), a.shape)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,68 @@
+"""Scores of patients' masks: spacing, gaps between slices, components, regions."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.metrics import f1_score
+
+from configs.liver import get_config
+from jax_pix2pix.evaluation.masks import score_patients
+from jax_pix2pix.evaluation.surface_distance import surface_distances
+from jax_pix2pix.segmentation import segmentation
+
+SPACING = (3.0, 2.0, 1.5)
+# A ball of radius 6 in the plane, and the same two columns to the right.
+Z, Y, X = np.mgrid[-2.5:3, -12:12, -12:12]
+REFERENCE = (2 * Z) ** 2 + Y**2 + X**2 < 36
+PREDICTED = np.roll(REFERENCE, 2, axis=2)
+
+
+def _scores(places=range(6), components=0, per="volume", predicted=PREDICTED):
+    config = get_config("tumour")
+    config.evaluation.per = per
+    task = segmentation(config, classes=3, probabilities=lambda fake: fake)
+    tumour = predicted & (np.arange(24) < 12)
+    pairs = {"liver": (predicted, REFERENCE), "tumour": (tumour, REFERENCE & False)}
+    found = [(np.arange(6), pairs)]
+    return score_patients(task, found, list(places), [SPACING] * 6, components)
+
+
+def test_a_volume_is_scored_whole_and_its_images_one_by_one():
+    scores = _scores()
+    ((slices, volume),) = scores["liver", "volume"]
+    assert slices == list(range(6))
+    assert volume["dice"] == pytest.approx(f1_score(REFERENCE.ravel(), PREDICTED.ravel()))
+    expected = surface_distances(PREDICTED, REFERENCE, SPACING)
+    assert {name: volume[name] for name in expected} == expected and expected["hd95_mm"] > 0
+    for i, (slices, image) in enumerate(scores["liver", "image"]):
+        assert slices == [i] and "hd95_mm" not in image
+        assert image["dice"] == pytest.approx(f1_score(REFERENCE[i].ravel(), PREDICTED[i].ravel()))
+
+
+def test_images_have_distances_in_the_plane():
+    scores = _scores(per="image")
+    assert ("liver", "volume") not in scores
+    for i, (_, image) in enumerate(scores["liver", "image"]):
+        expected = surface_distances(PREDICTED[i], REFERENCE[i], SPACING[1:])
+        assert image["assd_mm"] == pytest.approx(expected["assd_mm"], nan_ok=True)
+
+
+def test_slices_with_gaps_between_them_have_no_distances():
+    ((_, volume),) = _scores(places=[0, 1, 2, 4, 5, 6])["liver", "volume"]
+    assert "hd95_mm" not in volume and volume["dice"] > 0
+
+
+def test_the_largest_component_of_all_regions_together_is_kept():
+    noise = np.zeros_like(PREDICTED)
+    noise[:, :2, :2] = True
+    labels, _ = ndimage.label(PREDICTED | noise, np.ones((3, 3, 3)))
+    largest = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
+    cleaned = _scores(components=1, predicted=PREDICTED | noise)
+    assert str(cleaned) == str(_scores(predicted=largest))  # NaN is not equal to itself
+    assert str(cleaned) != str(_scores(predicted=PREDICTED | noise))
+    # Across a gap slices are cleaned one by one.
+    apart = _scores([0, 1, 2, 4, 5, 6], components=1, predicted=PREDICTED | noise)
+    for i, (_, image) in enumerate(apart["liver", "image"]):
+        labels, count = ndimage.label((PREDICTED | noise)[i], np.ones((3, 3)))
+        kept = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1 if count else labels > 0
+        assert image["dice"] == pytest.approx(f1_score(REFERENCE[i].ravel(), kept.ravel()))

@@ -1,0 +1,104 @@
+"""Training runs of one process or several, and what two finished ones have to have in common."""
+
+import contextlib
+import json
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jax_pix2pix.workdir import load_state
+from tests import commands
+
+
+@contextlib.contextmanager
+def started(arguments, processes=1, module="launch.train", each=None, **options):
+    """One run of so many processes, none of which outlives the block. -> [Popen].
+
+    Args:
+        arguments: of the command; more processes than one get flags to find each other.
+        each: options of commands.start for each process.
+        options: of commands.start, for all.
+    """
+    flags = [[]]
+    if processes > 1:
+        address = f"--coordinator_address=127.0.0.1:{commands.free_port()}"
+        flags = [
+            [address, f"--num_processes={processes}", f"--process_id={number}"]
+            for number in range(processes)
+        ]
+    running = []
+    try:
+        for number in range(processes):
+            own = each[number] if each else {}
+            running.append(commands.start(module, *arguments, *flags[number], **options | own))
+        yield running
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
+
+def finish(running, code=0):
+    """Waits for all processes, which have to end with this exit code. -> [(stdout, stderr)]."""
+    return [commands.finish(process, code) for process in running]
+
+
+def train(arguments, processes=1, code=0, **options):
+    """One run from its start to its end. -> [(stdout, stderr)]."""
+    with started(arguments, processes, **options) as running:
+        return finish(running, code)
+
+
+def wait_for(condition, running, timeout=300):
+    """Returns when the condition holds, which it has to before a process ends."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        for process in running:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"waited {timeout} s"
+        time.sleep(0.005)
+
+
+def logged_step(workdir):
+    """The step of the last whole line of metrics.jsonl; 0 before there is one."""
+    log = Path(workdir) / "metrics.jsonl"
+    whole = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
+    return json.loads(whole[-1])["step"] if whole else 0
+
+
+def steps(workdir):
+    """Of its finished checkpoints, in order."""
+    names = [path.name for path in (Path(workdir) / "checkpoints").glob("*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def state(workdir, which="last"):
+    """All arrays of a checkpoint, of both networks and optimisers: {dotted name: array}."""
+    with warnings.catch_warnings():  # of other devices than those that wrote it
+        warnings.filterwarnings("ignore", message="this checkpoint was written elsewhere")
+        _, _, restored, _ = load_state(str(workdir), which)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in leaves
+    }
+
+
+def assert_equal(a, b):
+    """Same bits in the last checkpoints and in the logs, but for speed and time."""
+    ours, theirs = state(a), state(b)
+    assert ours.keys() == theirs.keys()
+    assert any("opt_state" in name for name in ours)
+    for name, x in ours.items():
+        np.testing.assert_array_equal(x, theirs[name], err_msg=name, strict=True)
+    for split in ("train", "validation"):
+        assert commands.metrics(a, split) == commands.metrics(b, split)
+        assert commands.metrics(a, split)
+    lines = commands.metrics(a)
+    assert [line["step"] for line in lines] == list(range(1, steps(a)[-1] + 1))
+    assert {"batch_ids", "learning_rate", "loss_G", "loss_D"} <= lines[0].keys()
+    # Without this, equality would say little: a run whose batches never change is equal as well.
+    assert 2 * len({line["batch_ids"] for line in lines}) > len(lines)

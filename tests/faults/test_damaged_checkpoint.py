@@ -1,0 +1,168 @@
+"""Files of the newest checkpoint are cut, changed or gone: named, and the one before is used."""
+
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_pix2pix import file_digests
+from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.errors import WorkdirError
+from tests import commands
+from tests.faults import runs
+
+STEPS = 20  # two epochs
+SAVED = 12  # the newest checkpoint that gets damaged; the one before is of step 8
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def _remove(path):
+    path.unlink()
+
+
+def _grow(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+DAMAGES = [_cut, _flip, _remove, _grow]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "checkpoints"
+    checkpoints = Checkpoints(folder, "ssim", keep_last=2)
+    for step in (4, 8):
+        checkpoints.save(step, {"kernel": jnp.arange(100.0) + step}, {"ssim": 0.1})
+    checkpoints.close()
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_of_any_file_is_seen_and_named(saved, tmp_path, damage):
+    files = [path.relative_to(saved) for path in (saved / "8").rglob("*") if path.is_file()]
+    # What Orbax writes when all is done does not matter to reading.
+    late = ("commit_success.txt", "_CHECKPOINT_METADATA")
+    files = [file for file in files if file.name not in late]
+    assert len(files) > 5
+    for number, file in enumerate(files):
+        folder = tmp_path / str(number) / "checkpoints"
+        shutil.copytree(saved, folder)
+        assert file_digests.damage(folder / "8") is None
+        damage(folder / file)
+        problem = file_digests.damage(folder / "8")
+        # A change of the digests themselves may show up as one of a file that they are of.
+        assert problem and (file.name in problem or file.name == file_digests.NAME), file
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_has_no_digest_is_not_needed(saved, tmp_path, damage):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    late = [folder / "8" / name for name in ("commit_success.txt", "_CHECKPOINT_METADATA")]
+    for file in late:
+        if file.exists():
+            damage(file)
+    checkpoints = Checkpoints(folder, "ssim")
+    assert checkpoints.newest_sound() == 8
+    kernel = jnp.zeros(100)
+    abstract = {"kernel": jax.ShapeDtypeStruct((100,), kernel.dtype, sharding=kernel.sharding)}
+    np.testing.assert_array_equal(checkpoints.restore(8, abstract)["kernel"], np.arange(100) + 8)
+    checkpoints.close()
+
+
+def test_a_reader_is_told_and_nothing_is_moved(saved, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    (folder / "8" / "metrics" / "metrics").write_text("{}")
+    checkpoints = Checkpoints(folder, "ssim", read_only=True)
+    with pytest.raises(WorkdirError, match=r"step 8 is damaged: .*8/metrics/metrics has 2 bytes"):
+        checkpoints.check_sound(8)
+    checkpoints.check_sound(4)
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
+
+
+def _arguments(workdir, data_dir):
+    tiny = {
+        "data.batch_size": 14,
+        "data.image_size": 32,
+        "generator.depth": 3,
+        "checkpoint_every_steps": 4,
+        "checkpoint_every_epochs": 2,
+    }
+    return commands.tiny_training(workdir, data_dir, **tiny)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, sample_data_dir):
+    """A run that was killed when two checkpoints were there, and its whole twin."""
+    folder = tmp_path_factory.mktemp("stopped")
+    whole, killed = folder / "whole", folder / "killed"
+    runs.train(_arguments(whole, sample_data_dir))
+    with runs.started(_arguments(killed, sample_data_dir)) as running:
+        runs.wait_for(lambda: SAVED in runs.steps(killed), running)
+        running[0].send_signal(signal.SIGKILL)
+        runs.finish(running, -signal.SIGKILL)
+    for step in runs.steps(killed):
+        if step > SAVED:
+            shutil.rmtree(killed / "checkpoints" / str(step))
+    return whole, killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [_cut, _flip, _remove])
+def test_a_run_goes_on_from_the_one_before(stopped, sample_data_dir, tmp_path, damage):
+    whole, killed = stopped
+    workdir = tmp_path / "run"
+    shutil.copytree(killed, workdir)
+    folder = workdir / "checkpoints" / str(SAVED)
+    file = max(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda x: x.stat().st_size
+    )
+    damage(file)
+    ((_, err),) = runs.train(_arguments(workdir, sample_data_dir))
+    (line,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert f"step {SAVED} is damaged: {file} " in line and "the one before is used" in line
+    (moved,) = (workdir / "damaged").iterdir()
+    assert moved.name.startswith(f"{SAVED}-") and str(moved) in line
+    assert runs.steps(workdir)[-1] == STEPS
+    runs.assert_equal(whole, workdir)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_the_one_before(stopped, sample_data_dir, tmp_path):
+    """What one process wrote, two go on with."""
+    _, killed = stopped
+    workdir = tmp_path / "run"
+    shutil.copytree(killed, workdir)
+    _flip(next((workdir / "checkpoints" / str(SAVED) / "state").glob("d/*")))
+    outputs = runs.train(_arguments(workdir, sample_data_dir), 2)
+    assert [err.count("warning: the checkpoint of step 12") for _, err in outputs] == [1, 0]
+    assert runs.steps(workdir)[-1] == STEPS
+
+
+@pytest.mark.slow
+def test_if_all_are_damaged_the_run_ends_and_keeps_them(stopped, sample_data_dir, tmp_path):
+    _, killed = stopped
+    workdir = tmp_path / "run"
+    shutil.copytree(killed, workdir)
+    steps = runs.steps(workdir)
+    for step in steps:
+        digests = workdir / "checkpoints" / str(step) / file_digests.NAME
+        if digests.exists():  # the kill may have come when the oldest one was being deleted
+            _cut(digests)
+    _, err = commands.run("launch.train", *_arguments(workdir, sample_data_dir), code=1)
+    assert err.count("warning: the checkpoint of step") == len(steps) >= 2
+    assert f"error: {workdir}/checkpoints: all {len(steps)} checkpoints are damaged" in err
+    assert len(list((workdir / "damaged").iterdir())) == len(steps)

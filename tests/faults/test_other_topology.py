@@ -1,0 +1,111 @@
+"""A checkpoint continued on other devices and processes: the same batches and the same mathematics.
+
+Compared in float64, for the reason that tests/test_devices.py gives. Nothing random is in a
+checkpoint: the order of the examples, augmentation and dropout go on as the seed says.
+"""
+
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+
+from input_pipeline import order
+from tests import commands
+from tests.faults import runs
+
+pytestmark = pytest.mark.slow
+BATCH = 8
+EVERY = 8  # steps between checkpoints, all of which are kept
+STEPS = 34  # 2 epochs of 17
+TOPOLOGIES = {"one_by_one": (1, 1), "one_by_eight": (1, 8), "two_by_two": (2, 2)}
+
+
+def _train(workdir, data_dir, topology, code=0, **overrides):
+    processes, devices = TOPOLOGIES[topology]
+    fields = {
+        "data.batch_size": BATCH,
+        "data.image_size": 32,
+        "generator.depth": 3,
+        "checkpoint_every_steps": EVERY,
+        "checkpoint_every_epochs": 2,
+        "keep_last": 9,
+        "dtype": "float64",
+    }
+    arguments = commands.tiny_training(workdir, data_dir, **fields | overrides)
+    return runs.train(arguments, processes, code, devices=devices, float64=True)
+
+
+def _cut(source, step, workdir):
+    """A copy as a run leaves it that was killed when ``step`` was its last checkpoint."""
+    shutil.copytree(source, workdir)
+    for newer in runs.steps(workdir):
+        if newer > step:
+            shutil.rmtree(workdir / "checkpoints" / str(newer))
+    assert runs.steps(workdir)[-1] == step
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, sample_data_dir):
+    """One process with one device, from the first step to the last."""
+    workdir = tmp_path_factory.mktemp("whole")
+    _train(workdir, sample_data_dir, "one_by_one")
+    assert runs.steps(workdir) == [8, 16, 24, 32, 34]
+    return workdir
+
+
+def _batch_ids(processes):
+    """Of the steps' rows of process 0, from the order of the examples alone."""
+    steps = [order.global_indices(0, step, BATCH, 142).numpy() for step in range(STEPS)]
+    return [zlib.crc32(np.ascontiguousarray(x[: BATCH // processes], "<i8")) for x in steps]
+
+
+def _assert_same_training(workdir, reference, topology, start=0):
+    """Losses, learning rates and scores of all steps, and batches of those after ``start``."""
+    for split in ("train", "validation"):
+        ours, theirs = commands.metrics(workdir, split), commands.metrics(reference, split)
+        assert len(ours) == len(theirs) == (STEPS if split == "train" else 1)
+        for line, expected in zip(ours, theirs, strict=True):
+            assert line.keys() == expected.keys()
+            for name in line.keys() - {"batch_ids", "split"}:
+                assert line[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-12), (
+                    name,
+                    line,
+                )
+    processes, _ = TOPOLOGIES[topology]
+    ids = [line["batch_ids"] for line in commands.metrics(workdir)]
+    assert ids[start:] == _batch_ids(processes)[start:]
+
+
+def test_undisturbed(whole):
+    _assert_same_training(whole, whole, "one_by_one")
+
+
+@pytest.mark.parametrize("topology", ["one_by_eight", "two_by_two"])
+def test_there_and_back(whole, sample_data_dir, tmp_path, topology):
+    there = _cut(whole, 8, tmp_path / "there")
+    outputs = _train(there, sample_data_dir, topology)
+    assert "processes was" in outputs[0][1] or "devices was" in outputs[0][1]
+    _assert_same_training(there, whole, topology, start=8)
+
+    back = _cut(there, 24, tmp_path / "back")
+    _train(back, sample_data_dir, "one_by_one")
+    _assert_same_training(back, whole, "one_by_one", start=24)
+
+
+def test_split_parameters_of_two_processes_continue_on_eight_devices_of_one(
+    whole, sample_data_dir, tmp_path
+):
+    split = {"fsdp": 2}
+    _train(tmp_path / "two", sample_data_dir, "two_by_two", **split)
+    workdir = _cut(tmp_path / "two", 16, tmp_path / "one")
+    _train(workdir, sample_data_dir, "one_by_eight", **split)
+    _assert_same_training(workdir, whole, "one_by_eight", start=16)
+
+
+def test_another_seed_is_refused(whole, sample_data_dir, tmp_path):
+    """It would be in charge of all that is still to come: the steps so far had the old one."""
+    workdir = _cut(whole, 8, tmp_path / "cut")
+    ((_, err),) = _train(workdir, sample_data_dir, "one_by_one", code=1, seed=1)
+    assert "seed: 0 there, 1 now" in commands.error_line(err)

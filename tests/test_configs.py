@@ -1,0 +1,43 @@
+"""Every config and each of its variants, as it is shipped."""
+
+import importlib
+
+import pytest
+
+from jax_pix2pix.workdir import build_system, check_sizes
+from tests.commands import ROOT
+
+LIVER, MRI2CT = ("as_published", "tumour", "quickstart"), ("as_published", "extended", "quickstart")
+VARIANTS = {
+    "ct_pyramid_2d": ("as_published", "quickstart"),
+    "ct_pyramid_3d": ("as_published", "quickstart"),
+    "lidc_mask2ct": ("quickstart",),
+    "liver": LIVER,
+    "liver_3d": LIVER,
+    "lung_segmenter": ("quickstart",),
+    "mri2ct": MRI2CT,
+    "mri2ct_3d": MRI2CT,
+    "xray_lungs": ("as_published", "quickstart"),
+}
+
+
+def test_no_config_is_left_out():
+    found = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    assert found == {*VARIANTS, "base", "__init__"}
+
+
+def _case(name, variant):
+    takes_long = (
+        name == "ct_pyramid_2d" and variant != "quickstart"
+    )  # six updates of a wide network
+    return pytest.param(name, variant, marks=[pytest.mark.slow] if takes_long else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [_case(name, variant) for name, others in VARIANTS.items() for variant in ("", *others)],
+)
+def test_the_networks_and_the_losses_take_the_images(name, variant):
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
+    config.steps_per_epoch = 10
+    check_sizes(build_system(config), config)
