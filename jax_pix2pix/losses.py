@@ -84,6 +84,21 @@ def feature_matching(features, real_features):
     return feature_distance(hidden, jax.lax.stop_gradient(real_hidden))
 
 
+def logits_of_both(discriminate, source, real, fake):
+    """D's logits of real and of fake images, in one pass over twice as many.
+
+    Each fake comes next to its real image, so that what is split over devices stays where it is.
+    """
+    sources, images = (
+        jnp.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:])
+        for pair in ((source, source), (real, fake))
+    )
+    logits = discriminate(sources, images)[-1]
+    return tuple(
+        jax.tree.map(lambda x, i=i: x.reshape(-1, 2, *x.shape[1:])[:, i], logits) for i in (0, 1)
+    )
+
+
 def r1_penalty(discriminate, source, image):
     """Half the squared gradient of D's logits by real images, summed over pixels (Mescheder 2018).
 
@@ -200,9 +215,20 @@ def pix2pix_losses(config):
     def over_scales(loss, logits, label):
         return jnp.stack([loss(x, label) for x in jax.tree.leaves(logits)]).mean()
 
+    # Where each image is judged by itself, as it is not by batch norm.
+    in_one_pass = (
+        config.discriminator.norm in ("instance", "none")
+        and not config.discriminator.spectral_norm
+        and not config.diff_augment
+    )
+
     def discriminator_loss(discriminate, source, target, fake, key):
-        real_loss = over_scales(d_adversarial, discriminate(source, target)[-1], 1.0)
-        fake_loss = over_scales(d_adversarial, discriminate(source, fake)[-1], 0.0)
+        if in_one_pass:
+            real_logits, fake_logits = logits_of_both(discriminate, source, target, fake)
+        else:
+            real_logits, fake_logits = (discriminate(source, x)[-1] for x in (target, fake))
+        real_loss = over_scales(d_adversarial, real_logits, 1.0)
+        fake_loss = over_scales(d_adversarial, fake_logits, 0.0)
         loss = weights.discriminator_weight * (real_loss + fake_loss)
         metrics = {"D_real": real_loss, "D_fake": fake_loss}
         if weights.r1_weight:

@@ -17,6 +17,8 @@ class Conv(nn.Module):
     """Convolution of [n, ..., in] in as many dimensions as the input has, zero-padded.
 
     ``dtype`` is the type of the computation; parameters keep the type that they are given in.
+    With ``idle_bias`` there is a bias, as published, that is not added: an instance norm follows,
+    which takes away whatever is constant within an image. Its gradient is 0.
     """
 
     features: int
@@ -24,6 +26,7 @@ class Conv(nn.Module):
     stride: int = 2
     padding: int = 1
     use_bias: bool = True
+    idle_bias: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -41,6 +44,7 @@ class ConvTranspose(nn.Module):
     stride: int = 2
     padding: int = 1
     use_bias: bool = True
+    idle_bias: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -60,4 +64,5 @@ def _operands(module, x):
 def _add_bias(module, y):
     if not module.use_bias:
         return y
-    return y + module.param("bias", nn.initializers.zeros, (module.features,)).astype(y.dtype)
+    bias = module.param("bias", nn.initializers.zeros, (module.features,))
+    return y if module.idle_bias else y + bias.astype(y.dtype)

@@ -91,6 +91,16 @@ def _correlate_native(small, large, g):
     return w
 
 
+def _correlate_cuda(small, large, g):
+    """In memory as the kernel is, and not as cuDNN leaves it, which its optimiser would copy.
+
+    Otherwise the update of every moment and parameter is fused with a transpose, cannot take place
+    where these are, and is copied there.
+    """
+    w = _correlate_native(small, large, g)
+    return lax.optimization_barrier(w.ravel()).reshape(w.shape)
+
+
 # --- forms for the CPU ---------------------------------------------------------------------------
 
 
@@ -266,28 +276,28 @@ def _correlate_cpu(small, large, g):
 # --- the three maps, chosen by platform, each the derivative of the others -----------------------
 
 
-def _by_platform(cpu, default, a, b, g):
-    return lax.platform_dependent(
-        a, b, cpu=functools.partial(cpu, g=g), default=functools.partial(default, g=g)
-    )
+def _by_platform(default, a, b, g, **forms):
+    forms = {platform: functools.partial(form, g=g) for platform, form in forms.items()}
+    return lax.platform_dependent(a, b, **forms, default=functools.partial(default, g=g))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(large, w, g):
     """[n, *g.size, large channels] -> [n, *g.small_size, small channels]."""
-    return _by_platform(_convolve_cpu, _convolve_native, large, w, g)
+    return _by_platform(_convolve_native, large, w, g, cpu=_convolve_cpu)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def scatter(small, w, g):
     """[n, *g.small_size, small channels] -> [n, *g.size, large channels]."""
-    return _by_platform(_scatter_cpu, _scatter_native, small, w, g)
+    return _by_platform(_scatter_native, small, w, g, cpu=_scatter_cpu)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def correlate(small, large, g):
     """The kernel gradient of both -> [k, ..., in, out]."""
-    return _by_platform(_correlate_cpu, _correlate_native, small, large, g)
+    forms = {"cpu": _correlate_cpu, "cuda": _correlate_cuda}
+    return _by_platform(_correlate_native, small, large, g, **forms)
 
 
 convolve.defvjp(

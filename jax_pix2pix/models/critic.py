@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.models.activation import leaky_relu
+from jax_pix2pix.models.activation import LEAKY
 from jax_pix2pix.models.conv import Conv
 from jax_pix2pix.models.norm import Norm
 from jax_pix2pix.models.resize import adaptive_average_pool
@@ -58,7 +58,7 @@ class Critic(nn.Module):
             else:
                 x = conv(x)
             if not last:
-                x = leaky_relu(Norm(self.norm, self.dtype, name=f"norm_{level}")(x, train=train))
+                x = Norm(self.norm, self.dtype, LEAKY, name=f"norm_{level}")(x, train=train)
             features.append(adaptive_average_pool(x, POOLED).astype(full_precision))
         return features
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.models.activation import leaky_relu
+from jax_pix2pix.models.activation import LEAKY
 from jax_pix2pix.models.conv import Conv
 from jax_pix2pix.models.norm import Norm
 from jax_pix2pix.models.resize import nearest_twice
@@ -48,9 +48,8 @@ class EncoderDecoder(nn.Module):
         for level in range(LEVELS):
             name = f"encode_{level}"
             x = Conv(self.width * 2**level, use_bias=level == 0, dtype=self.dtype, name=name)(x)
-            if level > 0:
-                x = Norm(self.norm, self.dtype, name=f"encode_norm_{level}")(x, train=train)
-            x = leaky_relu(x)
+            norm = self.norm if level > 0 else "none"
+            x = Norm(norm, self.dtype, LEAKY, name=f"encode_norm_{level}")(x, train=train)
 
         def convolve(x, features, name, use_bias):
             return Conv(
@@ -59,8 +58,8 @@ class EncoderDecoder(nn.Module):
 
         for level in reversed(range(LEVELS - 1)):
             x = convolve(x, self.width * 2**level, f"decode_{level + 1}", use_bias=False)
-            x = Norm(self.norm, self.dtype, name=f"decode_norm_{level + 1}")(x, train=train)
-            x = nearest_twice(nn.relu(x))
+            norm = Norm(self.norm, self.dtype, slope=0.0, name=f"decode_norm_{level + 1}")
+            x = nearest_twice(norm(x, train=train))
 
         if self.output == "relu":
             if self.classes > 1:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.models.activation import leaky_relu
+from jax_pix2pix.models.activation import LEAKY
 from jax_pix2pix.models.conv import Conv
 from jax_pix2pix.models.norm import Norm
 
@@ -60,8 +60,14 @@ class PatchGAN(nn.Module):
     def _features(self, x, prefix, train):
         full_precision = jnp.promote_types(x.dtype, jnp.float32)
 
-        def convolve(channels, stride, name, x):
-            conv = Conv(channels, stride=stride, dtype=self.dtype, name=prefix + name)
+        def convolve(channels, stride, name, x, idle_bias=False):
+            conv = Conv(
+                channels,
+                stride=stride,
+                idle_bias=idle_bias,
+                dtype=self.dtype,
+                name=prefix + name,
+            )
             if self.spectral_norm:
                 return nn.SpectralNorm(conv, name=f"{prefix}spectral_{name}")(x, update_stats=train)
             return conv(x)
@@ -70,9 +76,8 @@ class PatchGAN(nn.Module):
         for level in range(self.strided_levels + self.dense_levels):
             stride = 2 if level < self.strided_levels else 1
             channels = self.width * min(2**level, 8)
-            x = convolve(channels, stride, f"level_{level}", x)
-            if level > 0:
-                x = Norm(self.norm, self.dtype, name=f"{prefix}norm_{level}")(x, train=train)
-            x = leaky_relu(x)
+            norm = self.norm if level > 0 else "none"
+            x = convolve(channels, stride, f"level_{level}", x, idle_bias=norm == "instance")
+            x = Norm(norm, self.dtype, LEAKY, name=f"{prefix}norm_{level}")(x, train=train)
             features.append(x)
         return [*features, convolve(1, 1, "logits", x).astype(full_precision)]

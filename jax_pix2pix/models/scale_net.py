@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jax_pix2pix.models.activation import leaky_relu
+from jax_pix2pix.models.activation import LEAKY
 from jax_pix2pix.models.conv import Conv, ConvTranspose
 from jax_pix2pix.models.norm import Norm
 
@@ -47,7 +47,7 @@ class VolumeGenerator(nn.Module):
         full_precision = x.dtype
         for layer in range(self.layers):
             x = _convolution(self, self.width, f"layer_{layer}", padding=0)(x)
-            x = leaky_relu(Norm(self.norm, self.dtype, name=f"norm_{layer}")(x, train=train))
+            x = Norm(self.norm, self.dtype, LEAKY, name=f"norm_{layer}")(x, train=train)
         x = Conv(self.channels, 3, 1, 0, dtype=self.dtype, name="image")(x)
         return jnp.tanh(x.astype(full_precision))
 
@@ -85,8 +85,8 @@ class SlabGenerator(nn.Module):
         def twice(x, name):
             for part in ("a", "b"):
                 x = _convolution(self, self.width, f"{name}_{part}", padding=1)(x)
-                norm = Norm(self.norm, self.dtype, name=f"{name}_norm_{part}")
-                x = nn.relu(norm(x, train=train))
+                norm = Norm(self.norm, self.dtype, slope=0.0, name=f"{name}_norm_{part}")
+                x = norm(x, train=train)
             return x
 
         x = Conv(self.width, 3, 1, 1, dtype=self.dtype, name="first")(x)
@@ -124,7 +124,7 @@ class ScaleDiscriminator(nn.Module):
         x, features = image, []
         for layer in range(self.layers):
             x = _convolution(self, self.width, f"layer_{layer}", padding=1)(x)
-            x = leaky_relu(Norm(self.norm, self.dtype, name=f"norm_{layer}")(x, train=train))
+            x = Norm(self.norm, self.dtype, LEAKY, name=f"norm_{layer}")(x, train=train)
             features.append(x)
         logits = Conv(1, 3, 1, 1, dtype=self.dtype, name="logits")(x)
         return [*features, logits.astype(image.dtype)]

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.models.activation import leaky_relu
+from jax_pix2pix.models.activation import LEAKY
 from jax_pix2pix.models.attention import AttentionGate, SelfAttention
 from jax_pix2pix.models.conv import Conv, ConvTranspose
 from jax_pix2pix.models.norm import Norm
@@ -64,10 +64,16 @@ class UNet(nn.Module):
 
         skips = []
         for level, features in enumerate(channels):
-            x = Conv(features, use_bias=self.use_bias, dtype=self.dtype, name=f"encode_{level}")(x)
-            if level > 0 and max(x.shape[1:-1]) > 1:
-                x = Norm(self.norm, self.dtype, name=f"encode_norm_{level}")(x, train=train)
-            x = leaky_relu(x)
+            # The first level has no norm, nor has a single pixel, whose variance is 0.
+            norm = self.norm if level > 0 and max(x.shape[1:-1]) > 2 else "none"
+            x = Conv(
+                features,
+                use_bias=self.use_bias,
+                idle_bias=norm == "instance",
+                dtype=self.dtype,
+                name=f"encode_{level}",
+            )(x)
+            x = Norm(norm, self.dtype, LEAKY, name=f"encode_norm_{level}")(x, train=train)
             if level + 1 == self.self_attention:
                 x = SelfAttention(self.dtype, name="self_attention")(x)
             skips.append(x)
@@ -77,11 +83,12 @@ class UNet(nn.Module):
             x = ConvTranspose(
                 channels[level],
                 use_bias=self.use_bias,
+                idle_bias=self.norm == "instance",
                 dtype=self.dtype,
                 name=f"decode_{level + 1}",
             )(x)
-            x = Norm(self.norm, self.dtype, name=f"decode_norm_{level + 1}")(x, train=train)
-            x = nn.relu(x)
+            norm = Norm(self.norm, self.dtype, slope=0.0, name=f"decode_norm_{level + 1}")
+            x = norm(x, train=train)
             if number < self.dropout_levels:
                 x = nn.Dropout(self.dropout, deterministic=not dropout)(x)
             skip = skips.pop()
