@@ -35,7 +35,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 @functools.cache
 def environment():
     """What bitwise reproduction depends on beside the config."""
-    versions = {name: metadata.version(name) for name in PACKAGES}
+    versions = {name: _version(name) for name in PACKAGES}
     device = jax.devices()[0].device_kind
     return versions | {
         "python": platform.python_version(),
@@ -45,6 +45,13 @@ def environment():
         "devices": jax.device_count(),
         "processes": jax.process_count(),
     }
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # tensorflow-datasets: training can be without it
+        return "not installed"
 
 
 def _revision():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_pix2pix import file_digests, sharding
+from jax_pix2pix import checkpoint, file_digests, sharding
 from jax_pix2pix.checkpoint import Checkpoints
 from jax_pix2pix.errors import WorkdirError
 
@@ -82,6 +82,13 @@ def test_says_where_it_comes_from(saved):
     assert environment["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
     assert environment["device"] in Path("/proc/cpuinfo").read_text("utf-8")
     assert (environment["devices"], environment["processes"]) == (8, 1)
+
+
+def test_a_package_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(checkpoint, "PACKAGES", ("jax", "no-such-package"))
+    environment = checkpoint.environment.__wrapped__()
+    assert environment["jax"] == jax.__version__
+    assert environment["no-such-package"] == "not installed"
 
 
 def test_a_failed_save_names_the_one_that_is_whole(tmp_path, monkeypatch):
