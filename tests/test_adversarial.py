@@ -114,7 +114,9 @@ def test_bfloat16_keeps_float32_state_and_losses(batch):
         state
     )
     assert {x.dtype for x in jax.tree.leaves(new.generator.params)} == {jnp.dtype("float32")}
-    assert {x.dtype for x in metrics.values()} == {jnp.dtype("float32")}
+    dtypes = {name: x.dtype for name, x in metrics.items()}
+    assert [dtypes.pop(f"skipped_{network}") for network in "DG"] == 2 * [jnp.dtype("int32")]
+    assert set(dtypes.values()) == {jnp.dtype("float32")}
     full = build_system(tiny_config())
     _, reference = jax.jit(lambda s: adversarial.train_step(full, s, batch, jax.random.key(0)))(
         state

@@ -167,7 +167,7 @@ def _files(directory):
 def test_killed_within_a_scale_it_resumes_bit_for_bit(run, states, data_dir, tmp_path):
     process = _start(tmp_path, data_dir)
     checkpoints = tmp_path / "scale_1" / "checkpoints"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not (checkpoints / "10").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.005)
