@@ -106,8 +106,12 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 class _Instruction:
     shape: str
     opcode: str
-    operands: list[str]
+    arguments: str
     attributes: str
+
+    @property
+    def operands(self):
+        return re.findall(r"%([\w.\-]+)", self.arguments)
 
 
 def collectives(text, partitions):
@@ -172,8 +176,8 @@ def _instruction(text):
     end = _closing(text) if text.startswith("(") else text.index(" ")
     shape, rest = text[:end], text[end:].lstrip()
     opcode, _, rest = rest.partition("(")
-    end = _closing("(" + rest) - 1
-    return _Instruction(shape, opcode, re.findall(r"%([\w.\-]+)", rest[:end]), rest[end:])
+    end = _closing("(" + rest) - 2
+    return _Instruction(shape, opcode, rest[:end], rest[end + 1 :])
 
 
 def _closing(text):
@@ -201,10 +205,9 @@ def _trip_count(loop, condition):
     if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(match[1])
     limits = [
-        int(match[1])
+        int(instruction.arguments)
         for instruction in condition.values()
-        if instruction.opcode == "constant"
-        and (match := re.match(r"(\d+)\)", instruction.attributes))
+        if instruction.opcode == "constant" and instruction.arguments.isdecimal()
     ]
     if len(limits) != 1:
         raise BenchmarkError("a loop of unknown length exchanges data between devices")
