@@ -40,7 +40,7 @@ GPUS = (8, 16, 32, 64, 128, 256)
 
 
 def main():
-    programs = [_read(path) for path in _PROGRAMS.value]
+    programs = [read(path) for path in _PROGRAMS.value]
     first = programs[0]
     print(
         f"{first['system']}, {first['dtype']}; "
@@ -54,14 +54,14 @@ def main():
             f"{_reduced(program) / 1e6:.3f} MB in {len(program['collectives'])} all-reduces"
         )
     print(f"\nWeak scaling, {first['batch_size_per_chip']} images a chip\n\n{weak(programs)}")
-    lines = [Line(*pair) for pair in _pairs(programs)]
+    lines = [Line(*pair) for pair in pairs(programs)]
     if lines:
         print(f"\nStrong scaling, global batch {_GLOBAL_BATCH.value}\n\n{strong(lines)}")
         print(f"\nMemory of a chip\n\n{memory(lines)}")
     print(f"\n{_SCANS.value:,} scans of {_EXAMPLES.value} examples\n\n{data(programs)}")
 
 
-def _read(path):
+def read(path):
     """A program, with collectives over all its chips alone.
 
     Raises:
@@ -83,8 +83,12 @@ def _read(path):
     return program
 
 
-def _pairs(programs):
-    """Programs of two batches for the same chip, the first two of each."""
+def pairs(programs):
+    """Programs of two batches for the same chip, the first two of each.
+
+    Raises:
+        ConfigError: both have the same batch.
+    """
     for chip in dict.fromkeys(program["chip"] for program in programs):
         alike = [program for program in programs if program["chip"] == chip]
         if len(alike) > 1:
