@@ -143,7 +143,8 @@ def collectives(text, partitions):
                 continue
             if instruction.opcode == "while":
                 body, condition = (
-                    _named(part, instruction.attributes) for part in ("body", "condition")
+                    re.findall(rf"\b{part}=%?([\w.\-]+)", instruction.attributes)[0]
+                    for part in ("body", "condition")
                 )
                 before = len(found)
                 visit(body, times)
@@ -188,10 +189,6 @@ def _closing(text):
         if not depth:
             return place + 1
     raise BenchmarkError("the program's text has a parenthesis that nothing closes")
-
-
-def _named(part, attributes):
-    return re.search(rf"\b{part}=%?([\w.\-]+)", attributes)[1]
 
 
 def _called(attributes):

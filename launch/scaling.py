@@ -256,12 +256,18 @@ def data(programs):
             [
                 name,
                 f"{steps:,}",
-                f"{steps * bound['overlapped'] / 3600:.2f}",
+                f"{steps * bound['overlapped'] / 60:.1f}",
                 f"{rate * stored / 1e9:.2f}",
                 f"{size / count / 1e9:,.1f}",
             ]
         )
-    head = ["slice", "steps an epoch", "hours an epoch at least", "GB/s read", "GB a chip's share"]
+    head = [
+        "slice",
+        "steps an epoch",
+        "minutes an epoch at least",
+        "GB/s read",
+        "GB a chip's share",
+    ]
     return f"{examples:,} examples, {size / 1e12:.2f} TB as they are stored\n\n" + _table(
         head, rows
     )
