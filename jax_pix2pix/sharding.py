@@ -13,17 +13,22 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax_pix2pix.errors import ConfigError
 
 
-def make_mesh(fsdp, batch_size, devices=None):
+def make_mesh(fsdp, batch_size, devices=None, of=None):
     """The mesh over the first ``devices`` devices, or over all.
+
+    Args:
+        of: the devices to take them from, a topology's for instance; by default those of JAX.
 
     Raises:
         ConfigError: there are fewer devices, fsdp does not divide their number, or that does not
             divide batch_size.
     """
-    present = jax.device_count()
-    devices = devices or present
-    if devices > present:
-        raise ConfigError(f"{devices} devices asked for, {present} present: use at most {present}")
+    present = jax.devices() if of is None else of
+    devices = devices or len(present)
+    if devices > len(present):
+        raise ConfigError(
+            f"{devices} devices asked for, {len(present)} present: use at most {len(present)}"
+        )
     if devices % fsdp:
         raise ConfigError(f"config.fsdp={fsdp} does not divide the {devices} devices")
     if batch_size % devices:
@@ -36,7 +41,7 @@ def make_mesh(fsdp, batch_size, devices=None):
         (devices // fsdp, fsdp),
         ("data", "fsdp"),
         axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=jax.devices()[:devices],
+        devices=present[:devices],
     )
 
 

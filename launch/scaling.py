@@ -1,0 +1,277 @@
+"""How a compiled training step would scale over more chips: tables in Markdown, all of estimates.
+
+    python -m launch.compile --config=… --topology=v5e:2x2 --output=64.json
+    python -m launch.compile … --config.data.batch_size=32 --output=8.json
+    python -m launch.scaling --programs=64.json,8.json
+
+Without fsdp, what a step reduces over all chips is the gradients and a few scalars, whatever the
+number of chips and the batch (`launch.check_scaling` shows it), so one program tells of any slice.
+Weak scaling keeps the images of a chip, those of the first program. Strong scaling keeps the global
+batch: operations and bytes are on the line through two programs of different batches. Rows of a
+chip take the programs compiled for it, or else the first ones: then operations and bytes are those
+that another chip's compiler made.
+"""
+
+import json
+import math
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+
+from jax_pix2pix.errors import BenchmarkError, ConfigError
+from jax_pix2pix.workdir import example_batch
+from launch import chips, command, roofline
+from launch.compiled_program import Collective
+
+_PROGRAMS = flags.DEFINE_list("programs", None, "JSON files of launch.compile", required=True)
+_GLOBAL_BATCH = flags.DEFINE_integer("global_batch", 1024, "of strong scaling", 1)
+_INPUT_RATE = flags.DEFINE_float(
+    "input_rate", 16776, "examples per CPU second, as launch.benchmark.input prints it", 0
+)
+_SCANS = flags.DEFINE_integer("scans", 1_000_000, "in the data set of the last table", 1)
+_EXAMPLES = flags.DEFINE_integer("examples_per_scan", 100, "likewise", 1)
+
+SLICES = (
+    "v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16", "v5p:4x8x8",
+)  # fmt: skip
+GPUS = (8, 16, 32, 64, 128, 256)
+
+
+def main():
+    programs = [read(path) for path in _PROGRAMS.value]
+    first = programs[0]
+    print(
+        f"{first['system']}, {first['dtype']}; "
+        + ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    )
+    for program in programs:
+        print(
+            f"compiled for {program['topology']}, {program['batch_size_per_chip']} images a chip: "
+            f"{program['cost']['flops'] / 1e9:.1f} GFLOP, "
+            f"{program['cost']['bytes_accessed'] / 1e9:.2f} GB, "
+            f"{_reduced(program) / 1e6:.3f} MB in {len(program['collectives'])} all-reduces"
+        )
+    print(f"\nWeak scaling, {first['batch_size_per_chip']} images a chip\n\n{weak(programs)}")
+    lines = [Line(*pair) for pair in pairs(programs)]
+    if lines:
+        print(f"\nStrong scaling, global batch {_GLOBAL_BATCH.value}\n\n{strong(lines)}")
+        print(f"\nMemory of a chip\n\n{memory(lines)}")
+    print(f"\n{_SCANS.value:,} scans of {_EXAMPLES.value} examples\n\n{data(programs)}")
+
+
+def read(path):
+    """A program, with collectives over all its chips alone.
+
+    Raises:
+        BenchmarkError: it is none, or is split over fsdp.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            program = json.load(file)
+        mesh, collectives = program["mesh"], program["collectives"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(
+            f"{path} is not a file of launch.compile --output ({error!r})"
+        ) from None
+    if mesh["fsdp"] > 1 or any(c["chips"] != program["chips"] for c in collectives):
+        raise BenchmarkError(
+            f"{path}: its collectives are not all over all chips, so that other slices have "
+            "others: compile with --config.fsdp=1"
+        )
+    return program
+
+
+def pairs(programs):
+    """Programs of two batches for the same chip, the first two of each.
+
+    Raises:
+        ConfigError: both have the same batch.
+    """
+    for chip in dict.fromkeys(program["chip"] for program in programs):
+        alike = [program for program in programs if program["chip"] == chip]
+        if len(alike) > 1:
+            if alike[0]["batch_size_per_chip"] == alike[1]["batch_size_per_chip"]:
+                raise ConfigError(f"--programs: the two of {chip} have the same batch")
+            yield alike[:2]
+
+
+def _reduced(program):
+    return sum(c["times"] * c["bytes"] for c in program["collectives"])
+
+
+class Line:
+    """What a chip does at any number of images: constant + slope * images, through two programs."""
+
+    def __init__(self, one, other):
+        self.program = one
+        self._images = one["batch_size_per_chip"], other["batch_size_per_chip"]
+        self._programs = one, other
+
+    def coefficients(self, value):
+        """(constant, slope) of value(program)."""
+        (a, b), (y, z) = self._images, map(value, self._programs)
+        slope = (y - z) / (a - b)
+        return y - a * slope, slope
+
+    def at(self, images, value):
+        constant, slope = self.coefficients(value)
+        return constant + slope * images
+
+
+def slices(programs):
+    """(name, chips, chip, network, programs of that chip or all) of every row."""
+    for name in SLICES:
+        topology = chips.topology(name)
+        places = np.array(list(np.ndindex(topology.shape)))
+        network = roofline.Torus(topology, places)
+        yield name, topology.chips, topology.chip, network, _of(topology.chip, programs)
+    for count in GPUS:
+        yield f"{count} H100", count, chips.H100, roofline.Nodes(chips.H100), programs
+
+
+def _of(chip, programs):
+    return [program for program in programs if program["chip"] == chip.name] or programs
+
+
+def _estimate(program, count, chip, network, flops, bytes_accessed):
+    everyone = (tuple(range(count)),)
+    collectives = [
+        Collective(c["kind"], c["bytes"], c["arrays"], everyone, c["times"])
+        for c in program["collectives"]
+    ]
+    return roofline.estimate(chip, network, program["dtype"], flops, bytes_accessed, collectives)
+
+
+def _table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def weak(programs):
+    rows = []
+    for name, count, chip, network, (program, *_) in slices(programs):
+        cost = program["cost"]
+        bound = _estimate(program, count, chip, network, cost["flops"], cost["bytes_accessed"])
+        images = program["batch_size_per_chip"]
+        rate = images / bound["overlapped"]
+        rows.append(
+            [
+                name,
+                str(count),
+                f"{count * images:,}",
+                f"{1e3 * bound['compute']:.2f}",
+                f"{1e3 * bound['memory']:.2f}",
+                f"{1e3 * bound['communication']:.2f}",
+                _range(bound, 1e3, ".2f", "overlapped", "not_overlapped"),
+                f"{count * images / bound['not_overlapped']:,.0f} to {count * rate:,.0f}",
+                _range(bound, 100, ".1f", "efficiency_not_overlapped", "efficiency_overlapped"),
+                f"{rate:,.0f}",
+                f"{rate / _INPUT_RATE.value:.2f}",
+            ]
+        )
+    head = [
+        "slice", "chips", "global batch", "compute, ms", "memory, ms", "communication, ms",
+        "step, ms", "images/s", "efficiency, %", "images/s a chip at most",
+        "CPU cores a chip for it",
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
+def _range(bound, factor, form, low, high):
+    return f"{factor * bound[low]:{form}} to {factor * bound[high]:{form}}"
+
+
+def strong(lines):
+    rows, first = [], {}
+    programs = [line.program for line in lines]
+    for name, count, chip, network, (program, *_) in slices(programs):
+        line = next(line for line in lines if line.program is program)
+        images = _GLOBAL_BATCH.value / count
+        flops, accessed = (
+            line.at(images, lambda p, name=name: p["cost"][name])
+            for name in ("flops", "bytes_accessed")
+        )
+        bound = _estimate(program, count, chip, network, flops, accessed)
+        # Against the smallest slice of that chip.
+        start = first.setdefault(chip.name, (count, bound))
+        efficiency = {
+            key: start[0] * start[1][key] / (count * bound[key])
+            for key in ("overlapped", "not_overlapped")
+        }
+        rows.append(
+            [
+                name,
+                f"{images:g}",
+                f"{1e3 * bound['communication']:.2f}",
+                _range(bound, 1e3, ".2f", "overlapped", "not_overlapped"),
+                f"{_GLOBAL_BATCH.value / bound['not_overlapped']:,.0f} to "
+                f"{_GLOBAL_BATCH.value / bound['overlapped']:,.0f}",
+                _range(efficiency, 100, ".1f", "not_overlapped", "overlapped"),
+            ]
+        )
+    head = ["slice", "images a chip", "communication, ms", "step, ms", "images/s", "efficiency, %"]
+    return _table(head, rows)
+
+
+def memory(lines):
+    """What fits, and what splitting the parameters and the optimiser's state would add to it."""
+    rows = []
+    for line in lines:
+        constant, slope = line.coefficients(lambda p: p["memory"]["total"])
+        state = line.coefficients(lambda p: p["memory"]["arguments"])[0]
+        available = line.program["memory"]["available"]
+        without = (available - constant) / slope
+        for fsdp in (1, 4, 16, 64):
+            saved = state * (1 - 1 / fsdp)
+            rows.append(
+                [
+                    line.program["chip"],
+                    str(fsdp),
+                    f"{state / fsdp / chips.GIB:.3f}",
+                    f"{slope / 2**20:.2f}",
+                    f"{math.floor((available - constant + saved) / slope)}",
+                    f"{100 * saved / slope / without:.1f}",
+                ]
+            )
+    head = ["chip", "fsdp", "state, GiB", "MiB an image", "images a chip that fit", "more, %"]
+    return _table(head, rows)
+
+
+def data(programs):
+    """What the data set takes on disk and in memory, and how long an epoch lasts at most."""
+    examples = _SCANS.value * _EXAMPLES.value
+    config = ml_collections.ConfigDict(programs[0]["config"])
+    example = jax.eval_shape(lambda: example_batch(config))
+    stored = sum(x.size * x.dtype.itemsize for x in example.values())
+    size = examples * stored
+    rows = []
+    for name, count, chip, network, (program, *_) in slices(programs):
+        cost, images = program["cost"], program["batch_size_per_chip"]
+        bound = _estimate(program, count, chip, network, cost["flops"], cost["bytes_accessed"])
+        steps = math.ceil(examples / (count * images))
+        rate = count * images / bound["overlapped"]
+        rows.append(
+            [
+                name,
+                f"{steps:,}",
+                f"{steps * bound['overlapped'] / 60:.1f}",
+                f"{rate * stored / 1e9:.2f}",
+                f"{size / count / 1e9:,.1f}",
+            ]
+        )
+    head = [
+        "slice",
+        "steps an epoch",
+        "minutes an epoch at least",
+        "GB/s read",
+        "GB a chip's share",
+    ]
+    return f"{examples:,} examples, {size / 1e12:.2f} TB as they are stored\n\n" + _table(
+        head, rows
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)
