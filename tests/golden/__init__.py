@@ -133,8 +133,9 @@ def initial_state(system, config):
     """The state that training begins with, in float64.
 
     Batch norms' first scales are drawn in float32, whose last bit depends on how XLA compiles that,
-    and 20 steps make 1e-8 into 1e-5: here NumPy draws them. A pyramid's coarser scales get weights that make images. Those of a fresh one make flat ones,
-    whose variance is rounding, and each norm divides by that.
+    and 20 steps make 1e-8 into 1e-5: here NumPy draws them. A pyramid's coarser scales get weights
+    that make images. Those of a fresh one make flat ones, whose variance is rounding, and each norm
+    divides by that.
     """
     state = create_state(system, jax.random.key(config.seed), example_batch(config))
     rng = np.random.default_rng(0)
