@@ -75,7 +75,7 @@ class Norm(nn.Module):
     slope: float = 1.0
 
     @nn.compact
-    def __call__(self, x, *, train):
+    def __call__(self, x, *, train) -> Any:
         if self.kind == "none":
             return leaky_relu(x, self.slope)
         if self.kind == "instance":
