@@ -8,6 +8,7 @@ import optax
 from flax import linen as nn
 
 from jax_pix2pix.errors import ConfigError, chosen
+from jax_pix2pix.gradient_penalties import gradient_penalty, r1_penalty
 from jax_pix2pix.intensity import AIR_HU, BONE_HU
 from jax_pix2pix.perceptual import perceptual_distance
 from jax_pix2pix.ssim import SSIM_FORMS, ms_ssim
@@ -97,37 +98,6 @@ def logits_of_both(discriminate, source, real, fake):
     return tuple(
         jax.tree.map(lambda x, i=i: x.reshape(-1, 2, *x.shape[1:])[:, i], logits) for i in (0, 1)
     )
-
-
-def r1_penalty(discriminate, source, image):
-    """Half the squared gradient of D's logits by real images, summed over pixels (Mescheder 2018).
-
-    The mean over images; a patch discriminator's logits are added up.
-    """
-
-    def total(image):
-        logits = discriminate(source, image, update_stats=False)[-1]
-        return sum(x.sum() for x in jax.tree.leaves(logits))
-
-    return jnp.square(jax.grad(total)(image)).sum() / (2 * len(image))
-
-
-def gradient_penalty(discriminate, source, real, fake, key):
-    """WGAN-GP (Gulrajani et al., NeurIPS 2017): squared distance of D's slope from 1, mean over n.
-
-    The slope is the norm of the gradient of the mean logit by an image at a random place between
-    real and fake, both [n, *spatial, c].
-    """
-    share = jax.random.uniform(key, (len(real), *(1,) * (real.ndim - 1)), real.dtype)
-
-    def total(image):
-        logits = discriminate(source, image, update_stats=False)[-1]
-        return sum(x.mean(tuple(range(1, x.ndim))).sum() for x in jax.tree.leaves(logits))
-
-    slopes = jax.grad(total)(share * real + (1 - share) * fake)
-    squares = jnp.square(slopes).sum(tuple(range(1, real.ndim)))
-    # The root has no gradient at 0, which a D without any slope would meet.
-    return jnp.square(jnp.sqrt(squares + 1e-12) - 1).mean()
 
 
 def intensity_projections(fake, real):

@@ -20,13 +20,13 @@ LIBRARY = {
     "models": {"models", "errors"},
     "adversarial": {"task"},
     "systems": {
-        "systems", "adversarial", "diff_augment", "errors", "intensity", "losses", "models",
-        "optimizer", "segmentation", "segmenter", "synthesis", "task",
+        "systems", "adversarial", "diff_augment", "errors", "gradient_penalties", "intensity",
+        "losses", "models", "optimizer", "segmentation", "segmenter", "synthesis", "task",
     },
 }  # fmt: skip
 # What training is: step, loop, models, losses, systems, pipeline, configs. Where arrays live, how
-# results are judged, what is faster on a CPU and what no config has turned on unless it says so can
-# be read when it is needed.
+# results are judged, which form of an operation is the fastest and what no config has turned on
+# unless it says so can be read when it is needed.
 READ_BY_A_NEWCOMER = (
     "jax_pix2pix/adversarial.py",
     "jax_pix2pix/fit.py",
@@ -43,7 +43,11 @@ READ_BY_A_NEWCOMER = (
     "configs",
     "launch/train.py",
 )
-SKIPPED = ("jax_pix2pix/models/convolution_maps.py", "jax_pix2pix/models/attention.py")
+SKIPPED = (
+    "jax_pix2pix/models/attention.py",
+    "jax_pix2pix/models/convolution_maps.py",
+    "jax_pix2pix/models/instance_norm.py",
+)
 # What the pyramid alone has, on top of that: the outer loop and the networks of a scale.
 PYRAMID = (
     "jax_pix2pix/pyramid.py",

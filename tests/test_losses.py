@@ -13,6 +13,7 @@ from monai.losses import DiceLoss
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix import losses, sharding
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.gradient_penalties import r1_penalty
 from jax_pix2pix.models.patchgan import PatchGAN
 from jax_pix2pix.optimizer import constant_then_linear
 from jax_pix2pix.workdir import build_system
@@ -285,7 +286,7 @@ def test_r1_and_its_gradient_by_double_backward(float64, norm):
             assert not update_stats
             return ours.apply({"params": params}, source, image, train=True)
 
-        return losses.r1_penalty(discriminate, source, image)
+        return r1_penalty(discriminate, source, image)
 
     value, by_params = jax.jit(jax.value_and_grad(penalty))(params)
     assert float(value) == pytest.approx(expected.item(), rel=1e-10)

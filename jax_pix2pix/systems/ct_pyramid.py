@@ -6,8 +6,9 @@ import numpy as np
 
 from jax_pix2pix.adversarial import System
 from jax_pix2pix.errors import ConfigError, chosen
+from jax_pix2pix.gradient_penalties import gradient_penalty
 from jax_pix2pix.intensity import DTYPES, to_network
-from jax_pix2pix.losses import ADVERSARIAL, PROJECTIONS, gradient_penalty
+from jax_pix2pix.losses import ADVERSARIAL, PROJECTIONS
 from jax_pix2pix.models.pyramid import Pyramid, inside
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.models.scale_net import ScaleDiscriminator, SlabGenerator, VolumeGenerator
