@@ -70,12 +70,14 @@ def read(path):
     try:
         with open(path, encoding="utf-8") as file:
             program = json.load(file)
-        mesh, collectives = program["mesh"], program["collectives"]
+        split = program["mesh"]["fsdp"] > 1 or any(
+            c["chips"] != program["chips"] for c in program["collectives"]
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(
             f"{path} is not a file of launch.compile --output ({error!r})"
         ) from None
-    if mesh["fsdp"] > 1 or any(c["chips"] != program["chips"] for c in collectives):
+    if split:
         raise BenchmarkError(
             f"{path}: its collectives are not all over all chips, so that other slices have "
             "others: compile with --config.fsdp=1"
