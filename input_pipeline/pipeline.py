@@ -280,6 +280,7 @@ def _iterate(records, steps, load):
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_warm_start = True
+    options.autotune.enabled = False  # nothing is left to it, and its thread is slow to end
     options.threading.private_threadpool_size = THREADS
     options.threading.max_intra_op_parallelism = 1
     batches = steps.map(load, num_parallel_calls=THREADS).prefetch(2).with_options(options)

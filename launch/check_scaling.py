@@ -3,8 +3,7 @@
     python -m launch.check_scaling --config=configs/lidc_mask2ct.py
 
 Compiles the step for 1, 2, 4 and 8 devices and compares its collectives with those of two: they
-must be as many, over all devices, of as many bytes; and on one device there must be none. XLA's CPU
-compiler reduces the gradients of D on real and on fake images apart, the TPU's their sum. Nothing
+must be as many, over all devices, of as many bytes; and on one device there must be none. Nothing
 is said of time: CPU devices share the cores. Exit code 1 where the assumption fails.
 """
 

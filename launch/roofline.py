@@ -1,4 +1,4 @@
-"""How long a step takes at least, from a chip's peaks: an estimate, with nothing measured in it.
+"""How long a step takes at a chip's peaks: an estimate, with nothing measured in it.
 
     compute        operations / peak of the dtype
     memory         bytes accessed / rate of HBM

@@ -109,7 +109,7 @@ for module in pkgutil.walk_packages(jax_pix2pix.__path__, "jax_pix2pix."):
 """
 
 
-@pytest.mark.parametrize("command", ["launch.compare", "launch.predict"])
+@pytest.mark.parametrize("command", ["launch.compare", "launch.compile", "launch.predict"])
 def test_library_and_commands_run_without_tensorflow(command):
     arguments = [sys.executable, "-c", WITHOUT_TENSORFLOW, command]
     subprocess.run(arguments, cwd=ROOT, check=True, timeout=120)

@@ -15,3 +15,22 @@ def quickstart_data(data_dir):
     data = get_config("quickstart").data
     data.data_dir = str(data_dir)
     return data
+
+
+def parameters_with_a_gradient(abstract):
+    """How many of G's and of D's: a bias before an instance norm has none.
+
+    abstract: the flagship's state of any size, as shapes.
+    """
+    return [
+        sum(
+            x.size
+            for layer, params in network.params.items()
+            for name, x in params.items()
+            if name == "kernel" or layer in ends
+        )
+        for network, ends in (
+            (abstract.generator, ("encode_0", "decode_0")),
+            (abstract.discriminator, ("level_0", "logits")),
+        )
+    ]
