@@ -50,7 +50,7 @@ def _calls(function, *args):
 def test_generator_runs_forward_once(system, state, batch):
     calls = _calls(lambda s: adversarial.train_step(system, s, batch, jax.random.key(0)), state)
     assert calls.count("UNet") == 1
-    assert calls.count("PatchGAN") == 3  # real, fake, and the fake as G sees it
+    assert calls.count("PatchGAN") == 2  # real and fake at once, and the fake as G sees it
 
 
 def test_step_depends_on_seed_and_step_alone(system, state, batch):
