@@ -131,6 +131,7 @@ def test_the_assumption_holds_on_cpu_devices():
     counts = [[int(cell.replace(",", "")) for cell in row.split()[:4]] for row in rows]
     assert [row[0] for row in counts] == [1, 2, 4, 8]
     assert counts[0][1:] == [0, 0, 0]
-    assert {row[3] for row in counts[1:]} == {g + 2 * d + 4 * 5}
+    idle = 4 * (4 + 2 + 4)  # biases before an instance norm: of encode_1, decode_1 and level_1
+    assert {row[3] for row in counts[1:]} == {g + d - idle + 4 * 5}
     assert len({tuple(row[1:]) for row in counts[1:]}) == 1
     assert out.count("yes") == 4
