@@ -283,6 +283,7 @@ def _iterate(records, steps, load):
     options.autotune.enabled = False  # nothing is left to it, and its thread is slow to end
     options.threading.private_threadpool_size = THREADS
     options.threading.max_intra_op_parallelism = 1
+    load = tf.autograph.experimental.do_not_convert(load)  # no control flow; takes seconds
     batches = steps.map(load, num_parallel_calls=THREADS).prefetch(2).with_options(options)
     iterator = batches.as_numpy_iterator()
 

@@ -23,6 +23,11 @@ from jax_pix2pix.errors import ConfigError
 GIB = 2**30
 
 
+def gib(size):
+    """The text of a number of bytes."""
+    return f"{size / GIB:.2f}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Chip:
     """Peaks of one accelerator.

@@ -12,8 +12,9 @@ import pytest
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.workdir import abstract_state, build_system
 from launch import ahead_of_time, chips
-from launch.compile import bisect, largest, table
 from launch.compiled_program import DoesNotFit
+from launch.largest_batch import bisect, largest
+from launch.program_table import table
 from tests import commands, golden
 from tests.tiny import parameters_with_a_gradient
 
