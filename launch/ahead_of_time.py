@@ -120,7 +120,7 @@ def describe(topology, mesh, config, memory, cost, collectives):
             network,
             config.dtype,
             cost["flops"],
-            cost["bytes_accessed"],
+            cost["hbm_bytes"],
             collectives,
         ),
     }

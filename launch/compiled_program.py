@@ -11,6 +11,7 @@ import re
 import numpy as np
 
 from jax_pix2pix.errors import BenchmarkError
+from launch import program_text
 
 # What has a different factor of its size on the wire each; asynchronous ones end in -start.
 KINDS = (
@@ -68,13 +69,82 @@ def memory(compiled):
 
 
 def costs(compiled):
-    """{"flops", "bytes_accessed"} of one device.
+    """{"flops", "bytes_accessed", "operand_bytes", "hbm_bytes"} of one device.
 
-    Bytes are those of the operands and results of every fused operation. Some of them stay in the
-    chip's own memory, so that less crosses to HBM.
+    Of the bytes, the first are XLA's own count, in which a copy between memories is several
+    accesses; the others are `traffic`'s.
     """
     cost = compiled.cost_analysis()
-    return {"flops": cost["flops"], "bytes_accessed": cost["bytes accessed"]}
+    return {
+        "flops": cost["flops"],
+        "bytes_accessed": cost["bytes accessed"],
+        **traffic(compiled.as_text()),
+    }
+
+
+_MOVES_NOTHING = {
+    "after-all", "bitcast", "constant", "get-tuple-element", "opt-barrier", "parameter",
+    "partition-id", "replica-id", "tuple",
+}  # fmt: skip
+_NAMES_A_BUFFER = re.compile(r'custom_call_target="(ConcatBitcast|AllocateBuffer)"')
+
+
+def traffic(text):
+    """Bytes that a step moves, with the padding of arrays to tiles.
+
+    Args:
+        text: of a compiled module.
+
+    Returns:
+        {"operand_bytes": operands and results of every operation, fused ones as one, in whatever
+        memory they lie; "hbm_bytes": of these what lies in HBM, and what copies between HBM and the
+        chip's own memory move}. An operand counts whole, also where only a part of it is read, and
+        of a condition both branches: at most so much.
+
+    Raises:
+        BenchmarkError: a loop has an unknown length.
+    """
+    computations, entry = program_text.parse(text)
+
+    def visit(name):
+        total = np.zeros(2, np.int64)
+        instructions = computations[name]
+        for instruction in instructions.values():
+            opcode = instruction.opcode
+            if opcode == "while":
+                body, condition = program_text.loop(instruction)
+                length = program_text.trip_count(instruction, computations[condition])
+                total += length * (visit(body) + visit(condition))
+            elif opcode in ("call", "conditional"):
+                total += sum(map(visit, program_text.called(instruction.attributes)))
+            elif opcode not in _MOVES_NOTHING and not _NAMES_A_BUFFER.search(
+                instruction.attributes
+            ):
+                moved = _moved(instruction, instructions)
+                in_hbm = sum(array.padded_bytes for array in moved if array.space == 0)
+                between = opcode.startswith(("copy-", "slice-"))
+                total += 0 if between else sum(array.padded_bytes for array in moved), in_hbm
+        return total
+
+    operands, hbm = visit(entry)
+    return {"operand_bytes": int(operands), "hbm_bytes": int(hbm)}
+
+
+def _moved(instruction, instructions):
+    """Arrays that an instruction reads and writes. An asynchronous one's end writes its result."""
+    read = [
+        array
+        for name in instruction.operands
+        for array in program_text.arrays(instructions[name].shape)
+    ]
+    written = program_text.arrays(instruction.shape)
+    if instruction.opcode == "slice-start":  # ((source), slice, context)
+        return [dataclasses.replace(written[-2], space=read[0].space)]
+    if instruction.opcode.endswith("-start"):
+        return read
+    if instruction.opcode.endswith(("-done", "-update")):
+        return written if instruction.opcode.endswith("-done") else []
+    return read + written
 
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -96,24 +166,6 @@ def out_of_memory(message):
     return DoesNotFit(None, None)
 
 
-_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_ASSIGNMENT = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = ")
-_CALLED = re.compile(r"(?:calls|body|condition|(?:true|false)_computation)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
-    shape: str
-    opcode: str
-    arguments: str
-    attributes: str
-
-    @property
-    def operands(self):
-        return re.findall(r"%([\w.\-]+)", self.arguments)
-
-
 def collectives(text, partitions):
     """The collectives of a step, in the order of the text.
 
@@ -125,7 +177,7 @@ def collectives(text, partitions):
         BenchmarkError: a loop with a collective in it has an unknown length, or groups are written
             in an unknown form.
     """
-    computations, entry = _parse(text)
+    computations, entry = program_text.parse(text)
     found, seen = [], set()
 
     def visit(name, times):
@@ -142,87 +194,24 @@ def collectives(text, partitions):
                 found.append(_collective(kind, instruction, instructions, partitions, times))
                 continue
             if instruction.opcode == "while":
-                body, condition = (
-                    re.findall(rf"\b{part}=%?([\w.\-]+)", instruction.attributes)[0]
-                    for part in ("body", "condition")
-                )
+                body, condition = program_text.loop(instruction)
                 before = len(found)
                 visit(body, times)
                 if len(found) > before:
-                    length = _trip_count(instruction, computations[condition])
+                    length = program_text.trip_count(instruction, computations[condition])
                     found[before:] = [
                         dataclasses.replace(c, times=c.times * length) for c in found[before:]
                     ]
                 continue
-            for called in _called(instruction.attributes):
+            for called in program_text.called(instruction.attributes):
                 visit(called, times)
 
     visit(entry, 1)
     return found
 
 
-def _parse(text):
-    """-> {computation: {name: _Instruction}}, name of the entry."""
-    computations, entry, current = {}, None, {}
-    for line in text.splitlines():
-        if match := _COMPUTATION.match(line):
-            current = computations[match[2]] = {}
-            entry = match[2] if match[1] else entry
-        elif match := _ASSIGNMENT.match(line):
-            current[match[1]] = _instruction(line[match.end() :])
-    return computations, entry
-
-
-def _instruction(text):
-    end = _closing(text) if text.startswith("(") else text.index(" ")
-    shape, rest = text[:end], text[end:].lstrip()
-    opcode, _, rest = rest.partition("(")
-    end = _closing("(" + rest) - 2
-    return _Instruction(shape, opcode, rest[:end], rest[end + 1 :])
-
-
-def _closing(text):
-    """The place after the parenthesis that closes the first one."""
-    depth = 0
-    for place, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if not depth:
-            return place + 1
-    raise BenchmarkError("the program's text has a parenthesis that nothing closes")
-
-
-def _called(attributes):
-    branches = _BRANCHES.search(attributes)
-    names = re.findall(r"[\w.\-]+", branches[1]) if branches else []
-    return _CALLED.findall(attributes) + names
-
-
-def _trip_count(loop, condition):
-    """How often a loop runs: as XLA found, or as a condition that counts to a constant says."""
-    if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
-        return int(match[1])
-    limits = [
-        int(instruction.arguments)
-        for instruction in condition.values()
-        if instruction.opcode == "constant" and instruction.arguments.isdecimal()
-    ]
-    if len(limits) != 1:
-        raise BenchmarkError("a loop of unknown length exchanges data between devices")
-    return limits[0]
-
-
-def shape_bytes(shape):
-    """Bytes of "f32[4,4,2]{2,1,0}" or of a tuple of such. Padding to tiles is not counted."""
-    total = 0
-    for kind, sizes in re.findall(r"([a-z]\w*)\[([\d,]*)\]", shape):
-        bits = re.search(r"\d+", kind)
-        width = int(bits[0]) if bits else 8  # pred
-        total += math.ceil(math.prod(int(size) for size in sizes.split(",") if size) * width / 8)
-    return total
-
-
 def _collective(kind, instruction, instructions, partitions, times):
-    sizes = [shape_bytes(instructions[name].shape) for name in instruction.operands]
+    sizes = [program_text.shape_bytes(instructions[name].shape) for name in instruction.operands]
     groups = _groups(instruction.attributes, partitions)
     parts = max(len(group) for group in groups) if kind == "all-gather" else 1
     return Collective(kind, parts * sum(sizes), len(sizes), groups, times)
@@ -247,7 +236,7 @@ def _groups(attributes, partitions):
         ]
         return tuple(groups) or (tuple(range(partitions)),)
     if match := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes):
-        return _rows(_iota(match[2]).reshape(_numbers(match[1])))
+        return _rows(_iota(match[2]).reshape(program_text.numbers(match[1])))
     if match := re.search(
         r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\(([^{]*)\))? \{([^}]*)\}", attributes
     ):
@@ -257,18 +246,14 @@ def _groups(attributes, partitions):
     raise BenchmarkError(f"groups of devices in an unknown form: {attributes[:200]}")
 
 
-def _numbers(text):
-    return tuple(int(number) for number in text.split(","))
-
-
 def _iota(text):
     """ "[4,2]T(1,0)" -> what it stands for, flat."""
     match = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if not match:
         raise BenchmarkError(f"devices in an unknown form: {text}")
-    shape = _numbers(match[1])
+    shape = program_text.numbers(match[1])
     devices = np.arange(math.prod(shape)).reshape(shape)
-    return (devices.transpose(_numbers(match[2])) if match[2] else devices).ravel()
+    return (devices.transpose(program_text.numbers(match[2])) if match[2] else devices).ravel()
 
 
 def _along(devices, names, axes):

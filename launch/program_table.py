@@ -24,9 +24,10 @@ def table(program):
         f"{chips.gib(memory['temporary'])}, code {chips.gib(memory['code'])}",
         f"GFLOP                 {cost['flops'] / 1e9:.4g}; convolutions alone "
         f"{cost['flops_of_convolutions'] / 1e9:.4g}",
-        f"GB accessed           {cost['bytes_accessed'] / 1e9:.4g}, those in the chip's own memory "
-        "too",
-        f"operations a byte     {cost['flops'] / cost['bytes_accessed']:.4g}; the chip's peaks "
+        f"GB from and to HBM    {cost['hbm_bytes'] / 1e9:.4g}; of all operands "
+        f"{cost['operand_bytes'] / 1e9:.4g}; accesses as XLA counts "
+        f"{cost['bytes_accessed'] / 1e9:.4g}",
+        f"operations a byte     {cost['flops'] / cost['hbm_bytes']:.4g} of HBM; the chip's peaks "
         f"meet at {peak / chip.hbm_rate:.4g}",
         "",
         f"{'collective':22}{'chips':>6}{'arrays':>8}{'MB':>12}{'times':>7}{'ms':>10}",

@@ -1,7 +1,7 @@
 """How long a step takes at a chip's peaks: an estimate, with nothing measured in it.
 
     compute        operations / peak of the dtype
-    memory         bytes accessed / rate of HBM
+    memory         bytes from and to HBM / its rate
     communication  the sum over collectives of the seconds below
 
 A step takes from max(compute, memory, communication), where all three overlap, to max(compute,
@@ -96,21 +96,21 @@ class Nodes:
         return seconds
 
 
-def estimate(chip, network, dtype, flops, bytes_accessed, collectives):
+def estimate(chip, network, dtype, flops, hbm_bytes, collectives):
     """Seconds of a step by part, from all overlapped to nothing overlapped.
 
     Args:
         chip: chips.Chip.
         network: Torus or Nodes.
         dtype: of the config.
-        flops, bytes_accessed: of one device and step.
+        flops, hbm_bytes: of one device and step.
         collectives: of compiled_program.
 
     Returns:
         {"compute", "memory", "communication", "overlapped", "not_overlapped"} in seconds and the
         efficiency of the last two, {"efficiency_overlapped", "efficiency_not_overlapped"}.
     """
-    compute, memory = flops / chip.flops[dtype], bytes_accessed / chip.hbm_rate
+    compute, memory = flops / chip.flops[dtype], hbm_bytes / chip.hbm_rate
     communication = sum(c.times * network.seconds(c) for c in collectives)
     alone = max(compute, memory)
     overlapped, not_overlapped = max(alone, communication), alone + communication

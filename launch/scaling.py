@@ -9,7 +9,8 @@ number of chips and the batch (`launch.check_scaling` shows it), so one program 
 Weak scaling keeps the images of a chip, those of the first program. Strong scaling keeps the global
 batch: operations and bytes are on the line through two programs of different batches. Rows of a
 chip take the programs compiled for it, or else the first ones: then operations and bytes are those
-that another chip's compiler made.
+that another chip's compiler made. GPUs have no memory of their own that holds whole images, so
+theirs are the bytes of all operands, in whatever memory of the TPU they lie.
 """
 
 import json
@@ -50,7 +51,8 @@ def main():
         print(
             f"compiled for {program['topology']}, {program['batch_size_per_chip']} images a chip: "
             f"{program['cost']['flops'] / 1e9:.1f} GFLOP, "
-            f"{program['cost']['bytes_accessed'] / 1e9:.2f} GB, "
+            f"{program['cost']['hbm_bytes'] / 1e9:.2f} GB from and to HBM, "
+            f"{program['cost']['operand_bytes'] / 1e9:.2f} GB of operands, "
             f"{_reduced(program) / 1e6:.3f} MB in {len(program['collectives'])} all-reduces"
         )
     print(f"\nWeak scaling, {first['batch_size_per_chip']} images a chip\n\n{weak(programs)}")
@@ -137,13 +139,17 @@ def _of(chip, programs):
     return [program for program in programs if program["chip"] == chip.name] or programs
 
 
-def _estimate(program, count, chip, network, flops, bytes_accessed):
+def _bytes(chip, cost):
+    return cost["operand_bytes" if chip is chips.H100 else "hbm_bytes"]
+
+
+def _estimate(program, count, chip, network, flops, hbm_bytes):
     everyone = (tuple(range(count)),)
     collectives = [
         Collective(c["kind"], c["bytes"], c["arrays"], everyone, c["times"])
         for c in program["collectives"]
     ]
-    return roofline.estimate(chip, network, program["dtype"], flops, bytes_accessed, collectives)
+    return roofline.estimate(chip, network, program["dtype"], flops, hbm_bytes, collectives)
 
 
 def _table(head, rows):
@@ -155,7 +161,7 @@ def weak(programs):
     rows = []
     for name, count, chip, network, (program, *_) in slices(programs):
         cost = program["cost"]
-        bound = _estimate(program, count, chip, network, cost["flops"], cost["bytes_accessed"])
+        bound = _estimate(program, count, chip, network, cost["flops"], _bytes(chip, cost))
         images = program["batch_size_per_chip"]
         rate = images / bound["overlapped"]
         rows.append(
@@ -191,11 +197,9 @@ def strong(lines):
     for name, count, chip, network, (program, *_) in slices(programs):
         line = next(line for line in lines if line.program is program)
         images = _GLOBAL_BATCH.value / count
-        flops, accessed = (
-            line.at(images, lambda p, name=name: p["cost"][name])
-            for name in ("flops", "bytes_accessed")
-        )
-        bound = _estimate(program, count, chip, network, flops, accessed)
+        flops = line.at(images, lambda p: p["cost"]["flops"])
+        moved = line.at(images, lambda p, chip=chip: _bytes(chip, p["cost"]))
+        bound = _estimate(program, count, chip, network, flops, moved)
         # Against the smallest slice of that chip.
         start = first.setdefault(chip.name, (count, bound))
         efficiency = {
@@ -251,7 +255,7 @@ def data(programs):
     rows = []
     for name, count, chip, network, (program, *_) in slices(programs):
         cost, images = program["cost"], program["batch_size_per_chip"]
-        bound = _estimate(program, count, chip, network, cost["flops"], cost["bytes_accessed"])
+        bound = _estimate(program, count, chip, network, cost["flops"], _bytes(chip, cost))
         steps = math.ceil(examples / (count * images))
         rate = count * images / bound["overlapped"]
         rows.append(

@@ -7,12 +7,14 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.workdir import abstract_state, build_system
 from launch import ahead_of_time, chips
-from launch.compiled_program import DoesNotFit
+from launch.compiled_program import DoesNotFit, traffic
 from launch.largest_batch import bisect, largest
 from launch.program_table import table
 from tests import commands, golden
@@ -55,8 +57,21 @@ def test_every_system(name, overrides):
     assert ("all-reduce", 4) in sizes
     gathers = {size for kind, size in sizes if kind == "all-gather"}
     assert (2 in gathers) == (config.fsdp == 2)
+    assert 0 < program["cost"]["hbm_bytes"] < program["cost"]["bytes_accessed"]
     assert program["roofline"]["communication"] > 0
     assert "fits" in table(program)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_is_larger_than_a_chips_own_memory_crosses_to_hbm_and_back():
+    """Twice the array, read and written once each; it cannot lie in VMEM, of 128 MiB."""
+    x = jax.ShapeDtypeStruct(
+        (2**14, 2**14), jnp.float32, sharding=SingleDeviceSharding(ahead_of_time.devices(SLICE)[0])
+    )
+    compiled = jax.jit(lambda x: 2 * x + 1).lower(x).compile()
+    found = traffic(compiled.as_text())
+    assert found == {"operand_bytes": 2 * 4 * 2**28, "hbm_bytes": 2 * 4 * 2**28}
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from jax_pix2pix.errors import BenchmarkError
 from jax_pix2pix.fit import lower_step
 from jax_pix2pix.workdir import abstract_state, build_system
 from launch import compiled_program
-from launch.compiled_program import Collective, collectives, out_of_memory, shape_bytes
+from launch.compiled_program import Collective, collectives, out_of_memory, traffic
+from launch.program_text import arrays, shape_bytes
 from tests import golden
 from tests.tiny import parameters_with_a_gradient
 
@@ -47,6 +48,100 @@ def test_bytes_of_a_shape(shape, size):
     if "token" in shape:
         shape = shape.replace(", token[]", "")
     assert shape_bytes(shape) == size
+
+
+@pytest.mark.parametrize(
+    ("shape", "padded", "space"),
+    [
+        ("f32[8,128]{1,0:T(8,128)S(1)}", 4096, 1),
+        ("f32[8,100]{1,0:T(8,128)}", 4096, 0),
+        ("f32[100,8]{0,1:T(8,128)}", 4096, 0),  # the first axis lies closest
+        ("bf16[3,5,16]{0,2,1:T(8,128)(2,1)}", 5 * 16 * 128 * 2, 0),
+        ("bf16[16]{0:T(256)(128)(2,1)}", 512, 0),
+        ("f32[]{:T(128)}", 512, 0),
+        ("pred[7]{0}", 7, 0),
+        ("f32[2,3]", 24, 0),
+    ],
+)
+def test_padding_to_tiles(shape, padded, space):
+    (array,) = arrays(shape)
+    assert (array.padded_bytes, array.space) == (padded, space)
+
+
+HBM = "f32[64,128]{1,0:T(8,128)}"
+VMEM = "f32[64,128]{1,0:T(8,128)S(1)}"
+SIZE = 64 * 128 * 4
+P0 = 4096  # in VMEM
+
+
+@pytest.mark.parametrize(
+    ("lines", "operands", "hbm"),
+    [
+        ([f"ROOT %f = {HBM} fusion(%p0), kind=kLoop, calls=%c"], P0 + SIZE, SIZE),
+        ([f"ROOT %f = {VMEM} fusion(%p0, %p0), kind=kLoop, calls=%c"], 2 * P0 + SIZE, 0),
+        (
+            [  # to VMEM ahead of its use
+                f"%a = {HBM} fusion(%p0), kind=kLoop, calls=%c",
+                f"%s = ({VMEM}, {HBM}, u32[]{{:S(2)}}) copy-start(%a)",
+                f"%d = {VMEM} copy-done(%s)",
+                f"ROOT %f = {VMEM} fusion(%d), kind=kLoop, calls=%c",
+            ],
+            P0 + SIZE + 2 * SIZE,
+            SIZE + SIZE,
+        ),
+        (
+            [  # the same, of a quarter
+                f"%a = {HBM} fusion(%p0), kind=kLoop, calls=%c",
+                f"%s = (({HBM}), {VMEM.replace('64', '16')}, s32[]{{:S(2)}}) slice-start(%a), "
+                "slice={[0:16], [0:128]}",
+                f"%d = {VMEM.replace('64', '16')} slice-done(%s)",
+                f'ROOT %j = {VMEM} custom-call(%d, %d), custom_call_target="ConcatBitcast"',
+            ],
+            P0 + SIZE,
+            SIZE + SIZE // 4,
+        ),
+        (
+            [  # back to HBM
+                f"%s = ({HBM}, {VMEM}, u32[]{{:S(2)}}) copy-start(%p0)",
+                f"ROOT %d = {HBM} copy-done(%s)",
+            ],
+            0,
+            SIZE,
+        ),
+        (
+            [  # reads 512 with padding, writes as much
+                "%s = bf16[16]{0:T(256)(128)(2,1)} all-reduce-start(%p1), replica_groups={}",
+                "%d = bf16[16]{0:T(256)(128)(2,1)} all-reduce-done(%s)",
+                "ROOT %t = (bf16[16]{0:T(256)(128)(2,1)}) tuple(%d)",
+            ],
+            1024,
+            1024,
+        ),
+    ],
+    ids=["fusion", "in VMEM", "copy in", "slice in", "copy out", "asynchronous"],
+)
+def test_traffic(lines, operands, hbm):
+    assert traffic(_module(*lines)) == {"operand_bytes": operands, "hbm_bytes": hbm}
+
+
+def test_traffic_of_a_loop_is_that_of_all_its_turns():
+    body = (
+        "%body (x: f32[64,128]) -> f32[64,128] {\n"
+        f"  %x = {HBM} parameter(0)\n"
+        f"  ROOT %y = {HBM} negate(%x)\n"
+        "}\n\n"
+        "%condition (x: f32[64,128]) -> pred[] {\n"
+        f"  %x = {HBM} parameter(0)\n"
+        "  ROOT %c = pred[] constant(true)\n"
+        "}\n"
+    )
+    text = _module(
+        f"%a = {HBM} fusion(%p0), kind=kLoop, calls=%c",
+        f"ROOT %w = {HBM} while(%a), condition=%condition, body=%body, "
+        'backend_config={"known_trip_count":{"n":"5"}}',
+        computations=body,
+    )
+    assert traffic(text)["hbm_bytes"] == SIZE + 5 * 2 * SIZE
 
 
 @pytest.mark.parametrize(
@@ -153,7 +248,7 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert collectives(known, 4) == [Collective("all-reduce", 16, 1, ALL, times=5)]
     counted = _module(WHILE, computations=LOOP)
     assert collectives(counted, 4) == [Collective("all-reduce", 16, 1, ALL, times=6)]
-    with pytest.raises(BenchmarkError, match="loop of unknown length"):
+    with pytest.raises(BenchmarkError, match="unknown length"):
         collectives(_module(WHILE, computations=LOOP.replace("constant(6)", "add(%a, %b)")), 4)
 
 

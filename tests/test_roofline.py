@@ -74,10 +74,8 @@ def test_a_step_is_bound_by_what_takes_longest():
     collectives = [Collective("all-reduce", D, 1, everyone, times=2)]
     communication = 2 * 1.5 * D / 100e9
 
-    def bound(flops, bytes_accessed):
-        return roofline.estimate(
-            chip, _torus("v5e:2x2"), "bfloat16", flops, bytes_accessed, collectives
-        )
+    def bound(flops, hbm_bytes):
+        return roofline.estimate(chip, _torus("v5e:2x2"), "bfloat16", flops, hbm_bytes, collectives)
 
     compute_bound = bound(197e12, 819e6)
     assert compute_bound["compute"] == 1 and compute_bound["memory"] == pytest.approx(1e-3)

@@ -23,7 +23,11 @@ def _program(path, images, **changes):
         "batch_size_per_chip": images,
         "versions": {"jax": "0"},
         "memory": {"total": 2**30 + images * 2**28, "arguments": 2**30, "available": 16 * 2**30},
-        "cost": {"flops": images * GFLOP, "bytes_accessed": GB + images * GB / 10},
+        "cost": {
+            "flops": images * GFLOP,
+            "hbm_bytes": GB + images * GB / 10,
+            "operand_bytes": 2 * GB + images * GB / 10,
+        },
         "collectives": [
             {"kind": "all-reduce", "bytes": 10**8, "arrays": 9, "times": 1, "chips": 4}
         ],
@@ -77,6 +81,8 @@ def test_tables_are_the_closed_forms(tmp_path):
     # 256 chips: all links of a torus.
     whole = tables["Weak scaling, 20 images a chip"]["v5e:16x16"]
     assert whole[4] == f"{1e3 * 2 * 255 / 256 * 1e8 / 2e11:.2f}"
+    # A GPU moves all operands, 4 GB at 3350 GB/s.
+    assert tables["Weak scaling, 20 images a chip"]["8 H100"][3] == f"{1e3 * 4 / 3350:.2f}"
     # Of 512 images 2 a chip are left at 256, which move 1.2 GB; 128 at 4, which move 13.8.
     strong = tables["Strong scaling, global batch 512"]
     assert strong["v5e:2x2"][0] == "128" and strong["v5e:16x16"][0] == "2"
