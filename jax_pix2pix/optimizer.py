@@ -29,9 +29,11 @@ def constant_then_tenth(config):
     return optax.piecewise_constant_schedule(config.optimizer.learning_rate, {4 * steps // 5: 0.1})
 
 
-def adam(config, learning_rate):
-    """Adam (Kingma and Ba 2015) with the config's momenta and a rate by step."""
-    return optax.adam(learning_rate, b1=config.optimizer.b1, b2=config.optimizer.b2)
+def adam(config, learning_rate, updates=1):
+    """Adam (Kingma and Ba 2015) with the config's momenta and a rate by step of so many updates."""
+    return optax.adam(
+        lambda count: learning_rate(count // updates), config.optimizer.b1, config.optimizer.b2
+    )
 
 
 def clipped(optimizer, limit):

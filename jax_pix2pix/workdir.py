@@ -160,14 +160,15 @@ POSITIVE = (
     "checkpoint_every_epochs", "keep_last", "max_skipped", "heartbeat_seconds",
     "data.batch_size", "data.image_size", "data.repeat",
     "generator.width", "generator.depth", "generator.classes", "discriminator.width",
-    "pyramid.min_size", "pyramid.depth_divisor", "pyramid.discriminator_updates",
-    "pyramid.generator_updates",
+    "pyramid.min_size", "pyramid.max_size", "pyramid.depth_divisor",
+    "pyramid.discriminator_updates", "pyramid.generator_updates",
 )  # fmt: skip
 NOT_NEGATIVE = (
     "checkpoint_every_steps", "spike_sigmas", "watchdog_seconds", "data.depth", "data.context",
     "data.patch_size", "constant_epochs",
     "optimizer.learning_rate", "generator.dropout_levels",
     "discriminator.strided_levels", "discriminator.dense_levels", "pyramid.scale",
+    "pyramid.noise_factor",
 )  # fmt: skip
 
 

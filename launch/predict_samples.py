@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import tqdm
 
+from input_pipeline import volume_resizing
 from input_pipeline.raw import volume_file
 from input_pipeline.raw.volume import Geometry, Volume
 from jax_pix2pix.errors import ConfigError
@@ -54,7 +55,7 @@ def predict(
     """
     size = _check(config, count, from_scale, size, reconstruct, format, source)
     if source:
-        given = [_read(source, config.data.source_range)]
+        given = [_read(source, config, size or system.generator.sizes[-1])]
     else:
         given = _training_volumes(config, system, count) if from_scale or reconstruct else []
     name = "sample"
@@ -116,9 +117,34 @@ def _check(config, count, from_scale, size, reconstruct, format, source):
     return tuple(map(int, parts))
 
 
-def _read(path, window_hu):
+def _read(path, config, size):
+    """A volume of a file, shrunk as the training volumes were, to the size of the samples.
+
+    Args:
+        size: (d, h, w) of the samples, in 2D (h, w).
+    """
     volume = volume_file.read_hu(path)
-    return Training(np.asarray(to_network(volume.values, window_hu)), volume.spacing_mm)
+    shape = (config.data.depth, *size)[-3:]
+    if config.data.crops and volume.values.shape != shape:
+        raise ConfigError(
+            f"--input={path} has {_by(volume.values.shape)} voxels, but this run learnt from crops "
+            f"in a volume's own voxels, and the samples are of {_by(shape)}: crop the file to "
+            "that, or set --size"
+        )
+    spacing_mm = volume.spacing_mm
+    values = np.clip(volume.values, *config.data.clip_hu)
+    if mm := config.data.isotropic_mm:
+        cubes = volume_resizing.isotropic(values.shape, spacing_mm, mm)
+        values, spacing_mm = volume_resizing.linear(values, cubes), (mm, mm, mm)
+    resized = volume_resizing.linear(values, volume_resizing.aligned_corners(values.shape, shape))
+    return Training(
+        np.asarray(to_network(resized, config.data.source_range)),
+        resized_spacing_mm(spacing_mm, values.shape, shape),
+    )
+
+
+def _by(shape):
+    return " x ".join(map(str, shape))
 
 
 def _training_volumes(config, system, count):

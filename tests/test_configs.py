@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 
+from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.workdir import build_system, check_sizes
 from tests.commands import ROOT
 
@@ -41,3 +42,20 @@ def test_the_networks_and_the_losses_take_the_images(name, variant):
     config = importlib.import_module(f"configs.{name}").get_config(variant)
     config.steps_per_epoch = 10
     check_sizes(build_system(config), config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("noise_factor", float("nan"), "noise_factor=nan: use 0 or more"),
+        ("noise_factor", -0.5, "noise_factor=-0.5: use 0 or more"),
+        ("factor", float("inf"), "factor=inf: use a number above 1"),
+        ("factor", 1.0, "factor=1.0: use a number above 1"),
+        ("max_size", -4, "max_size=-4: use 1 or more"),
+    ],
+)
+def test_a_pyramids_wrong_values_are_named(field, value, said):
+    config = importlib.import_module("configs.ct_pyramid_3d").get_config()
+    config.pyramid[field], config.steps_per_epoch = value, 1
+    with pytest.raises(ConfigError, match=f"config.pyramid.{said}"):
+        build_system(config)

@@ -15,7 +15,6 @@ from jax_pix2pix import losses, sharding
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.gradient_penalties import r1_penalty
 from jax_pix2pix.models.patchgan import PatchGAN
-from jax_pix2pix.optimizer import constant_then_linear
 from jax_pix2pix.workdir import build_system
 from tests import parity
 from tests.oracle.pix2pix import PatchGAN as PatchGANOracle
@@ -42,15 +41,6 @@ def test_hinge_has_a_margin_for_the_discriminator_and_none_for_the_generator():
     np.testing.assert_allclose(losses.hinge(logits, 1.0), (3 + 0.5 + 0) / 3, rtol=1e-6)
     np.testing.assert_allclose(losses.hinge(logits, 0.0), (0 + 1.5 + 3) / 3, rtol=1e-6)
     np.testing.assert_allclose(losses.negative_mean(logits, 1.0), -0.5 / 3, rtol=1e-6)
-
-
-def test_learning_rate_is_constant_then_linear_to_zero():
-    config = get_config()
-    config.update({"epochs": 200, "constant_epochs": 100, "steps_per_epoch": 7})
-    rate = constant_then_linear(config)
-    np.testing.assert_allclose([rate(0), rate(700)], 2e-4, rtol=1e-6)
-    np.testing.assert_allclose([rate(1050), rate(1225)], [1e-4, 0.5e-4], rtol=1e-5)
-    assert rate(1400) == 0
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def _config(ndim, scale, segmenter_path, **fields):
     config.data.batch_size = 2
     config.pyramid.min_size, config.pyramid.max_size, config.pyramid.depth_divisor = 8, 12, 4
     config.pyramid.scale = scale
+    config.epochs = 2  # the rate falls after one step, and not after one update
     config.generator.width = config.discriminator.width = 4
     config.generator.norm = config.discriminator.norm = "batch"
     config.loss.segmentation_weights_file = segmenter_path
@@ -224,7 +225,7 @@ WGAN = {"loss.adversarial": "wgan", "loss.gradient_penalty_weight": 0.1}
 PUBLISHED = {"loss.projection": "boundary_slices", "loss.segmentation_gradient": False}
 CASES = {  # dimensions, scale, updates of each network, fields
     "3d_batch_0": (3, 0, 1, {}),
-    "3d_batch_1": (3, 1, 2, {}),
+    "3d_batch_1": (3, 1, 3, {}),
     "3d_instance_1": (3, 1, 1, INSTANCE),
     "3d_wgan_1": (3, 1, 1, WGAN),
     "3d_as_published_1": (3, 1, 1, PUBLISHED),

@@ -8,13 +8,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import ct_pyramid_2d, ct_pyramid_3d, liver
-from input_pipeline import pipeline, prepared
+from input_pipeline import pipeline, prepared, volume_resizing
 from input_pipeline.safe_io import DataError
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.pyramid import scale_directory
 from jax_pix2pix.sampling import sample
 from jax_pix2pix.workdir import load_run
+from launch import predict_samples
 from launch.predict import predict
 from tests import commands, untrained
 
@@ -123,18 +124,52 @@ def test_an_unfinished_run_samples_its_last_scale(runs, tmp_path):
 
 
 def test_from_a_scale_on_of_a_file(runs, tmp_path):
-    hu = np.random.default_rng(0).integers(-3000, 3000, (7, 20, 25)).astype(np.int16)
+    """It is shrunk as training volumes are, antialiased, and not by its every second voxel."""
+    hu = np.random.default_rng(0).integers(-3000, 3000, (7, 60, 70)).astype(np.int16)
     image = sitk.GetImageFromArray(hu)
     image.SetSpacing((1.0, 2.0, 3.0))
     sitk.WriteImage(image, str(tmp_path / "ct.mha"))
     output = tmp_path / "out"
     options = {"count": 1, "from_scale": 2, "size": "13,39,49"}
     predict(str(runs / "3d"), str(tmp_path / "ct.mha"), str(output), sampling=options)
-    found = _read(output / "sample_0000.nii.gz", (1.5, 1.0, 0.5))
-    volume = np.clip(hu, -1000, 1000) / 1000
+    found = _read(output / "sample_0000.nii.gz", (1.5, 2 * 59 / 38, 69 / 48))
+    volume = _resized(np.clip(hu, -1000, 1000) / 1000, (13, 39, 49))
     key = jax.random.fold_in(jax.random.key(0), 0)
     expected = sample(*_load(runs / "3d", 2), key, (13, 39, 49), 2, volume)
     assert np.abs(found - _hu(expected)).max() <= 1
+
+
+def _resized(volume, shape):
+    """Corners aligned; triangles as wide as new voxels where an axis shrinks."""
+    for axis, new in enumerate(shape):
+        old = volume.shape[axis]
+        apart = np.arange(old) - np.linspace(0, old - 1, new)[:, None]
+        weights = np.maximum(0, 1 - np.abs(apart) / max(1, (old - 1) / (new - 1)))
+        weights /= weights.sum(axis=1, keepdims=True)
+        volume = np.moveaxis(np.tensordot(weights, volume, (1, axis)), 0, axis)
+    return volume
+
+
+def test_a_file_of_other_voxels_than_training_had(runs, tmp_path):
+    """Cubes first, if the training volumes were; a run that learnt from crops takes crops."""
+    hu = np.random.default_rng(0).integers(-1000, 1000, (9, 24, 30)).astype(np.int16)
+    image = sitk.GetImageFromArray(hu)
+    image.SetSpacing((1.0, 1.0, 2.0))
+    sitk.WriteImage(image, str(tmp_path / "ct.mha"))
+    config, *_ = _load(runs / "3d", 2)
+    config.data.isotropic_mm = 2.0
+    read = predict_samples._read(str(tmp_path / "ct.mha"), config, (9, 12, 15))
+    # The middles of pairs of voxels: then, with aligned corners, nothing is left to resize.
+    places = [np.arange(9), np.arange(12) * 2 + 0.5, np.arange(15) * 2 + 0.5]
+    expected = volume_resizing.linear(hu, places) / 1000
+    np.testing.assert_allclose(read.image, expected, atol=1e-5)
+    assert read.spacing_mm == (2.0, 2.0, 2.0)
+
+    config.data.isotropic_mm, config.data.crops = 0.0, 2
+    with pytest.raises(ConfigError, match="has 9 x 24 x 30 voxels, but this run learnt from crops"):
+        predict_samples._read(str(tmp_path / "ct.mha"), config, (9, 12, 15))
+    same = predict_samples._read(str(tmp_path / "ct.mha"), config, (9, 24, 30))
+    np.testing.assert_allclose(same.image, hu / 1000, atol=1e-6)
 
 
 @pytest.mark.parametrize("run", ["3d", "2d"])

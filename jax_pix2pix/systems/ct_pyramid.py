@@ -1,5 +1,7 @@
 """Noise -> CT, in 2D and 3D: one scale of a pyramid (CT-GAN); `jax_pix2pix/pyramid.py` has all."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,8 +30,8 @@ def scale_sizes(config):
         ConfigError: a value that does not fit.
     """
     pyramid, data = config.pyramid, config.data
-    if not pyramid.factor > 1:
-        raise ConfigError(f"config.pyramid.factor={pyramid.factor}: use more than 1")
+    if not 1 < pyramid.factor < math.inf:
+        raise ConfigError(f"config.pyramid.factor={pyramid.factor}: use a number above 1")
     sides = [pyramid.min_size]
     while sides[-1] < pyramid.max_size:
         sides.append(int(pyramid.min_size * pyramid.factor ** len(sides)))
@@ -86,11 +88,12 @@ def build(config):
 
     discriminator_loss, generator_loss = _losses(config, volume)
     learning_rate = constant_then_tenth(config)
+    g_updates, d_updates = config.pyramid.generator_updates, config.pyramid.discriminator_updates
     return System(
         generator=generator,
         discriminator=ScaleDiscriminator(**config.discriminator, dtype=dtype),
-        generator_optimizer=adam(config, learning_rate),
-        discriminator_optimizer=adam(config, learning_rate),
+        generator_optimizer=adam(config, learning_rate, g_updates),
+        discriminator_optimizer=adam(config, learning_rate, d_updates),
         learning_rate=learning_rate,
         normalise=normalise,
         discriminator_loss=discriminator_loss,
@@ -98,8 +101,8 @@ def build(config):
         task=_memorisation(volume),
         ema_decay=config.ema_decay,
         spike_sigmas=config.spike_sigmas,
-        discriminator_updates=config.pyramid.discriminator_updates,
-        generator_updates=config.pyramid.generator_updates,
+        discriminator_updates=d_updates,
+        generator_updates=g_updates,
     )
 
 
