@@ -11,12 +11,12 @@ pytestmark = pytest.mark.slow
 STEPS = 60  # 6 epochs of 10
 
 
-def _arguments(workdir, data_dir, system="lidc_mask2ct"):
-    return commands.tiny_training(workdir, data_dir, system, epochs=6, constant_epochs=3)
+def _arguments(workdir, data_dir, system="lidc_mask2ct", epochs=6):
+    return commands.tiny_training(workdir, data_dir, system, epochs=epochs, constant_epochs=3)
 
 
-def _start(workdir, data_dir, system="lidc_mask2ct"):
-    return commands.start("launch.train", *_arguments(workdir, data_dir, system))
+def _start(workdir, data_dir, *which):
+    return commands.start("launch.train", *_arguments(workdir, data_dir, *which))
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +46,15 @@ def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path
 @pytest.mark.parametrize("system", ["xray_lungs", "liver", "liver_3d", "mri2ct", "mri2ct_3d"])
 def test_the_other_systems_resume_bit_for_bit(system, sample_data_dir, tmp_path):
     """With batch statistics and spectral norms' vectors among what a checkpoint holds."""
-    commands.finish(_start(tmp_path / "whole", sample_data_dir, system))
-    process = _start(tmp_path / "killed", sample_data_dir, system)
+    commands.finish(_start(tmp_path / "whole", sample_data_dir, system, 4))
+    process = _start(tmp_path / "killed", sample_data_dir, system, 4)
     runs.wait_for(lambda: runs.steps(tmp_path / "killed"), [process])
     process.kill()
     commands.finish(process, -signal.SIGKILL)
     last = runs.steps(tmp_path / "whole")[-1]
     assert runs.steps(tmp_path / "killed")[-1] < last
 
-    commands.finish(_start(tmp_path / "killed", sample_data_dir, system))
+    commands.finish(_start(tmp_path / "killed", sample_data_dir, system, 4))
     assert runs.steps(tmp_path / "killed")[-1] == last
     _assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
 
