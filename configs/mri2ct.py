@@ -43,7 +43,10 @@ def get_config(variant=""):
     config.data.resample = False  # MR and mask to the CT's voxels; else they must lie on them
     config.data.image_window_hu = (-1024, 3071)  # of 0 and 255 in 8-bit images
     config.data.source_side = "left"  # of an image that holds both, side by side
-    config.data.patient_pattern = r"(.+?)(?:[_-](?:slice)?\d+)?"  # of images: group 1 of the stem
+    # Of images: group 1 is the patient. It is matched against the name without ending or, if it has
+    # a "/", the path within the source, trainA/0001 say. A number is taken for a patient of its
+    # own, which is wrong where neighbouring slices are 0001.png, 0002.png: set a pattern there.
+    config.data.patient_pattern = r"(.+?)(?:[_-](?:slice)?\d+)?"
     config.data.test_fraction = 0.15  # of the patients
     config.data.validation_fraction = 0.1  # of the others
     config.data.image_size = 256
