@@ -23,7 +23,8 @@ Of a folder it takes all volumes but SynthRAD's ct.* and mask.*, and for a/NAME.
 a/NAME.mha, for a/mr.mha a/sct.mha. The body, by which an MR is scaled, is that of --mask, or of
 mask.* beside mr.*, or is found. In 3D, patches that overlap by half are blended with Gaussian
 weights. --reference=ct.nii.gz prints the scores of one volume under the protocols of
-jax_pix2pix/evaluation/protocols.py.
+jax_pix2pix/evaluation/protocols.py. A run with config.data.resample resamples MR and mask to the
+voxels of the reference, as its training data was, and writes the synthetic CT on these.
 
 Such a run that learnt from pictures takes those of MR, .png or .jpg, grey or RGB, never beside its
 CT. For a/NAME.jpg it writes a/NAME.png, 8-bit grey, of the same size, in which 0 and 255 are

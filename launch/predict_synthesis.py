@@ -2,11 +2,13 @@
 
 import functools
 import os
+import sys
 
 import jax
 import numpy as np
 import tqdm
 
+from input_pipeline.mri_ct import volumes
 from input_pipeline.mri_ct.body_mask import body_mask
 from input_pipeline.mri_ct.intensity import stored_cbct, stored_mr
 from input_pipeline.planes import cut, native, stored_image
@@ -35,11 +37,12 @@ def predict(config, system, generator, source, output, mask=None, reference=None
         output: see `launch.predict` for what is written there.
         mask: file of the body in the volume; without one, mask.* beside a volume that is called as
             in SynthRAD, or else what `body_mask` finds.
-        reference: file of the volume's real CT, to print scores against.
+        reference: file of the volume's real CT, to print scores against. With config.data.resample
+            MR and mask are resampled to its voxels, as for training, and so is the synthetic CT.
 
     Raises:
         DataError: there are no volumes, one cannot be read, or mask or reference are not on its
-            voxels.
+            voxels, where nothing is resampled.
         ConfigError: mask or reference are given beside a folder.
     """
     if os.path.isdir(source) and (mask or reference):
@@ -47,13 +50,11 @@ def predict(config, system, generator, source, output, mask=None, reference=None
             f"--mask and --reference are of one volume, and {source} is a folder: give a file"
         )
     outputs = compiled(system, config.data)
+    grid = _grid(config.data, reference)
     for path, result in _results(source, output, config.data.modality, {mask, reference}):
         body_path = mask or _mask_beside(path, config.data.modality)
-        geometry = volume_file.read_geometry(path)
-        for other in filter(None, (body_path, reference)):
-            grid = volume_file.read_geometry(other)
-            geometry.check_same_grid(path, grid, other, "resample the latter")
-        stored, body = prepared(path, body_path, config.data)
+        geometry = grid or _own_grid(path, body_path, reference)
+        stored, body = prepared(path, body_path, config.data, grid)
         small = _synthesised(functools.partial(outputs, generator), stored, config.data, path)
         hu = np.empty(geometry.shape, np.int16)
         slices = cut(hu, config.data.plane)
@@ -66,6 +67,30 @@ def predict(config, system, generator, source, output, mask=None, reference=None
             where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
             scores = protocols.compare(volume_file.read_ct(reference).values, hu, body > 0)
             _print_scores(scores, where)
+
+
+def _grid(data, reference):
+    """The Geometry to which MR and mask are resampled; None leaves them on their own voxels."""
+    if not data.resample:
+        return None
+    if reference:
+        print(f"MR and mask are resampled, as for training, to the voxels of {reference}")
+        return volume_file.read_geometry(reference)
+    print(
+        "warning: this run was trained on MR resampled to the CT's voxels (config.data.resample), "
+        "and here field of view and voxels stay the MR's own, which may differ: give a file on "
+        "the voxels that are wanted as --reference, volume by volume",
+        file=sys.stderr,
+    )
+
+
+def _own_grid(path, *others):
+    """Geometry of a volume. Raises DataError where one of the others, if any, is on another one."""
+    geometry = volume_file.read_geometry(path)
+    for other in filter(None, others):
+        grid = volume_file.read_geometry(other)
+        geometry.check_same_grid(path, grid, other, "resample the latter")
+    return geometry
 
 
 def _results(source, output, modality, others):
@@ -105,16 +130,20 @@ def _mask_beside(path, modality):
     return None
 
 
-def prepared(path, body_path, data):
+def prepared(path, body_path, data, grid=None):
     """A volume as preparation and evaluation make it, and its body.
+
+    Args:
+        body_path: file of the body, or None: it is found.
+        data: config.data.
+        grid: Geometry to which both are resampled; None leaves them where they are.
 
     Returns:
         (uint16 [slices, S, S, 1], of data.plane, uint8 [slices, rows, columns], axial), S being
         data.image_size.
     """
-    read = volume_file.read_ct if data.modality == "cbct" else volume_file.read_mr
-    values = read(path).values
-    body = volume_file.read_labels(body_path).values if body_path else body_mask(values)
+    values = volumes.read_source(path, data.modality, grid)
+    body = volumes.read_body(body_path, grid) if body_path else body_mask(values)
     try:
         if data.modality == "cbct":
             values = stored_cbct(values)

@@ -34,9 +34,10 @@ OBLIQUE = np.array(  # columns: axes to the left, back and head, the last one do
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Workdirs: "2d", "sagittal", "context", "3d" and "cbct"."""
+    """Workdirs: "2d", "resampled", "sagittal", "context", "3d" and "cbct"."""
     configs = {
         "2d": mri2ct.get_config(),
+        "resampled": mri2ct.get_config(),
         "sagittal": mri2ct.get_config(),
         "context": mri2ct.get_config(),
         "3d": mri2ct_3d.get_config(),
@@ -52,6 +53,8 @@ def runs(tmp_path_factory):
         config.discriminator.strided_levels = 2
         if name == "2d":
             config.data.stored_size = 48
+        if name == "resampled":
+            config.data.resample = True
         if name == "sagittal":
             config.data.plane = name
         if name == "context":
@@ -301,6 +304,54 @@ def test_a_reference_is_scored_under_every_protocol(runs, tmp_path, capsys):
         )
     for name in expected:
         assert any(line.startswith(f"{name}, version 1: ") for line in lines)
+
+
+def _grid_of_a_ct():
+    """A sitk.Image of noise with a smaller field of view than the MR, of other voxels."""
+    noise = np.random.default_rng(1).integers(-1000, 1000, (14, 22, 26)).astype(np.int16)
+    ct = sitk.GetImageFromArray(noise)
+    ct.SetSpacing((1.53, 1.71, 3.37))
+    ct.SetOrigin((-18.13, 10.395, 304.9))  # no centre is half-way between two of the MR
+    return ct
+
+
+def test_a_run_of_resampled_data_resamples_to_the_reference(runs, tmp_path, capsys):
+    mr, mask = _mr()
+    path, body = _save(tmp_path / "mr.nii.gz", mr), _save(tmp_path / "body.mha", mask)
+    grid = _grid_of_a_ct()
+    reference = tmp_path / "ct.nrrd"
+    sitk.WriteImage(grid, str(reference))
+    files = {"mask": str(body), "reference": str(reference)}
+    predict(str(runs / "resampled"), str(path), str(tmp_path / "sct.nrrd"), **files)
+    told = capsys.readouterr()
+    assert f"resampled, as for training, to the voxels of {reference}" in told.out
+    assert "config.data.resample" not in told.err
+
+    image, body = sitk.Cast(_image(mr), sitk.sitkFloat32), _image(mask)
+    beyond = float(mr.min())
+    seen = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, beyond)
+    inside = sitk.Resample(body, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    seen, inside = map(sitk.GetArrayFromImage, (seen, inside))
+    config, network = _generator(runs / "resampled")
+    fake = network(_seen(_stored(seen, inside), config)[..., None])[..., 0]
+    result, written = (sitk.ReadImage(str(p)) for p in (tmp_path / "sct.nrrd", reference))
+    for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(result, what)() == getattr(written, what)()
+    _agree(sitk.GetArrayFromImage(result), _native(fake, seen.shape))
+
+
+def test_a_run_of_resampled_data_warns_where_there_is_no_reference(runs, tmp_path, capsys):
+    mr, mask = _mr()
+    path, body = _save(tmp_path / "mr.nii.gz", mr), _save(tmp_path / "body.mha", mask)
+    predict(str(runs / "resampled"), str(path), str(tmp_path / "sct.mha"), mask=str(body))
+    lines = capsys.readouterr().err.splitlines()
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    assert "config.data.resample" in warning and "--reference" in warning
+    config, network = _generator(runs / "resampled")
+    fake = network(_seen(_stored(mr, mask), config)[..., None])[..., 0]
+    _agree(_read(tmp_path / "sct.mha"), _native(fake, mr.shape))
+    predict(str(runs / "2d"), str(path), str(tmp_path / "sct.mha"), mask=str(body))
+    assert "config.data.resample" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
