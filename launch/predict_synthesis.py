@@ -20,25 +20,33 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.blending import blend
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation import protocols
+from jax_pix2pix.evaluation.sct_scores import score_patient
 from jax_pix2pix.intensity import to_network, to_stored
+from launch import synthesis_report
 from launch.predict_files import find, replacing, results
 
 BATCH = 16  # slices
 SYNTHRAD = {"mr", "cbct", "ct", "mask", "sct"}  # what the volumes of a patient are called
+GRID = (
+    "all slices of the volume, on the voxels of the synthetic CT's file, which are the CT's, with "
+    "their spacing, HU rounded to whole ones"
+)
 COLUMNS = {"mae": "MAE, HU", "psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
 
 
-def predict(config, system, generator, source, output, mask=None, reference=None):
+def predict(config, system, generator, header, source, output, mask=None, reference=None):
     """Writes a synthetic CT of each volume, one volume after the other.
 
     Args:
         config, system, generator: of the run.
+        header: {"checkpoint": its name, "step": its number}, for the scores' files.
         source: a volume, or a folder of them at any depth.
         output: see `launch.predict` for what is written there.
         mask: file of the body in the volume; without one, mask.* beside a volume that is called as
             in SynthRAD, or else what `body_mask` finds.
-        reference: file of the volume's real CT, to print scores against. With config.data.resample
-            MR and mask are resampled to its voxels, as for training, and so is the synthetic CT.
+        reference: file of the volume's real CT, to be scored against: the scores are printed and
+            written beside the output, see synthesis_report.write. With config.data.resample MR and
+            mask are resampled to its voxels, as for training, and so is the synthetic CT.
 
     Raises:
         DataError: there are no volumes, one cannot be read, or mask or reference are not on its
@@ -54,7 +62,7 @@ def predict(config, system, generator, source, output, mask=None, reference=None
     for path, result in _results(source, output, config.data.modality, {mask, reference}):
         body_path = mask or _mask_beside(path, config.data.modality)
         geometry = grid or _own_grid(path, body_path, reference)
-        stored, body = prepared(path, body_path, config.data, grid)
+        stored, values, body = prepared(path, body_path, config.data, grid)
         small = _synthesised(functools.partial(outputs, generator), stored, config.data, path)
         hu = np.empty(geometry.shape, np.int16)
         slices = cut(hu, config.data.plane)
@@ -65,8 +73,9 @@ def predict(config, system, generator, source, output, mask=None, reference=None
         print(result, flush=True)
         if reference:
             where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
-            scores = protocols.compare(volume_file.read_ct(reference).values, hu, body > 0)
-            _print_scores(scores, where)
+            about = header | {"input": path, "reference": reference, "mask": where}
+            seen = values, volume_file.read_ct(reference).values, hu, body > 0
+            _score(result, config.system, about, seen, geometry.spacing_mm)
 
 
 def _grid(data, reference):
@@ -139,8 +148,8 @@ def prepared(path, body_path, data, grid=None):
         grid: Geometry to which both are resampled; None leaves them where they are.
 
     Returns:
-        (uint16 [slices, S, S, 1], of data.plane, uint8 [slices, rows, columns], axial), S being
-        data.image_size.
+        (uint16 [slices, S, S, 1], of data.plane, S being data.image_size; the same before it was
+        cut and resized, uint16 [slices, rows, columns], axial; and the body, likewise, uint8).
     """
     values = volumes.read_source(path, data.modality, grid)
     body = volumes.read_body(body_path, grid) if body_path else body_mask(values)
@@ -153,7 +162,8 @@ def prepared(path, body_path, data, grid=None):
         raise DataError(f"{path}: {error}") from None
     slices = cut(values, data.plane)
     planes = (stored_image(plane, data.stored_size, beyond=0)[..., None] for plane in slices)
-    return np.stack([evaluation_image(plane, data.image_size) for plane in planes]), body
+    stored = np.stack([evaluation_image(plane, data.image_size) for plane in planes])
+    return stored, values, body
 
 
 def compiled(system, data):
@@ -195,13 +205,28 @@ def _synthesised(outputs, stored, data, path):
     return hu
 
 
+def _score(result, system, about, seen, spacing_mm):
+    """Prints the scores of a synthetic CT and writes beside it what `launch.evaluate` does.
+
+    about: the header with "input", "reference" and "mask", in words.
+    seen: source, CT, synthetic CT and body, as synthesis_report.page has them.
+    """
+    _, ct, sct, body = seen
+    scores = score_patient(ct, sct, body, spacing_mm)
+    _print_scores(scores, about["mask"])
+    page = synthesis_report.page(about["input"], len(ct), seen, spacing_mm, scores)
+    results = about | synthesis_report.results({"model": [scores]}, [page], GRID, {})
+    facts, title = {"system": system} | about, f"Synthetic CT of {page.name}"
+    synthesis_report.write(volume_file.without_ending(result), title, facts, results, [page])
+
+
 def _print_scores(scores, mask):
     """A row a protocol, and below what each of them is."""
     print(f"{'':20}" + "".join(f"{title:>12}" for title in COLUMNS.values()))
-    for name, values in scores.items():
-        cells = (f"{values[key]:12.4f}" if key in values else f"{'-':>12}" for key in COLUMNS)
+    for name in protocols.PROTOCOLS:
+        found = [scores.get(f"{name}.{key}") for key in COLUMNS]
+        cells = (f"{'-':>12}" if value is None else f"{value:12.4f}" for value in found)
         print(f"{name:20}" + "".join(cells))
     print(f"mask: {mask}")
-    for name in scores:
-        protocol = protocols.PROTOCOLS[name]
+    for name, protocol in protocols.PROTOCOLS.items():
         print(f"{name}, version {protocol.version}: {protocol.text}")

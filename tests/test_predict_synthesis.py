@@ -1,6 +1,8 @@
 """Synthetic CT from launch.predict, recomputed with SimpleITK, PyTorch and SciPy."""
 
+import csv
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from input_pipeline.safe_io import DataError
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation import protocols
+from jax_pix2pix.evaluation.sct_scores import score_patient
 from jax_pix2pix.workdir import load_run
 from launch.predict import predict
 from tests import commands, untrained
@@ -352,6 +355,37 @@ def test_a_run_of_resampled_data_warns_where_there_is_no_reference(runs, tmp_pat
     _agree(_read(tmp_path / "sct.mha"), _native(fake, mr.shape))
     predict(str(runs / "2d"), str(path), str(tmp_path / "sct.mha"), mask=str(body))
     assert "config.data.resample" not in capsys.readouterr().err
+
+
+def test_a_reference_gives_the_evaluation_of_a_patient(runs, tmp_path, capsys):
+    mr, mask = _mr()
+    path, body = _save(tmp_path / "mr.nii.gz", mr), _save(tmp_path / "body.mha", mask)
+    ct = np.clip(mr.astype(int) * 2 - 1024, -1024, 3000).astype(np.int16)
+    reference = _save(tmp_path / "ct.nii.gz", ct)
+    files = {"reference": str(reference), "mask": str(body)}
+    predict(str(runs / "2d"), str(path), str(tmp_path / "out" / "sct.nii.gz"), **files)
+    out = capsys.readouterr().out
+    written = {ending: tmp_path / "out" / f"sct.{ending}" for ending in ("json", "csv", "html")}
+    assert all(str(path) in out for path in written.values())
+
+    results = json.loads(written["json"].read_text())
+    assert results["checkpoint"] == "best" and results["step"] == untrained.STEP
+    assert (results["input"], results["reference"]) == (str(path), str(reference))
+    assert results["mask"] == str(body)
+    (case,) = results["results"]["model"]["cases"]
+    # Between slices, rows and columns; SimpleITK has them the other way round.
+    expected = score_patient(ct, _read(tmp_path / "out" / "sct.nii.gz"), mask > 0, (2.9, 1.3, 1.2))
+    assert np.isfinite(expected["delta_d98"]) and np.isfinite(expected["soft_tissue.hd95_mm"])
+    for name, value in expected.items():
+        found = np.nan if case[name] is None else case[name]
+        assert found == pytest.approx(value, rel=1e-3, abs=1e-3, nan_ok=True), name
+    assert case["images"] == len(mr) and not results["baselines"]
+
+    (row,) = csv.DictReader(written["csv"].read_text().splitlines())
+    assert row["model"] == "model" and float(row["gamma_2_2"]) == case["gamma_2_2"]
+    page = written["html"].read_text()
+    assert page.count("<img") == 2 and "delta_dmean" in page and str(reference) in page
+    assert "Baselines" not in page
 
 
 @pytest.mark.parametrize(
