@@ -21,12 +21,14 @@ bits.
 
 Of a folder it takes all volumes but SynthRAD's ct.* and mask.*, and for a/NAME.mha it writes
 a/NAME.mha, for a/mr.mha a/sct.mha. The body, by which an MR is scaled, is that of --mask, or of
-mask.* beside mr.*, or is found. In 3D, patches that overlap by half are blended with Gaussian
-weights. --reference=ct.nii.gz scores one volume on the CT's own voxels: it prints the protocols of
+mask.* beside mr.*, or is found; a line says which. In 3D, patches that overlap by half are blended
+with Gaussian weights.
+
+--reference=ct.nii.gz scores one volume on the CT's own voxels: it prints the protocols of
 jax_pix2pix/evaluation/protocols.py, and writes all scores, of structures, distances and the
 surrogate dose too, beside sct.nii.gz as `launch.evaluate` does: sct.json, sct.csv, sct.html and
-sct.png. A run with config.data.resample resamples MR and mask to the
-voxels of the reference, as its training data was, and writes the synthetic CT on these.
+sct.png. A run with config.data.resample resamples MR and mask to the voxels of the reference, as
+its training data was, and writes the synthetic CT on these.
 
 Such a run that learnt from pictures takes those of MR, .png or .jpg, grey or RGB, never beside its
 CT. For a/NAME.jpg it writes a/NAME.png, 8-bit grey, of the same size, in which 0 and 255 are
@@ -155,7 +157,7 @@ def predict(
         if pictures:
             predict_pictures.predict(config, system, generator, source, output)
         elif of_mr:
-            header = {"checkpoint": checkpoint, "step": step}
+            header = {"workdir": workdir, "checkpoint": checkpoint, "step": step}
             predict_synthesis.predict(
                 config, system, generator, header, source, output, mask, reference
             )

@@ -1,6 +1,7 @@
 """What `launch.predict` does with MR or cone beam CT volumes: synthetic CT on their voxels."""
 
 import functools
+import json
 import os
 import sys
 
@@ -11,6 +12,7 @@ import tqdm
 from input_pipeline.mri_ct import volumes
 from input_pipeline.mri_ct.body_mask import body_mask
 from input_pipeline.mri_ct.intensity import stored_cbct, stored_mr
+from input_pipeline.mri_ct.layouts import MASKS_NOTE
 from input_pipeline.planes import cut, native, stored_image
 from input_pipeline.raw import volume_file
 from input_pipeline.raw.volume import Volume
@@ -39,7 +41,7 @@ def predict(config, system, generator, header, source, output, mask=None, refere
 
     Args:
         config, system, generator: of the run.
-        header: {"checkpoint": its name, "step": its number}, for the scores' files.
+        header: {"workdir", "checkpoint": its name, "step": its number}, for the scores' files too.
         source: a volume, or a folder of them at any depth.
         output: see `launch.predict` for what is written there.
         mask: file of the body in the volume; without one, mask.* beside a volume that is called as
@@ -70,9 +72,10 @@ def predict(config, system, generator, header, source, output, mask=None, refere
             slices[k] = np.rint(native(plane, slices.shape[1:]))
         with replacing(result) as temporary:
             volume_file.write_hu(temporary, hu, Volume(hu, geometry))
-        print(result, flush=True)
+        where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
+        trained = "" if body_path else _training_masks(header["workdir"])
+        print(f"{result}\nbody mask: {where}{trained}", flush=True)
         if reference:
-            where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
             about = header | {"input": path, "reference": reference, "mask": where}
             seen = values, volume_file.read_ct(reference).values, hu, body > 0
             _score(result, config.system, about, seen, geometry.spacing_mm)
@@ -137,6 +140,16 @@ def _mask_beside(path, modality):
             if os.path.exists(beside):
                 return beside
     return None
+
+
+def _training_masks(workdir):
+    """What the record of a run's data says of masks from files; "" without them, or a record."""
+    try:
+        with open(os.path.join(workdir, "preparation.json"), encoding="utf-8") as file:
+            notes = json.load(file)["notes"]
+    except (OSError, ValueError, TypeError, KeyError):  # of runs from before there is none
+        return ""
+    return "".join(f"; in training: {note}" for note in notes if note.startswith(MASKS_NOTE))
 
 
 def prepared(path, body_path, data, grid=None):
@@ -213,20 +226,19 @@ def _score(result, system, about, seen, spacing_mm):
     """
     _, ct, sct, body = seen
     scores = score_patient(ct, sct, body, spacing_mm)
-    _print_scores(scores, about["mask"])
+    _print_scores(scores)
     page = synthesis_report.page(about["input"], len(ct), seen, spacing_mm, scores)
     results = about | synthesis_report.results({"model": [scores]}, [page], GRID, {})
     facts, title = {"system": system} | about, f"Synthetic CT of {page.name}"
     synthesis_report.write(volume_file.without_ending(result), title, facts, results, [page])
 
 
-def _print_scores(scores, mask):
+def _print_scores(scores):
     """A row a protocol, and below what each of them is."""
     print(f"{'':20}" + "".join(f"{title:>12}" for title in COLUMNS.values()))
     for name in protocols.PROTOCOLS:
         found = [scores.get(f"{name}.{key}") for key in COLUMNS]
         cells = (f"{'-':>12}" if value is None else f"{value:12.4f}" for value in found)
         print(f"{name:20}" + "".join(cells))
-    print(f"mask: {mask}")
     for name, protocol in protocols.PROTOCOLS.items():
         print(f"{name}, version {protocol.version}: {protocol.text}")

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from scipy.signal import windows
 
 from configs import liver, mri2ct, mri2ct_3d
 from input_pipeline.mri_ct.body_mask import body_mask
+from input_pipeline.prepare import options_of, prepare
 from input_pipeline.safe_io import DataError
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError
@@ -24,6 +26,7 @@ from jax_pix2pix.evaluation.sct_scores import score_patient
 from jax_pix2pix.workdir import load_run
 from launch.predict import predict
 from tests import commands, untrained
+from tests.input_pipeline import pairs
 from tests.test_predict_volumes import resized
 
 SIZE = 32
@@ -232,6 +235,29 @@ def test_the_body_is_given_or_beside_or_found(runs, tmp_path):
     np.testing.assert_array_equal(synthesised("a/mr.mha"), synthesised("b/mr.mha"))
 
 
+def test_a_mask_that_is_made_where_training_had_files_is_told(runs, tmp_path, capsys):
+    source = pairs.write_pair(tmp_path / "source" / "p1")
+    data = mri2ct.get_config().data
+    data.data_dir = str(tmp_path / "data")
+    directory = prepare("mri_ct", source, data.data_dir, **options_of(data))
+    workdir = shutil.copytree(runs / "2d", tmp_path / "run")
+    shutil.copy(directory / "preparation.json", workdir)
+    capsys.readouterr()
+
+    def told(name, **files):
+        predict(str(workdir), str(tmp_path / name), str(tmp_path / "sct.mha"), **files)
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("body mask: ")]
+        return line.removeprefix("body mask: ")
+
+    body = str(source / "mask.nii.gz")
+    _save(tmp_path / "head.mha", sitk.GetArrayFromImage(sitk.ReadImage(str(source / "mr.nii.gz"))))
+    otsu = f"Otsu's threshold of {tmp_path / 'head.mha'}, holes filled, largest component"
+    assert told("head.mha") == f"{otsu}; in training: body masks from files: 1 of 1"
+    assert told("source/p1/mr.nii.gz") == told("source/p1/mr.nii.gz", mask=body) == body
+    (workdir / "preparation.json").unlink()
+    assert told("head.mha") == otsu
+
+
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"])
 def test_an_oblique_anisotropic_scan_of_reversed_slices_keeps_its_geometry(
@@ -280,7 +306,10 @@ def test_the_command_on_folders_of_patients(runs, tmp_path):
         output / "brain" / "1BA002" / "sct.mha",
         output / "more" / "head.nrrd",
     ]
-    assert out.split() == [str(path) for path in results]
+    assert out.splitlines()[::2] == [str(path) for path in results]
+    bodies = [str(source / f"brain/1BA00{n}/mask{e}") for n, e in ((1, ".nii.gz"), (2, ".mha"))]
+    found = f"Otsu's threshold of {source / 'more' / 'head.nrrd'}, holes filled, largest component"
+    assert out.splitlines()[1::2] == [f"body mask: {where}" for where in (*bodies, found)]
     assert sorted(path for path in output.rglob("*") if path.is_file()) == results
 
 
@@ -294,9 +323,9 @@ def test_a_reference_is_scored_under_every_protocol(runs, tmp_path, capsys):
     predict(str(runs / "2d"), str(path), output, **files)
     lines = capsys.readouterr().out.splitlines()
     expected = protocols.compare(ct, _read(output), mask > 0)
-    assert lines[0] == output and lines[2 + len(expected)] == f"mask: {body}"
+    assert lines[:2] == [output, f"body mask: {body}"]
     assert expected["synthrad2023"]["mae"] > 100
-    for line, (name, scores) in zip(lines[2:], expected.items(), strict=False):
+    for line, (name, scores) in zip(lines[3:], expected.items(), strict=False):
         found = line.split()
         assert found[0] == name
         keys = ("mae", "psnr", "ssim", "ms_ssim")

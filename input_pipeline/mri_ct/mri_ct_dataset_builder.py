@@ -131,6 +131,9 @@ def find(source, config):
             raise DataError(f"{folder.root} holds no picture of {split} with a body: add some")
     splits, notes = _split(folder.root, given, config)
     notes += _doubts(given, config.patient_pattern)
+    masked = sum(isinstance(pair, layouts.Volumes) and bool(pair.mask) for pair in pairs["train"])
+    if masked:
+        notes.append(f"{layouts.MASKS_NOTE}: {masked} of {len(pairs['train'])}")
     if oblique:
         notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
     shown = {plane.file_name for planes in given.values() for plane in planes}
