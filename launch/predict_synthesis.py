@@ -65,7 +65,9 @@ def predict(config, system, generator, header, source, output, mask=None, refere
         body_path = mask or _mask_beside(path, config.data.modality)
         geometry = grid or _own_grid(path, body_path, reference)
         stored, values, body = prepared(path, body_path, config.data, grid)
-        small = _synthesised(functools.partial(outputs, generator), stored, config.data, path)
+        shown = volumes.shows_body(body, config.data)
+        network = functools.partial(outputs, generator)
+        small = _synthesised(network, stored, shown, config.data, path)
         hu = np.empty(geometry.shape, np.int16)
         slices = cut(hu, config.data.plane)
         for k, plane in enumerate(small):
@@ -190,8 +192,11 @@ def compiled(system, data):
     return outputs
 
 
-def _synthesised(outputs, stored, data, path):
+def _synthesised(outputs, stored, shown, data, path):
     """HU of a prepared volume: slices with their neighbours, or in 3D blended patches.
+
+    shown: bool [slices], which show some body. As in training, which has no others, the last slice
+        with body is its own neighbour.
 
     Returns:
         float32 [slices, S, S].
@@ -208,11 +213,15 @@ def _synthesised(outputs, stored, data, path):
             return blend(stored, (data.depth, side, side), counted)[..., 0]
     last = len(stored) - 1
     neighbours = np.arange(-data.context, data.context + 1)
+    ends = np.flatnonzero(np.diff(shown)) + 1  # where stretches with and without body begin
+    stretch = np.searchsorted(ends, np.arange(len(stored)), side="right")
+    first, stop = np.append(0, ends)[stretch], np.append(ends, len(stored))[stretch]
     hu = np.empty(stored.shape[:3], np.float32)
     for start in tqdm.tqdm(range(0, len(stored), BATCH), desc=name, unit="batch"):
         # The last slice is repeated, so that the generator is compiled once.
         slices = np.minimum(np.arange(start, start + BATCH), last)
-        around = np.clip(slices[:, None] + neighbours, 0, last)
+        own = first[slices, None], stop[slices, None] - 1
+        around = np.clip(slices[:, None] + neighbours, *own)
         batch = outputs(np.moveaxis(stored[around, ..., 0], 1, -1))
         hu[start : start + BATCH] = np.asarray(batch)[: len(stored) - start, ..., 0]
     return hu

@@ -151,6 +151,7 @@ def _agree(found, expected):
 @pytest.mark.parametrize("run", ["2d", "context"])
 def test_slices_with_their_neighbours(runs, tmp_path, run):
     mr, mask = _mr()
+    mask[12] = 0
     _save(tmp_path / "mr.nii.gz", mr)
     body = _save(tmp_path / "body.nii.gz", mask)
     output = tmp_path / "out" / "sct.nii.gz"
@@ -159,9 +160,15 @@ def test_slices_with_their_neighbours(runs, tmp_path, run):
     seen = _seen(_stored(mr, mask), config)
     context = config.data.context
     assert context == (run == "context")
-    padded = np.pad(seen, [(context, context), (0, 0), (0, 0)], mode="edge")
-    channels = [padded[k : k + len(seen)] for k in range(2 * context + 1)]
-    fake = network(np.stack(channels, -1))[..., 0]
+    # Neither beyond the body's ends nor over the slice without body.
+    shown = mask.any((1, 2))
+    assert not shown[[0, 12, -1]].any() and shown[[2, 11, 13, -3]].all()
+    around = []
+    for _, stretch in itertools.groupby(range(len(mr)), key=lambda k: shown[k]):
+        stretch = list(stretch)
+        padded = [stretch[0]] * context + stretch + [stretch[-1]] * context
+        around += [padded[k : k + 2 * context + 1] for k in range(len(stretch))]
+    fake = network(np.moveaxis(seen[np.array(around)], 1, -1))[..., 0]
     _agree(_read(output), _native(fake, mr.shape))
 
 

@@ -47,11 +47,19 @@ def slices_with_body(root, pair, config):
     mask = _given_mask(root, pair, config)
     if mask is None:
         mask = body_mask(_source(root, pair, config))
-    planes = enumerate(cut(mask, config.plane))
-    slices = [k for k, plane in planes if stored_labels(plane, config.stored_size).any()]
+    slices = np.flatnonzero(shows_body(mask, config)).tolist()
     if not slices:
         raise DataError(f"{root / (pair.mask or pair.source)} shows no body: correct or remove it")
     return slices
+
+
+def shows_body(mask, config):
+    """Which slices, as `planes.cut` has them, show some body once stored. -> bool [slices].
+
+    mask: uint8 [slices, rows, columns], axial.
+    """
+    planes = cut(mask, config.plane)
+    return np.array([stored_labels(plane, config.stored_size).any() for plane in planes])
 
 
 def read(root, pair, slices, config):
