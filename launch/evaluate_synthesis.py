@@ -16,6 +16,10 @@ GRID = (
     "whole ones; distances and dose are left out where the spacing is unknown or slices are "
     "missing between these; on the source's own voxels: launch.predict --reference"
 )
+IN_3D = (
+    "; the network saw runs of {depth} slices at this size that do not overlap, but for the last "
+    "one; launch.predict blends patches that overlap by half"
+)
 
 
 def evaluate(config, system, generator, split):
@@ -54,6 +58,8 @@ def evaluate(config, system, generator, split):
         pages.append(synthesis_report.page(name, images, shown, spacing_mm, cases["model"][-1]))
 
     grid = GRID.format(plane=data.plane, side=data.image_size)
+    if data.depth:
+        grid += IN_3D.format(depth=data.depth)
     results = synthesis_report.results(cases, pages, grid, ct_baselines.PROTOCOLS)
     summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
     # More scores than fit side by side: a row each.
