@@ -18,7 +18,8 @@ def get_base():
     config.optimizer.b1 = 0.5  # DCGAN: the default 0.9 makes adversarial training oscillate
     config.optimizer.b2 = 0.999
 
-    config.ema_decay = 0.0  # of an average of the generator's weights, for evaluation; or 0.999
+    # Of an average of the generator's weights, for evaluation; or 0.999, without batch norm in it.
+    config.ema_decay = 0.0
     # What D sees changes at random: "color", "translation", "cutout", joined by commas. For a
     # handful of patients.
     config.diff_augment = ""

@@ -15,7 +15,8 @@ Loss: D (BCE(real, 1) + BCE(fake, 0)) / 2; G BCE(fake, 1) + 100 L1 over the whol
 To be held against: the best entry of SynthRAD2025, MR to CT, has an MAE of 64.8 +- 21.3 HU inside
 the body, a PSNR of about 30 dB, MS-SSIM of about 0.936 and Dice of 0.79; plain pix2pix on such
 data an SSIM of 0.74 to 0.87 and a PSNR of 28 to 30 dB. Figures depend on their protocol:
-`launch.evaluate` names its own.
+`launch.evaluate` names its own, and scores slices padded and resized to image_size, without those
+that have no body; the challenge scores native voxels, as `launch.predict --reference` does.
 As published (`configs/mri2ct.py:as_published`): no skips, though its README speaks of them, and
 8-bit images, which the data set reads too, with data.image_window_hu as the meaning of 0 and 255.
 
@@ -43,7 +44,10 @@ def get_config(variant=""):
     config.data.resample = False  # MR and mask to the CT's voxels; else they must lie on them
     config.data.image_window_hu = (-1024, 3071)  # of 0 and 255 in 8-bit images
     config.data.source_side = "left"  # of an image that holds both, side by side
-    config.data.patient_pattern = r"(.+?)(?:[_-](?:slice)?\d+)?"  # of images: group 1 of the stem
+    # Of images: group 1 is the patient. It is matched against the name without ending or, if it has
+    # a "/", the path within the source, trainA/0001 say. A number is taken for a patient of its
+    # own, which is wrong where neighbouring slices are 0001.png, 0002.png: set a pattern there.
+    config.data.patient_pattern = r"(.+?)(?:[_-](?:slice)?\d+)?"
     config.data.test_fraction = 0.15  # of the patients
     config.data.validation_fraction = 0.1  # of the others
     config.data.image_size = 256
@@ -77,7 +81,7 @@ def get_config(variant=""):
         config.data.data_dir = "data/sample"
         config.data.sample = "brain_templates"
         config.data.image_size = 128
-        config.data.window_hu = (-20, 100)  # all that the template's brain has
+        config.data.window_hu = (-20, 100)  # of the brain's 2 to 188 HU all but 0.043 %
         config.data.flip = True
         config.generator.width = 16
         # An instance norm would divide by how much of a slice is brain.

@@ -190,6 +190,11 @@ def _check(config):
             "config.loss.gradient_penalty_weight=0, but nothing else bounds the critic of "
             'config.loss.adversarial="wgan": use a positive weight'
         )
+    if config.get("ema_decay") and config.get("generator", {}).get("norm") == "batch":
+        raise ConfigError(
+            f"config.ema_decay={config.ema_decay} averages weights, and the running statistics of "
+            'config.generator.norm="batch" do not fit the average: use another norm, or 0'
+        )
     if config.dtype == "float64" and not jax.config.jax_enable_x64:
         raise ConfigError("config.dtype=float64 needs JAX_ENABLE_X64=1 in the environment")
 

@@ -1,6 +1,5 @@
 """Scores a trained run on held-out patients: python -m launch.evaluate --workdir=DIR"""
 
-import json
 import os
 
 from absl import flags
@@ -14,6 +13,7 @@ from launch import (
     evaluate_pyramid,
     evaluate_segmentation,
     evaluate_synthesis,
+    json_results,
 )
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a trained run")
@@ -86,16 +86,13 @@ def evaluate(workdir, split, checkpoint):
     results = header | results
     folder = os.path.join(workdir, "evaluation")
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, f"{split}.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2, allow_nan=False)
-    print(f"protocols and all values: {path}")
     path = os.path.join(folder, split)
     if config.data.target == "ct":
         evaluate_synthesis.write(path, config, results, pictures)
-    else:
-        pictures.save(f"{path}.png")
-        print(f"best, median and worst: {path}.png")
+        return
+    json_results.write(f"{path}.json", results)
+    pictures.save(f"{path}.png")
+    print(f"best, median and worst: {path}.png")
 
 
 if __name__ == "__main__":

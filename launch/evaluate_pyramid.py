@@ -2,7 +2,6 @@
 
 import csv
 import itertools
-import json
 import os
 
 import jax
@@ -19,6 +18,7 @@ from jax_pix2pix.intensity import to_stored
 from jax_pix2pix.pyramid import last_scale, scale_directory
 from jax_pix2pix.sampling import sample
 from jax_pix2pix.workdir import load_state
+from launch import json_results
 from launch.predict_samples import trained_spacing_mm
 from launch.sample_pictures import picture_of_planes, three_planes
 
@@ -132,9 +132,7 @@ def evaluate_run(workdir, checkpoint, count=COUNT, seed=0, volumes=0):
     print(f"a row a volume: {path}.csv")
     picture.save(f"{path}.png")
     print(f"a training volume, its reconstruction and samples: {path}.png")
-    with open(f"{path}.json", "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2, allow_nan=False)
-    print(f"protocols and all values: {path}.json")
+    json_results.write(f"{path}.json", results)
     return results
 
 

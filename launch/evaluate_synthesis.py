@@ -1,22 +1,24 @@
 """What `launch.evaluate` does with a system that makes CT of MR or of cone beam CT."""
 
-import csv
-
 import numpy as np
 import tqdm
 
 from input_pipeline import pipeline, prepared
 from input_pipeline.planes import PLANES, put_together
-from jax_pix2pix.evaluation import ct_baselines, report, report_pictures, sct_scores
-from jax_pix2pix.evaluation.dose import dosimetry
-from jax_pix2pix.evaluation.mask_scores import json_case, over_cases, print_table
+from jax_pix2pix.evaluation import ct_baselines, sct_scores
+from jax_pix2pix.evaluation.mask_scores import print_table
 from jax_pix2pix.evaluation.volumes import of_slices, patient_volumes
+from launch import synthesis_report
 
 VOLUMES = ("source", "ct", "sct", "mask")
 GRID = (
     "a patient's prepared {plane} slices with some body, {side} x {side}, stacked, HU rounded to "
     "whole ones; distances and dose are left out where the spacing is unknown or slices are "
     "missing between these; on the source's own voxels: launch.predict --reference"
+)
+IN_3D = (
+    "; the network saw runs of {depth} slices at this size that do not overlap, but for the last "
+    "one; launch.predict blends patches that overlap by half"
 )
 
 
@@ -50,27 +52,16 @@ def evaluate(config, system, generator, split):
         )
         for name, sct in predictions.items():
             scores = sct_scores.score_patient(volumes.ct, sct, volumes.mask, spacing_mm)
-            # Neither JSON nor a mean has a place for the PSNR of equal volumes, which is infinite.
-            cases[name].append({k: v if np.isfinite(v) else np.nan for k, v in scores.items()})
-        pages.append(_page(of_patient, volumes, spacing_mm, cases["model"][-1]))
+            cases[name].append(scores)
+        shown = [getattr(volumes, name) for name in VOLUMES]
+        name, images = of_patient[0].patient, len(of_patient)
+        pages.append(synthesis_report.page(name, images, shown, spacing_mm, cases["model"][-1]))
 
-    names = [page.name for page in pages]
-    summaries = {name: over_cases(of_model, names) for name, of_model in cases.items()}
-    results = {
-        "protocols": sct_scores.PROTOCOLS
-        | {"grid": GRID.format(plane=data.plane, side=data.image_size)},
-        "baselines": ct_baselines.PROTOCOLS,
-        "results": {
-            name: {
-                "overall": summaries[name],
-                "cases": [
-                    {"patient": page.name, "images": page.images} | json_case(scores)
-                    for page, scores in zip(pages, of_model, strict=True)
-                ],
-            }
-            for name, of_model in cases.items()
-        },
-    }
+    grid = GRID.format(plane=data.plane, side=data.image_size)
+    if data.depth:
+        grid += IN_3D.format(depth=data.depth)
+    results = synthesis_report.results(cases, pages, grid, ct_baselines.PROTOCOLS)
+    summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
     # More scores than fit side by side: a row each.
     by_score = {
         metric: {name: summary[metric] for name, summary in summaries.items()}
@@ -81,7 +72,7 @@ def evaluate(config, system, generator, split):
 
 
 def write(path, config, results, pages):
-    """Writes path.html, the report; path.csv, a row a patient and model; path.png, a patient.
+    """Writes what synthesis_report.write does.
 
     results: of `evaluate`, with the header that `launch.evaluate` adds.
     pages: of `evaluate`.
@@ -92,24 +83,8 @@ def write(path, config, results, pages):
         "checkpoint": f"{results['checkpoint']}, step {results['step']}",
         "slices": sum(patient.images for patient in pages),
     }
-    summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
     title = f"Synthetic CT, {results['split']} split"
-    texts = results["protocols"], results["baselines"]
-    with open(f"{path}.html", "w", encoding="utf-8") as file:
-        file.write(report.page(title, facts, summaries, pages, *texts))
-    print(f"report: {path}.html")
-
-    with open(f"{path}.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["model", *results["results"]["model"]["cases"][0]])
-        writer.writeheader()
-        for name, of_model in results["results"].items():
-            writer.writerows({"model": name} | case for case in of_model["cases"])
-    print(f"a row a patient and model: {path}.csv")
-
-    ranked = sorted(pages, key=lambda patient: patient.scores["synthrad2023.mae"])
-    with open(f"{path}.png", "wb") as file:
-        file.write(ranked[len(ranked) // 2].slices)
-    print(f"the patient of the median MAE: {path}.png")
+    synthesis_report.write(path, title, facts, results, pages)
 
 
 def _batches(data, split):
@@ -135,19 +110,3 @@ def spacing_of(data, examples):
     factor = data.stored_size / data.image_size
     of_planes = spacing_mm[0], spacing_mm[1] * factor, spacing_mm[2] * factor
     return tuple(of_planes[axis] for axis in np.argsort(PLANES[data.plane]))
-
-
-def _page(examples, volumes, spacing_mm, scores):
-    dvh = None
-    if np.isfinite(scores["delta_dmean"]):
-        doses = dosimetry(volumes.ct, volumes.sct, volumes.mask, spacing_mm)
-        dvh = report_pictures.dvh_picture(doses)
-    return report.PatientPage(
-        name=examples[0].patient,
-        images=len(examples),
-        scores=json_case(scores),
-        slices=report_pictures.slices_picture(
-            volumes.source, volumes.ct, volumes.sct, volumes.mask, spacing_mm
-        ),
-        dvh=dvh,
-    )

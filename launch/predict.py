@@ -21,9 +21,14 @@ bits.
 
 Of a folder it takes all volumes but SynthRAD's ct.* and mask.*, and for a/NAME.mha it writes
 a/NAME.mha, for a/mr.mha a/sct.mha. The body, by which an MR is scaled, is that of --mask, or of
-mask.* beside mr.*, or is found. In 3D, patches that overlap by half are blended with Gaussian
-weights. --reference=ct.nii.gz prints the scores of one volume under the protocols of
-jax_pix2pix/evaluation/protocols.py.
+mask.* beside mr.*, or is found; a line says which. In 3D, patches that overlap by half are blended
+with Gaussian weights.
+
+--reference=ct.nii.gz scores one volume on the CT's own voxels: it prints the protocols of
+jax_pix2pix/evaluation/protocols.py, and writes all scores, of structures, distances and the
+surrogate dose too, beside sct.nii.gz as `launch.evaluate` does: sct.json, sct.csv, sct.html and
+sct.png. A run with config.data.resample resamples MR and mask to the voxels of the reference, as
+its training data was, and writes the synthetic CT on these.
 
 Such a run that learnt from pictures takes those of MR, .png or .jpg, grey or RGB, never beside its
 CT. For a/NAME.jpg it writes a/NAME.png, 8-bit grey, of the same size, in which 0 and 255 are
@@ -120,7 +125,7 @@ def predict(
     if os.path.isdir(pyramid.scale_directory(workdir, 0)):
         workdir, _ = pyramid.last_scale(workdir)
     checkpoint = checkpoint or ("last" if "pyramid" in read_config(workdir) else "best")
-    config, system, generator, _ = load_run(workdir, checkpoint)
+    config, system, generator, step = load_run(workdir, checkpoint)
     if "pyramid" in config:
         if options != (None, None, 0) or mask or reference:
             raise ConfigError(
@@ -153,7 +158,10 @@ def predict(
         if pictures:
             predict_pictures.predict(config, system, generator, source, output)
         elif of_mr:
-            predict_synthesis.predict(config, system, generator, source, output, mask, reference)
+            header = {"workdir": workdir, "checkpoint": checkpoint, "step": step}
+            predict_synthesis.predict(
+                config, system, generator, header, source, output, mask, reference
+            )
         else:
             predict_ct.predict(config, system, generator, source, output)
         return
@@ -181,7 +189,7 @@ def _define_flags():
     )
     flags.DEFINE_integer("largest_components", 0, "of masks: keep so many components; 0 keeps all")
     flags.DEFINE_string("mask", None, "of synthetic CT: file of the body in the input")
-    flags.DEFINE_string("reference", None, "of synthetic CT: file of the real CT, to print scores")
+    flags.DEFINE_string("reference", None, "of synthetic CT: file of the real CT, to score against")
     flags.DEFINE_integer("count", 16, "of a pyramid: samples")
     flags.DEFINE_integer("seed", 0, "of a pyramid: of the samples' noise", lower_bound=0)
     flags.DEFINE_integer("from_scale", 0, "of a pyramid: the first scale to sample")

@@ -1,14 +1,18 @@
 """What `launch.predict` does with MR or cone beam CT volumes: synthetic CT on their voxels."""
 
 import functools
+import json
 import os
+import sys
 
 import jax
 import numpy as np
 import tqdm
 
+from input_pipeline.mri_ct import volumes
 from input_pipeline.mri_ct.body_mask import body_mask
 from input_pipeline.mri_ct.intensity import stored_cbct, stored_mr
+from input_pipeline.mri_ct.layouts import MASKS_NOTE
 from input_pipeline.planes import cut, native, stored_image
 from input_pipeline.raw import volume_file
 from input_pipeline.raw.volume import Volume
@@ -18,28 +22,37 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.blending import blend
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation import protocols
+from jax_pix2pix.evaluation.sct_scores import score_patient
 from jax_pix2pix.intensity import to_network, to_stored
+from launch import synthesis_report
 from launch.predict_files import find, replacing, results
 
 BATCH = 16  # slices
 SYNTHRAD = {"mr", "cbct", "ct", "mask", "sct"}  # what the volumes of a patient are called
+GRID = (
+    "all slices of the volume, on the voxels of the synthetic CT's file, which are the CT's, with "
+    "their spacing, HU rounded to whole ones"
+)
 COLUMNS = {"mae": "MAE, HU", "psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
 
 
-def predict(config, system, generator, source, output, mask=None, reference=None):
+def predict(config, system, generator, header, source, output, mask=None, reference=None):
     """Writes a synthetic CT of each volume, one volume after the other.
 
     Args:
         config, system, generator: of the run.
+        header: {"workdir", "checkpoint": its name, "step": its number}, for the scores' files too.
         source: a volume, or a folder of them at any depth.
         output: see `launch.predict` for what is written there.
         mask: file of the body in the volume; without one, mask.* beside a volume that is called as
             in SynthRAD, or else what `body_mask` finds.
-        reference: file of the volume's real CT, to print scores against.
+        reference: file of the volume's real CT, to be scored against: the scores are printed and
+            written beside the output, see synthesis_report.write. With config.data.resample MR and
+            mask are resampled to its voxels, as for training, and so is the synthetic CT.
 
     Raises:
         DataError: there are no volumes, one cannot be read, or mask or reference are not on its
-            voxels.
+            voxels, where nothing is resampled.
         ConfigError: mask or reference are given beside a folder.
     """
     if os.path.isdir(source) and (mask or reference):
@@ -47,25 +60,51 @@ def predict(config, system, generator, source, output, mask=None, reference=None
             f"--mask and --reference are of one volume, and {source} is a folder: give a file"
         )
     outputs = compiled(system, config.data)
+    grid = _grid(config.data, reference)
     for path, result in _results(source, output, config.data.modality, {mask, reference}):
         body_path = mask or _mask_beside(path, config.data.modality)
-        geometry = volume_file.read_geometry(path)
-        for other in filter(None, (body_path, reference)):
-            grid = volume_file.read_geometry(other)
-            geometry.check_same_grid(path, grid, other, "resample the latter")
-        stored, body = prepared(path, body_path, config.data)
-        small = _synthesised(functools.partial(outputs, generator), stored, config.data, path)
+        geometry = grid or _own_grid(path, body_path, reference)
+        stored, values, body = prepared(path, body_path, config.data, grid)
+        shown = volumes.shows_body(body, config.data)
+        network = functools.partial(outputs, generator)
+        small = _synthesised(network, stored, shown, config.data, path)
         hu = np.empty(geometry.shape, np.int16)
         slices = cut(hu, config.data.plane)
         for k, plane in enumerate(small):
             slices[k] = np.rint(native(plane, slices.shape[1:]))
         with replacing(result) as temporary:
             volume_file.write_hu(temporary, hu, Volume(hu, geometry))
-        print(result, flush=True)
+        where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
+        trained = "" if body_path else _training_masks(header["workdir"])
+        print(f"{result}\nbody mask: {where}{trained}", flush=True)
         if reference:
-            where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
-            scores = protocols.compare(volume_file.read_ct(reference).values, hu, body > 0)
-            _print_scores(scores, where)
+            about = header | {"input": path, "reference": reference, "mask": where}
+            seen = values, volume_file.read_ct(reference).values, hu, body > 0
+            _score(result, config.system, about, seen, geometry.spacing_mm)
+
+
+def _grid(data, reference):
+    """The Geometry to which MR and mask are resampled; None leaves them on their own voxels."""
+    if not data.resample:
+        return None
+    if reference:
+        print(f"MR and mask are resampled, as for training, to the voxels of {reference}")
+        return volume_file.read_geometry(reference)
+    print(
+        "warning: this run was trained on MR resampled to the CT's voxels (config.data.resample), "
+        "and here field of view and voxels stay the MR's own, which may differ: give a file on "
+        "the voxels that are wanted as --reference, volume by volume",
+        file=sys.stderr,
+    )
+
+
+def _own_grid(path, *others):
+    """Geometry of a volume. Raises DataError where one of the others, if any, is on another one."""
+    geometry = volume_file.read_geometry(path)
+    for other in filter(None, others):
+        grid = volume_file.read_geometry(other)
+        geometry.check_same_grid(path, grid, other, "resample the latter")
+    return geometry
 
 
 def _results(source, output, modality, others):
@@ -105,16 +144,30 @@ def _mask_beside(path, modality):
     return None
 
 
-def prepared(path, body_path, data):
+def _training_masks(workdir):
+    """What the record of a run's data says of masks from files; "" without them, or a record."""
+    try:
+        with open(os.path.join(workdir, "preparation.json"), encoding="utf-8") as file:
+            notes = json.load(file)["notes"]
+    except (OSError, ValueError, TypeError, KeyError):  # of runs from before there is none
+        return ""
+    return "".join(f"; in training: {note}" for note in notes if note.startswith(MASKS_NOTE))
+
+
+def prepared(path, body_path, data, grid=None):
     """A volume as preparation and evaluation make it, and its body.
 
+    Args:
+        body_path: file of the body, or None: it is found.
+        data: config.data.
+        grid: Geometry to which both are resampled; None leaves them where they are.
+
     Returns:
-        (uint16 [slices, S, S, 1], of data.plane, uint8 [slices, rows, columns], axial), S being
-        data.image_size.
+        (uint16 [slices, S, S, 1], of data.plane, S being data.image_size; the same before it was
+        cut and resized, uint16 [slices, rows, columns], axial; and the body, likewise, uint8).
     """
-    read = volume_file.read_ct if data.modality == "cbct" else volume_file.read_mr
-    values = read(path).values
-    body = volume_file.read_labels(body_path).values if body_path else body_mask(values)
+    values = volumes.read_source(path, data.modality, grid)
+    body = volumes.read_body(body_path, grid) if body_path else body_mask(values)
     try:
         if data.modality == "cbct":
             values = stored_cbct(values)
@@ -124,7 +177,8 @@ def prepared(path, body_path, data):
         raise DataError(f"{path}: {error}") from None
     slices = cut(values, data.plane)
     planes = (stored_image(plane, data.stored_size, beyond=0)[..., None] for plane in slices)
-    return np.stack([evaluation_image(plane, data.image_size) for plane in planes]), body
+    stored = np.stack([evaluation_image(plane, data.image_size) for plane in planes])
+    return stored, values, body
 
 
 def compiled(system, data):
@@ -138,8 +192,11 @@ def compiled(system, data):
     return outputs
 
 
-def _synthesised(outputs, stored, data, path):
+def _synthesised(outputs, stored, shown, data, path):
     """HU of a prepared volume: slices with their neighbours, or in 3D blended patches.
+
+    shown: bool [slices], which show some body. As in training, which has no others, the last slice
+        with body is its own neighbour.
 
     Returns:
         float32 [slices, S, S].
@@ -156,23 +213,41 @@ def _synthesised(outputs, stored, data, path):
             return blend(stored, (data.depth, side, side), counted)[..., 0]
     last = len(stored) - 1
     neighbours = np.arange(-data.context, data.context + 1)
+    ends = np.flatnonzero(np.diff(shown)) + 1  # where stretches with and without body begin
+    stretch = np.searchsorted(ends, np.arange(len(stored)), side="right")
+    first, stop = np.append(0, ends)[stretch], np.append(ends, len(stored))[stretch]
     hu = np.empty(stored.shape[:3], np.float32)
     for start in tqdm.tqdm(range(0, len(stored), BATCH), desc=name, unit="batch"):
         # The last slice is repeated, so that the generator is compiled once.
         slices = np.minimum(np.arange(start, start + BATCH), last)
-        around = np.clip(slices[:, None] + neighbours, 0, last)
+        own = first[slices, None], stop[slices, None] - 1
+        around = np.clip(slices[:, None] + neighbours, *own)
         batch = outputs(np.moveaxis(stored[around, ..., 0], 1, -1))
         hu[start : start + BATCH] = np.asarray(batch)[: len(stored) - start, ..., 0]
     return hu
 
 
-def _print_scores(scores, mask):
+def _score(result, system, about, seen, spacing_mm):
+    """Prints the scores of a synthetic CT and writes beside it what `launch.evaluate` does.
+
+    about: the header with "input", "reference" and "mask", in words.
+    seen: source, CT, synthetic CT and body, as synthesis_report.page has them.
+    """
+    _, ct, sct, body = seen
+    scores = score_patient(ct, sct, body, spacing_mm)
+    _print_scores(scores)
+    page = synthesis_report.page(about["input"], len(ct), seen, spacing_mm, scores)
+    results = about | synthesis_report.results({"model": [scores]}, [page], GRID, {})
+    facts, title = {"system": system} | about, f"Synthetic CT of {page.name}"
+    synthesis_report.write(volume_file.without_ending(result), title, facts, results, [page])
+
+
+def _print_scores(scores):
     """A row a protocol, and below what each of them is."""
     print(f"{'':20}" + "".join(f"{title:>12}" for title in COLUMNS.values()))
-    for name, values in scores.items():
-        cells = (f"{values[key]:12.4f}" if key in values else f"{'-':>12}" for key in COLUMNS)
+    for name in protocols.PROTOCOLS:
+        found = [scores.get(f"{name}.{key}") for key in COLUMNS]
+        cells = (f"{'-':>12}" if value is None else f"{value:12.4f}" for value in found)
         print(f"{name:20}" + "".join(cells))
-    print(f"mask: {mask}")
-    for name in scores:
-        protocol = protocols.PROTOCOLS[name]
+    for name, protocol in protocols.PROTOCOLS.items():
         print(f"{name}, version {protocol.version}: {protocol.text}")

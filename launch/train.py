@@ -1,6 +1,7 @@
 """Trains a system: python -m launch.train --config=configs/lidc_mask2ct.py --workdir=DIR"""
 
 import os
+import shutil
 import sys
 
 import jax
@@ -26,6 +27,7 @@ _ALLOWED = flags.DEFINE_list(
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
+RECORD = "preparation.json"  # of the prepared data, for who looks at the run elsewhere
 SAMPLES = 8  # validation examples in a picture, from the first to the last
 
 
@@ -79,7 +81,7 @@ def _report(directory):
 
 
 def _train(config, directory, allowed, clock, steps_per_epoch, train_batches):
-    prepared.ensure_prepared(config.data)
+    data_directory = prepared.ensure_prepared(config.data)
     examples = pipeline.num_training_examples(config.data)
     one_pass = order.steps_per_epoch(examples, config.data.batch_size)
     config.steps_per_epoch = steps_per_epoch or one_pass
@@ -97,7 +99,12 @@ def _train(config, directory, allowed, clock, steps_per_epoch, train_batches):
     dataset = None
     if config.data.cache == "device":
         dataset = device_cache.put(pipeline.train_set(config.data), mesh)
-    on_first_process(lambda: workdir.claim(directory, config, allowed))
+
+    def claim():
+        workdir.claim(directory, config, allowed)
+        shutil.copyfile(data_directory / RECORD, os.path.join(directory, RECORD))
+
+    on_first_process(claim)
     if jax.process_index() == 0:
         epochs = sum(scale_config.epochs for scale_config in configs)
         print_plan(config, systems[-1], mesh, examples, epochs)

@@ -262,7 +262,7 @@ def test_diff_augment_changes_what_d_sees_and_no_distance_of_images():
 
 
 ALL = {
-    "generator.norm": "batch",
+    "generator.norm": "instance",
     "generator.attention_gates": True,
     "generator.self_attention": 2,
     "discriminator.spectral_norm": True,
@@ -338,3 +338,11 @@ def test_an_average_is_donated_saved_and_resumed_bit_for_bit(tmp_path, fields):
 def test_a_decay_that_is_no_share_is_named(decay):
     with pytest.raises(ConfigError, match=rf"config\.ema_decay={decay}: use a share from 0"):
         build_system(_small(ema_decay=decay))
+
+
+def test_an_average_of_weights_is_refused_with_running_statistics():
+    message = r'config\.ema_decay=0\.9 .*config\.generator\.norm="batch"'
+    with pytest.raises(ConfigError, match=message):
+        build_system(_small(**{"ema_decay": 0.9, "generator.norm": "batch"}))
+    build_system(_small(**{"generator.norm": "batch"}))
+    build_system(_small(**{"ema_decay": 0.9, "discriminator.norm": "batch"}))

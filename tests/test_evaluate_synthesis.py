@@ -127,6 +127,13 @@ def test_scores_are_of_the_files(runs, evaluated, source, kind):
     assert [page.images for page in pages] == [case["images"] for case in cases]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_protocol_says_how_blocks_of_slices_were_made(evaluated, kind):
+    grid = evaluated[kind][0]["protocols"]["grid"]
+    assert ("runs of 4 slices at this size that do not overlap" in grid) == (kind == "3d")
+    assert "40 x 40" in grid
+
+
 def test_every_score_is_of_the_assembled_volumes(results, runs, source):
     config, system, generator, _ = load_run(runs["2d"], "best")
     predicted = _predictions(config, system, generator, "train")

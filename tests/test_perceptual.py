@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from configs.lidc_mask2ct import get_config
+from jax_pix2pix import losses
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.perceptual import perceptual_distance, read_vgg16, vgg16_features
 from jax_pix2pix.workdir import build_system, load_run
@@ -91,6 +92,37 @@ def test_equal_images_have_no_distance(saved):
     image = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 1)), jnp.float32)
     distance = perceptual_distance(saved[0])(image, image)
     assert distance == 0 and distance.dtype == jnp.float32
+
+
+def _generator_loss(path, weight):
+    """(source, target, fake) -> (G's loss, metrics), with a D of one hidden layer."""
+    config = get_config()
+    config.loss.perceptual_weight, config.loss.perceptual_weights_file = weight, str(path)
+    _, loss = losses.pix2pix_losses(config)
+
+    def discriminate(source, image):
+        return [source + 2 * image, jnp.sin(source * image)]
+
+    return lambda *images: loss(discriminate, *images)
+
+
+def test_it_enters_the_loss_of_g_with_its_weight(float64, saved):
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 2, 24, 24, 1))
+    _, target, fake = images
+    loss, metrics = _generator_loss(saved[0], 3.0)(*images)
+    without, others = _generator_loss(saved[0], 0.0)(*images)
+    distance = float(perceptual_distance(saved[0])(fake, target))
+    assert distance > 1e-3 and float(metrics["perceptual"]) == pytest.approx(distance, rel=1e-12)
+    assert float(loss) == pytest.approx(float(without) + 3 * distance, rel=1e-12)
+    assert metrics.keys() - others.keys() == {"perceptual"}
+
+
+def test_without_a_weight_it_is_not_computed(saved):
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 2, 24, 24, 1))
+    convolution = "conv_general_dilated"
+    assert convolution in str(jax.make_jaxpr(_generator_loss(saved[0], 0.5))(*images))
+    for path in (saved[0], ""):  # nor is there a file to be read
+        assert convolution not in str(jax.make_jaxpr(_generator_loss(path, 0.0))(*images))
 
 
 @pytest.mark.parametrize("kind", ["missing", "unnamed", "folder", "pickle", "text", "cut"])

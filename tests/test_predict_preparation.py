@@ -81,6 +81,6 @@ def test_mr_volumes(tmp_path, size):
     data = _data(mri2ct.get_config("quickstart"), tmp_path / "data", **fields)
     evaluated = _evaluated(data)
     (mr,) = (SAMPLES / data.sample).rglob("mr.nii.gz")
-    stored, _ = predict_synthesis.prepared(str(mr), str(mr.with_name("mask.nii.gz")), data)
+    stored, *_ = predict_synthesis.prepared(str(mr), str(mr.with_name("mask.nii.gz")), data)
     _agree([stored[i] for _, i in sorted(evaluated)], [evaluated[key] for key in sorted(evaluated)])
     assert len(evaluated) > 50 and stored.max() > 60_000

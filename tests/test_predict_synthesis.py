@@ -1,6 +1,9 @@
 """Synthetic CT from launch.predict, recomputed with SimpleITK, PyTorch and SciPy."""
 
+import csv
 import itertools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +17,16 @@ from scipy.signal import windows
 
 from configs import liver, mri2ct, mri2ct_3d
 from input_pipeline.mri_ct.body_mask import body_mask
+from input_pipeline.prepare import options_of, prepare
 from input_pipeline.safe_io import DataError
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation import protocols
+from jax_pix2pix.evaluation.sct_scores import score_patient
 from jax_pix2pix.workdir import load_run
 from launch.predict import predict
 from tests import commands, untrained
+from tests.input_pipeline import pairs
 from tests.test_predict_volumes import resized
 
 SIZE = 32
@@ -34,9 +40,10 @@ OBLIQUE = np.array(  # columns: axes to the left, back and head, the last one do
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Workdirs: "2d", "sagittal", "context", "3d" and "cbct"."""
+    """Workdirs: "2d", "resampled", "sagittal", "context", "3d" and "cbct"."""
     configs = {
         "2d": mri2ct.get_config(),
+        "resampled": mri2ct.get_config(),
         "sagittal": mri2ct.get_config(),
         "context": mri2ct.get_config(),
         "3d": mri2ct_3d.get_config(),
@@ -52,6 +59,8 @@ def runs(tmp_path_factory):
         config.discriminator.strided_levels = 2
         if name == "2d":
             config.data.stored_size = 48
+        if name == "resampled":
+            config.data.resample = True
         if name == "sagittal":
             config.data.plane = name
         if name == "context":
@@ -142,6 +151,7 @@ def _agree(found, expected):
 @pytest.mark.parametrize("run", ["2d", "context"])
 def test_slices_with_their_neighbours(runs, tmp_path, run):
     mr, mask = _mr()
+    mask[12] = 0
     _save(tmp_path / "mr.nii.gz", mr)
     body = _save(tmp_path / "body.nii.gz", mask)
     output = tmp_path / "out" / "sct.nii.gz"
@@ -150,9 +160,15 @@ def test_slices_with_their_neighbours(runs, tmp_path, run):
     seen = _seen(_stored(mr, mask), config)
     context = config.data.context
     assert context == (run == "context")
-    padded = np.pad(seen, [(context, context), (0, 0), (0, 0)], mode="edge")
-    channels = [padded[k : k + len(seen)] for k in range(2 * context + 1)]
-    fake = network(np.stack(channels, -1))[..., 0]
+    # Neither beyond the body's ends nor over the slice without body.
+    shown = mask.any((1, 2))
+    assert not shown[[0, 12, -1]].any() and shown[[2, 11, 13, -3]].all()
+    around = []
+    for _, stretch in itertools.groupby(range(len(mr)), key=lambda k: shown[k]):
+        stretch = list(stretch)
+        padded = [stretch[0]] * context + stretch + [stretch[-1]] * context
+        around += [padded[k : k + 2 * context + 1] for k in range(len(stretch))]
+    fake = network(np.moveaxis(seen[np.array(around)], 1, -1))[..., 0]
     _agree(_read(output), _native(fake, mr.shape))
 
 
@@ -226,6 +242,29 @@ def test_the_body_is_given_or_beside_or_found(runs, tmp_path):
     np.testing.assert_array_equal(synthesised("a/mr.mha"), synthesised("b/mr.mha"))
 
 
+def test_a_mask_that_is_made_where_training_had_files_is_told(runs, tmp_path, capsys):
+    source = pairs.write_pair(tmp_path / "source" / "p1")
+    data = mri2ct.get_config().data
+    data.data_dir = str(tmp_path / "data")
+    directory = prepare("mri_ct", source, data.data_dir, **options_of(data))
+    workdir = shutil.copytree(runs / "2d", tmp_path / "run")
+    shutil.copy(directory / "preparation.json", workdir)
+    capsys.readouterr()
+
+    def told(name, **files):
+        predict(str(workdir), str(tmp_path / name), str(tmp_path / "sct.mha"), **files)
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("body mask: ")]
+        return line.removeprefix("body mask: ")
+
+    body = str(source / "mask.nii.gz")
+    _save(tmp_path / "head.mha", sitk.GetArrayFromImage(sitk.ReadImage(str(source / "mr.nii.gz"))))
+    otsu = f"Otsu's threshold of {tmp_path / 'head.mha'}, holes filled, largest component"
+    assert told("head.mha") == f"{otsu}; in training: body masks from files: 1 of 1"
+    assert told("source/p1/mr.nii.gz") == told("source/p1/mr.nii.gz", mask=body) == body
+    (workdir / "preparation.json").unlink()
+    assert told("head.mha") == otsu
+
+
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"])
 def test_an_oblique_anisotropic_scan_of_reversed_slices_keeps_its_geometry(
@@ -274,7 +313,10 @@ def test_the_command_on_folders_of_patients(runs, tmp_path):
         output / "brain" / "1BA002" / "sct.mha",
         output / "more" / "head.nrrd",
     ]
-    assert out.split() == [str(path) for path in results]
+    assert out.splitlines()[::2] == [str(path) for path in results]
+    bodies = [str(source / f"brain/1BA00{n}/mask{e}") for n, e in ((1, ".nii.gz"), (2, ".mha"))]
+    found = f"Otsu's threshold of {source / 'more' / 'head.nrrd'}, holes filled, largest component"
+    assert out.splitlines()[1::2] == [f"body mask: {where}" for where in (*bodies, found)]
     assert sorted(path for path in output.rglob("*") if path.is_file()) == results
 
 
@@ -288,9 +330,9 @@ def test_a_reference_is_scored_under_every_protocol(runs, tmp_path, capsys):
     predict(str(runs / "2d"), str(path), output, **files)
     lines = capsys.readouterr().out.splitlines()
     expected = protocols.compare(ct, _read(output), mask > 0)
-    assert lines[0] == output and lines[2 + len(expected)] == f"mask: {body}"
+    assert lines[:2] == [output, f"body mask: {body}"]
     assert expected["synthrad2023"]["mae"] > 100
-    for line, (name, scores) in zip(lines[2:], expected.items(), strict=False):
+    for line, (name, scores) in zip(lines[3:], expected.items(), strict=False):
         found = line.split()
         assert found[0] == name
         keys = ("mae", "psnr", "ssim", "ms_ssim")
@@ -301,6 +343,85 @@ def test_a_reference_is_scored_under_every_protocol(runs, tmp_path, capsys):
         )
     for name in expected:
         assert any(line.startswith(f"{name}, version 1: ") for line in lines)
+
+
+def _grid_of_a_ct():
+    """A sitk.Image of noise with a smaller field of view than the MR, of other voxels."""
+    noise = np.random.default_rng(1).integers(-1000, 1000, (14, 22, 26)).astype(np.int16)
+    ct = sitk.GetImageFromArray(noise)
+    ct.SetSpacing((1.53, 1.71, 3.37))
+    ct.SetOrigin((-18.13, 10.395, 304.9))  # no centre is half-way between two of the MR
+    return ct
+
+
+def test_a_run_of_resampled_data_resamples_to_the_reference(runs, tmp_path, capsys):
+    mr, mask = _mr()
+    path, body = _save(tmp_path / "mr.nii.gz", mr), _save(tmp_path / "body.mha", mask)
+    grid = _grid_of_a_ct()
+    reference = tmp_path / "ct.nrrd"
+    sitk.WriteImage(grid, str(reference))
+    files = {"mask": str(body), "reference": str(reference)}
+    predict(str(runs / "resampled"), str(path), str(tmp_path / "sct.nrrd"), **files)
+    told = capsys.readouterr()
+    assert f"resampled, as for training, to the voxels of {reference}" in told.out
+    assert "config.data.resample" not in told.err
+
+    image, body = sitk.Cast(_image(mr), sitk.sitkFloat32), _image(mask)
+    beyond = float(mr.min())
+    seen = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, beyond)
+    inside = sitk.Resample(body, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+    seen, inside = map(sitk.GetArrayFromImage, (seen, inside))
+    config, network = _generator(runs / "resampled")
+    fake = network(_seen(_stored(seen, inside), config)[..., None])[..., 0]
+    result, written = (sitk.ReadImage(str(p)) for p in (tmp_path / "sct.nrrd", reference))
+    for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(result, what)() == getattr(written, what)()
+    _agree(sitk.GetArrayFromImage(result), _native(fake, seen.shape))
+
+
+def test_a_run_of_resampled_data_warns_where_there_is_no_reference(runs, tmp_path, capsys):
+    mr, mask = _mr()
+    path, body = _save(tmp_path / "mr.nii.gz", mr), _save(tmp_path / "body.mha", mask)
+    predict(str(runs / "resampled"), str(path), str(tmp_path / "sct.mha"), mask=str(body))
+    lines = capsys.readouterr().err.splitlines()
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    assert "config.data.resample" in warning and "--reference" in warning
+    config, network = _generator(runs / "resampled")
+    fake = network(_seen(_stored(mr, mask), config)[..., None])[..., 0]
+    _agree(_read(tmp_path / "sct.mha"), _native(fake, mr.shape))
+    predict(str(runs / "2d"), str(path), str(tmp_path / "sct.mha"), mask=str(body))
+    assert "config.data.resample" not in capsys.readouterr().err
+
+
+def test_a_reference_gives_the_evaluation_of_a_patient(runs, tmp_path, capsys):
+    mr, mask = _mr()
+    path, body = _save(tmp_path / "mr.nii.gz", mr), _save(tmp_path / "body.mha", mask)
+    ct = np.clip(mr.astype(int) * 2 - 1024, -1024, 3000).astype(np.int16)
+    reference = _save(tmp_path / "ct.nii.gz", ct)
+    files = {"reference": str(reference), "mask": str(body)}
+    predict(str(runs / "2d"), str(path), str(tmp_path / "out" / "sct.nii.gz"), **files)
+    out = capsys.readouterr().out
+    written = {ending: tmp_path / "out" / f"sct.{ending}" for ending in ("json", "csv", "html")}
+    assert all(str(path) in out for path in written.values())
+
+    results = json.loads(written["json"].read_text())
+    assert results["checkpoint"] == "best" and results["step"] == untrained.STEP
+    assert (results["input"], results["reference"]) == (str(path), str(reference))
+    assert results["mask"] == str(body)
+    (case,) = results["results"]["model"]["cases"]
+    # Between slices, rows and columns; SimpleITK has them the other way round.
+    expected = score_patient(ct, _read(tmp_path / "out" / "sct.nii.gz"), mask > 0, (2.9, 1.3, 1.2))
+    assert np.isfinite(expected["delta_d98"]) and np.isfinite(expected["soft_tissue.hd95_mm"])
+    for name, value in expected.items():
+        found = np.nan if case[name] is None else case[name]
+        assert found == pytest.approx(value, rel=1e-3, abs=1e-3, nan_ok=True), name
+    assert case["images"] == len(mr) and not results["baselines"]
+
+    (row,) = csv.DictReader(written["csv"].read_text().splitlines())
+    assert row["model"] == "model" and float(row["gamma_2_2"]) == case["gamma_2_2"]
+    page = written["html"].read_text()
+    assert page.count("<img") == 2 and "delta_dmean" in page and str(reference) in page
+    assert "Baselines" not in page
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from configs.lidc_mask2ct import get_config
+from input_pipeline import prepared
 from input_pipeline.safe_io import DataError
 from jax_pix2pix.errors import ConfigError
 from launch.train import train
@@ -76,6 +77,25 @@ def test_losses_that_stay_not_finite_end_the_run_before_a_checkpoint(sample_data
     assert "skipped in 3 steps in a row" in line and "learning_rate" in line
     assert not list((tmp_path / "checkpoints").iterdir())
     assert "NaN" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_workdir_keeps_the_record_of_its_data(sample_data_dir, tmp_path):
+    config = get_config("quickstart")
+    config.update_from_flattened_dict(
+        {"data.data_dir": str(sample_data_dir), "data.batch_size": 16, "data.image_size": 64}
+        | {"generator.depth": 4, "generator.width": 2, "discriminator.width": 2}
+    )
+
+    class Stopped(Exception):
+        pass
+
+    def stop(*arguments):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(config, tmp_path / "run", train_batches=stop)
+    record = prepared.ensure_prepared(config.data) / "preparation.json"
+    assert (tmp_path / "run" / "preparation.json").read_bytes() == record.read_bytes()
 
 
 def test_unprepared_data_names_the_command(tmp_path):

@@ -29,6 +29,7 @@ SPLITS = ("train", "val", "test")
 PICTURES = (".png", ".jpg", ".jpeg")  # endings, in lower case
 PICTURE = re.compile(f"(?P<stem>.+)({'|'.join(map(re.escape, PICTURES))})", re.IGNORECASE)
 TABLE = "pairs.csv"
+MASKS_NOTE = "body masks from files"  # of a preparation, whose record prediction looks at
 COLUMNS = ("patient", "source", "ct")
 VOLUME = re.compile(
     f"(?P<what>{'|'.join(MODALITIES)}|ct|mask)({'|'.join(map(re.escape, ENDINGS))})"

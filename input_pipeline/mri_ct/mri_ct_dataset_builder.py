@@ -2,7 +2,9 @@
 
 Source folder: pictures in pairs or side by side, SynthRAD's folders, or a table of volumes;
 `layouts` shows each. The names of splits are the source's where it has some; otherwise, and for
-splits that it lacks, whole patients are held out.
+splits that it lacks, whole patients are held out. A picture's patient is what patient_pattern finds
+in its name, or, if the pattern has a "/", in its path within the source, `trainA/0001` say.
+Pictures that are called by numbers alone may have equal ones in several splits of the source.
 
 Stored are the slices with some body, of stored_size x stored_size: axial ones from the feet up, or
 those of another plane, see `planes.cut`:
@@ -22,6 +24,8 @@ and cone beam CT linearly, the mask to nearest.
 
 import concurrent.futures
 import dataclasses
+import itertools
+import os
 import re
 from typing import ClassVar, NamedTuple
 
@@ -38,6 +42,7 @@ from input_pipeline.source_folder import SourceFolder
 
 SALT = "mri_ct"
 OBLIQUE_DEGREES = 1.0  # more than this is told
+HANDFUL = 5  # pictures, each of which may well be of a patient of its own
 
 
 class Plane(NamedTuple):
@@ -57,7 +62,8 @@ class Config(builder.Config):
     resample: bool = False  # source and mask to the CT's grid, where they are on another
     image_window_hu: tuple = (-1024, 3071)  # of a picture of a CT: what 0 and 255 mean
     source_side: str = "left"  # or "right": of two pictures side by side
-    # Matches the whole name, without ending, of a picture; group 1 is the patient.
+    # Matches a picture's whole name without ending, or with a "/" its path within the source;
+    # group 1 is the patient.
     patient_pattern: str = r"(.+?)(?:[_-](?:slice)?\d+)?"
     test_fraction: float = 0.15  # of the patients
     validation_fraction: float = 0.1  # of the patients that are left
@@ -108,7 +114,8 @@ def find(source, config):
     Raises:
         DataError: as `layouts.find_pairs`; a header cannot be used; volumes of a pair lie on
             different voxels; a body cannot be read; patient_pattern does not match a name; a
-            patient is in two of the source's splits; or there are too few slices for three splits.
+            named patient is in two of the source's splits; or there are too few slices for three
+            splits.
     """
     folder = SourceFolder(source)
     pairs = layouts.find_pairs(folder, config.modality)
@@ -123,6 +130,10 @@ def find(source, config):
         if not planes:
             raise DataError(f"{folder.root} holds no picture of {split} with a body: add some")
     splits, notes = _split(folder.root, given, config)
+    notes += _doubts(given, config.patient_pattern)
+    masked = sum(isinstance(pair, layouts.Volumes) and bool(pair.mask) for pair in pairs["train"])
+    if masked:
+        notes.append(f"{layouts.MASKS_NOTE}: {masked} of {len(pairs['train'])}")
     if oblique:
         notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
     shown = {plane.file_name for planes in given.values() for plane in planes}
@@ -144,13 +155,16 @@ def _of_pair(root, pair, config):
     if isinstance(pair, layouts.Volumes):
         slices = volumes.slices_with_body(root, pair, config)
         return [Plane(pair.patient, k, pair.region, pair.source, pair) for k in slices]
-    match = re.fullmatch(config.patient_pattern, pair.stem)
+    name = pair.stem
+    if "/" in config.patient_pattern:
+        name = os.path.splitext(pair.source)[0]
+    match = re.fullmatch(config.patient_pattern, name)
     if not match or not match[1]:
         raise DataError(
             f"{root / pair.source} names no patient by patient_pattern {config.patient_pattern}: "
             "change the pattern, or rename the file"
         )
-    number = re.search(r"\d{1,9}$", pair.stem[match.end(1) :])
+    number = re.search(r"\d{1,9}$", name[match.end(1) :])
     plane = Plane(match[1], int(number[0]) if number else 0, "", pair.source, pair)
     return [plane] if pictures.has_body(root, pair, config) else []
 
@@ -162,7 +176,11 @@ def _split(root, given, config):
         return split_three_ways(
             given["train"], config.test_fraction, config.validation_fraction, SALT
         )
-    check_one_split_each(given, root)
+    named = {
+        split: [plane for plane in planes if not _is_number(plane)]
+        for split, planes in given.items()
+    }
+    check_one_split_each(named, root)
     splits = {"train": given["train"]}
     notes = []
     for split, folder in {"test": "test", "validation": "val"}.items():
@@ -179,3 +197,31 @@ def _split(root, given, config):
                 f"warning: {split} shares train's one patient: no evidence of generalisation"
             )
     return {split: splits[split] for split in ("train", "validation", "test")}, notes
+
+
+def _is_number(plane):
+    """Whether a picture is called by a number alone, which is no patient's name."""
+    stem = plane.pair.stem if isinstance(plane.pair, layouts.Pictures) else ""
+    return stem.isdecimal() and plane.patient == stem
+
+
+def _doubts(given, pattern):
+    """Lines on pictures whose names may not tell who is whose."""
+    doubts = []
+    pictures = [p for p in given["train"] if isinstance(p.pair, layouts.Pictures)]
+    alone = len(pictures) > HANDFUL and len({p.patient for p in pictures}) == len(pictures)
+    if alone and len(given) < len(layouts.SPLITS):
+        doubts.append(
+            f"warning: each of {len(pictures)} pictures is a patient of its own by {pattern}: "
+            "slices of one patient may be in several splits, and intervals are by slice; if so, "
+            "set config.data.patient_pattern so that group 1 is the patient"
+        )
+    for one, other in itertools.combinations(given, 2):
+        numbers = [{p.patient for p in given[split] if _is_number(p)} for split in (one, other)]
+        if shared := len(set.intersection(*numbers)):
+            doubts.append(
+                f"warning: {shared} pictures of {one} and {other} have the same numbers, which "
+                "name no patient: see to it that no patient is in both, or set "
+                "config.data.patient_pattern"
+            )
+    return doubts

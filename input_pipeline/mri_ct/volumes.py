@@ -44,15 +44,22 @@ def slices_with_body(root, pair, config):
     Raises:
         DataError: there are none, or a file cannot be read.
     """
-    grid = read_geometry(root / pair.ct)
-    mask = _given_mask(root, pair, config, grid)
+    mask = _given_mask(root, pair, config)
     if mask is None:
-        mask = body_mask(_source(root, pair, config, grid))
-    planes = enumerate(cut(mask, config.plane))
-    slices = [k for k, plane in planes if stored_labels(plane, config.stored_size).any()]
+        mask = body_mask(_source(root, pair, config))
+    slices = np.flatnonzero(shows_body(mask, config)).tolist()
     if not slices:
         raise DataError(f"{root / (pair.mask or pair.source)} shows no body: correct or remove it")
     return slices
+
+
+def shows_body(mask, config):
+    """Which slices, as `planes.cut` has them, show some body once stored. -> bool [slices].
+
+    mask: uint8 [slices, rows, columns], axial.
+    """
+    planes = cut(mask, config.plane)
+    return np.array([stored_labels(plane, config.stored_size).any() for plane in planes])
 
 
 def read(root, pair, slices, config):
@@ -65,8 +72,8 @@ def read(root, pair, slices, config):
     """
     size = config.stored_size
     grid = read_geometry(root / pair.ct)
-    values = _source(root, pair, config, grid)
-    mask = _given_mask(root, pair, config, grid)
+    values = _source(root, pair, config)
+    mask = _given_mask(root, pair, config)
     if mask is None:
         mask = body_mask(values)
     values = cut(_stored(root, pair, config, values, mask), config.plane)
@@ -87,24 +94,47 @@ def read(root, pair, slices, config):
     return records
 
 
-def _source(root, pair, config, grid):
-    """float32, or int16 HU of a cone beam CT: [slices, rows, columns] of the grid."""
-    path = root / pair.source
-    volume = read_ct(path) if config.modality == "cbct" else read_mr(path)
-    if config.resample:
-        beyond = AIR_HU if config.modality == "cbct" else float(volume.values.min())
+def read_source(path, modality, grid=None):
+    """An MR or a cone beam CT.
+
+    Args:
+        path: of the volume.
+        modality: "mr" or "cbct".
+        grid: Geometry to resample it to, linearly; None leaves it where it is.
+
+    Returns:
+        float32, or int16 HU of a cone beam CT: [slices, rows, columns].
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    volume = read_ct(path) if modality == "cbct" else read_mr(path)
+    if grid is not None:
+        beyond = AIR_HU if modality == "cbct" else float(volume.values.min())
         volume = resample.linear(volume, grid, beyond)
     return volume.values
 
 
-def _given_mask(root, pair, config, grid):
-    """uint8 [slices, rows, columns] of the grid: 1 in the body; or None where there is no file."""
-    if not pair.mask:
-        return None
-    volume = read_labels(root / pair.mask)
-    if config.resample:
+def read_body(path, grid=None):
+    """A mask's file as `read_source` reads an image, to nearest. -> uint8, 1 in the body."""
+    volume = read_labels(path)
+    if grid is not None:
         volume = resample.nearest(volume, grid)
     return (volume.values > 0).astype(np.uint8)
+
+
+def _source(root, pair, config):
+    return read_source(root / pair.source, config.modality, _resampled_to(root, pair, config))
+
+
+def _given_mask(root, pair, config):
+    """None where there is no file."""
+    if pair.mask:
+        return read_body(root / pair.mask, _resampled_to(root, pair, config))
+
+
+def _resampled_to(root, pair, config):
+    return read_geometry(root / pair.ct) if config.resample else None
 
 
 def _stored(root, pair, config, values, mask):

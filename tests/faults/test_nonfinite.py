@@ -63,9 +63,11 @@ def _equal(a, b):
 
 
 @pytest.mark.parametrize("devices", [1, DEVICES])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_on_one_device_changes_nothing_on_any(value, devices):
-    config = _config(**{"generator.norm": "batch", "ema_decay": 0.9})
+@pytest.mark.parametrize(
+    ("value", "fields"), [(np.nan, {"generator.norm": "batch"}), (np.inf, {"ema_decay": 0.9})]
+)
+def test_what_is_not_finite_on_one_device_changes_nothing_on_any(value, fields, devices):
+    config = _config(**fields)
     system = poisoned.poison(build_system(config), value)
     state, step = _stepper(system, config, devices)
     state, metrics = step(state, _batch(config))

@@ -182,6 +182,55 @@ def test_the_pattern_names_the_patient(tmp_path):
     assert found == {("x", 3), ("x", 4), ("y", 3), ("z", 234567890)}
 
 
+@pytest.mark.parametrize(
+    ("stems", "pattern", "told"),
+    [
+        ([f"{n:04d}" for n in range(1, 11)], None, True),
+        ([f"head{n}" for n in range(10)], None, True),
+        ([f"{n:04d}" for n in range(1, 6)], None, False),  # five may well be five patients
+        ([f"P{n // 2}_{n}" for n in range(10)], None, False),
+        ([f"{n:04d}" for n in range(1, 11)], r"00(\d).*", False),
+    ],
+)
+def test_pictures_that_each_are_a_patient_are_told_of(tmp_path, capsys, stems, pattern, told):
+    for stem in stems:
+        write(tmp_path / "source", ["A", "B"], stem)
+    options = OPTIONS | ({"patient_pattern": pattern} if pattern else {})
+    prepare("mri_ct", tmp_path / "source", tmp_path / "data", **options)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "patient of its own" in line]
+    assert len(lines) == told
+    for line in lines:
+        assert "warning: each of 10 pictures" in line and "config.data.patient_pattern" in line
+
+
+def test_equal_numbers_in_given_splits_are_told_of_and_no_leak(tmp_path, capsys):
+    source = tmp_path / "source"
+    for split, numbers in (("train", range(1, 9)), ("val", range(1, 3)), ("test", range(4, 7))):
+        for number in numbers:
+            write(source, [f"{split}A", f"{split}B"], f"{number}")
+    records = records_of(prepare("mri_ct", source, tmp_path / "data", **OPTIONS))
+    assert [len(records[split]) for split in SPLITS] == [8, 2, 3]
+    out = capsys.readouterr().out
+    assert "warning: 2 pictures of train and val have the same numbers" in out
+    assert "warning: 3 pictures of train and test have the same numbers" in out
+    assert out.count("warning") == 2
+
+
+def test_a_pattern_with_a_slash_sees_the_path(tmp_path, capsys):
+    source = tmp_path / "source"
+    for folder in ("train", "val", "test"):
+        for stem in ("x_1", "x_2"):
+            write(source, [folder], stem)
+    with pytest.raises(DataError, match=r"x_1\.png is of patient x, who is in train/ too"):
+        prepare("mri_ct", source, tmp_path / "data", **OPTIONS)
+    options = OPTIONS | {"patient_pattern": r"(\w+/\w+)_\d+"}
+    records = records_of(prepare("mri_ct", source, tmp_path / "data", **options))
+    found = {split: {(r["patient"], r["slice_index"]) for r in records[split]} for split in SPLITS}
+    for split, folder in zip(SPLITS, ("train", "val", "test"), strict=True):
+        assert found[split] == {(f"{folder}/x", 1), (f"{folder}/x", 2)}
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_pictures_that_show_no_body_are_left_out(source, tmp_path, capsys):
     for folder in ("trainA", "trainB"):
         Image.fromarray(np.zeros(SHAPE, np.uint8)).save(source / folder / "P1_slice12.png")
