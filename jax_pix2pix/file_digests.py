@@ -19,13 +19,18 @@ def write(folder):
     (folder / NAME).write_text(json.dumps(digests), encoding="utf-8")
 
 
-def damage(folder):
-    """What is wrong with a folder, naming the first file that is not as `write` saw it; or None."""
+def damage(folder, only=None):
+    """What is wrong with a folder, naming the first file that is not as `write` saw it; or None.
+
+    only: a file, relative; then no other is looked at.
+    """
     folder = Path(folder)
     path = folder / NAME
     try:
         digests = json.loads(path.read_text(encoding="utf-8"))
         for name, digest in digests.items():
+            if only not in (None, name):
+                continue
             path = folder / name
             size = path.stat().st_size
             if size != digest[0]:

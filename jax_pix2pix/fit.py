@@ -71,7 +71,7 @@ def fit(
     clock = clock or Clock()
     total_steps = config.epochs * config.steps_per_epoch
     checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, config.keep_last)
-    start_step = checkpoints.newest_sound() or 0
+    start_step = checkpoints.latest() or 0
     if start_step == total_steps:
         checkpoints.close()
         if jax.process_index() == 0:
