@@ -197,10 +197,10 @@ class Checkpoints:
         folder = self.directory / str(step)
         if problem := file_digests.damage(folder, METRICS):
             return None, problem
+        if not (folder / METRICS).is_file():
+            return None, None
         try:
             return float(self._score(json.loads((folder / METRICS).read_text("utf-8")))), None
-        except FileNotFoundError:
-            return None, None
         except (ValueError, TypeError, LookupError, RecursionError):
             return None, f"{folder / METRICS} does not hold a score"
 

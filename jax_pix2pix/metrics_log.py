@@ -42,7 +42,7 @@ def parsed(path, lines, parse):
     for number, line in enumerate(lines, 1):
         try:
             values.append(parse(line))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise WorkdirError(
                 f"{path}: line {number} is damaged ({line[:40].strip()!a}): delete that line, or "
                 "restore the file"

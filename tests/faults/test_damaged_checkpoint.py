@@ -1,5 +1,7 @@
 """Files of the newest checkpoint are cut, changed or gone: named, and the one before is used."""
 
+import json
+import os
 import shutil
 import signal
 
@@ -130,6 +132,38 @@ def test_what_is_no_score_is_damage_whatever_its_digest(saved, tmp_path, capsys,
     assert Checkpoints(folder, "ssim", read_only=True).resolve("best") == 4
     assert Checkpoints(folder, "ssim").latest() == 4
     assert capsys.readouterr().err.count("8/metrics/metrics does not hold a score; ") == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/dev/zero", f"{'../' * 20}dev/zero", "../other", "device", "pipe", "elsewhere", "state"],
+)
+def test_digests_name_files_of_the_checkpoint_alone(tmp_path, name):
+    folder = tmp_path / "8"
+    (folder / "state").mkdir(parents=True)
+    (tmp_path / "other").write_text("")
+    (folder / "device").symlink_to("/dev/zero")
+    (folder / "elsewhere").symlink_to(tmp_path / "other")
+    os.mkfifo(folder / "pipe")
+    (folder / file_digests.NAME).write_text(json.dumps({name: [0, 0]}))
+    problem = file_digests.damage(folder)
+    message = f"{folder / name}, named in {folder}/digests.json, is not a file of this checkpoint"
+    assert problem == message
+
+
+def test_digests_are_a_file_of_the_checkpoint(tmp_path):
+    (tmp_path / file_digests.NAME).symlink_to("/dev/zero")
+    problem = f"{tmp_path}/digests.json is not a file of this checkpoint"
+    assert file_digests.damage(tmp_path) == problem
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "1", '{"a": 1}', '{"a": {}}', '{"a": []}', '{"\\u0000": [0, 0]}', "[" * 100_000]
+)
+def test_what_is_no_table_of_digests_is_damage(tmp_path, text):
+    (tmp_path / "a").write_text("")
+    (tmp_path / file_digests.NAME).write_text(text)
+    assert "does not hold what was written there" in (file_digests.damage(tmp_path) or "")
 
 
 def _arguments(workdir, data_dir):
