@@ -78,6 +78,12 @@ def _processor():
     return models[1] if models else platform.machine()
 
 
+def _by_name(tree):
+    """{dotted name: leaf}; attributes and keys are named alike."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+
+
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step):
         """Leaves JAX alone, which `preemption.asked_to_stop` asks with other numbers."""
@@ -253,12 +259,14 @@ class Checkpoints:
         Nothing of the checkpoint decides what is allocated, and where.
 
         Raises:
-            WorkdirError: it is of other shapes, or damaged, which `check_sound` says better.
+            WorkdirError: it is of other shapes or types, or damaged, which `check_sound` says
+                better.
         """
         contents = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state), environment=ocp.args.JsonRestore()
         )
         try:
+            self._check_types(step, abstract_state)
             restored = self._manager.restore(step, args=contents)
         except Exception as error:  # Orbax's and TensorStore's, of many kinds
             reason = " ".join(str(error).split())[:300]
@@ -266,9 +274,13 @@ class Checkpoints:
                 f"{self.directory / str(step)} does not hold the state of this config ({reason}): "
                 "use the code and the config that wrote it"
             ) from error
+        written_in = restored["environment"]
+        if not isinstance(written_in, dict):
+            path = self.directory / str(step) / "environment" / "metadata"
+            raise WorkdirError(f"{path} does not hold versions: restore it, or use another step")
         changes = [
             f"{key} was {value}, is {environment().get(key)}"
-            for key, value in restored["environment"].items()
+            for key, value in written_in.items()
             if value != environment().get(key)
         ]
         if changes:
@@ -278,6 +290,14 @@ class Checkpoints:
                 stacklevel=2,
             )
         return restored["state"]
+
+    def _check_types(self, step, abstract_state):
+        """Raises ValueError, naming an array that is stored as another type; Orbax casts it."""
+        path = self._manager.directory / str(step) / "state"
+        stored = _by_name(ocp.StandardCheckpointHandler().metadata(path).tree)
+        for name, x in _by_name(abstract_state).items():
+            if name in stored and stored[name].dtype != x.dtype:
+                raise ValueError(f"{name} is {stored[name].dtype} there and {x.dtype} here")
 
     def wait(self):
         """Returns when all that was saved is on disk."""
