@@ -7,6 +7,7 @@ or is no checkpoint, or is found to be damaged.
 import contextlib
 import functools
 import json
+import math
 import os
 import platform
 import re
@@ -94,8 +95,9 @@ class Checkpoints:
     """The checkpoints of one run, in step-numbered folders of ``directory``.
 
     Keeps the last ``keep_last`` and the one with the highest ``best_metric`` among those saved
-    with metrics. Unless it only reads, those that are damaged are named on stderr and moved to
-    "damaged" beside the checkpoints first, so that all processes find the same ones.
+    with metrics, where a value that is not finite is the lowest. Unless it only reads, those that
+    are damaged are named on stderr and moved to "damaged" beside the checkpoints first, so that
+    all processes find the same ones.
 
     Raises:
         WorkdirError: all are damaged.
@@ -105,7 +107,9 @@ class Checkpoints:
         self.directory = Path(directory)
 
         def score(metrics):
-            return metrics[best_metric]
+            """Has an order also where training did not end in numbers: NaN would have none."""
+            value = metrics[best_metric]
+            return value if math.isfinite(value) else -math.inf
 
         self._score = score
         if not read_only:

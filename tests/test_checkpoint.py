@@ -44,6 +44,17 @@ def test_keeps_the_last_and_the_best(saved):
         checkpoints.resolve("30")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_the_lowest(tmp_path, value):
+    for scores in ({1: 0.5, 2: value}, {3: 0.3, 4: 0.2, 5: 0.1}):  # of two starts
+        checkpoints = Checkpoints(tmp_path / "checkpoints", "ssim", keep_last=1)
+        for step, ssim in scores.items():
+            checkpoints.save(step, _state(step), {"ssim": ssim})
+        checkpoints.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [1, 5]
+    assert Checkpoints(tmp_path / "checkpoints", "ssim", read_only=True).resolve("best") == 1
+
+
 def test_without_scores_there_is_no_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, "ssim")
     with pytest.raises(WorkdirError, match="no checkpoint; train first"):
