@@ -6,6 +6,7 @@ or is no checkpoint, or is found to be damaged.
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -30,7 +31,10 @@ from jax_pix2pix import file_digests
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.first_process import on_first_process
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
+PACKAGES = (
+    "jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow",
+    "tensorflow-cpu", "tensorflow-datasets",
+)  # fmt: skip
 METRICS = "metrics/metrics"  # where Orbax keeps the scores of a step, in its folder
 
 
@@ -38,12 +42,15 @@ METRICS = "metrics/metrics"  # where Orbax keeps the scores of a step, in its fo
 def environment():
     """What bitwise reproduction depends on beside the config."""
     versions = {name: _version(name) for name in PACKAGES}
-    device = jax.devices()[0].device_kind
+    device = jax.devices()[0]
     return versions | {
         "python": platform.python_version(),
         "revision": _revision(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "device": _processor() if device == "cpu" else device,
+        "LIBTPU_INIT_ARGS": os.environ.get("LIBTPU_INIT_ARGS", ""),
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "platform": device.client.platform_version,  # CUDA's or libtpu's build
+        "device": _processor() if device.device_kind == "cpu" else device.device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
     }
@@ -52,20 +59,21 @@ def environment():
 def _version(package):
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # tensorflow-datasets: training can be without it
+    except metadata.PackageNotFoundError:  # the library can be without TensorFlow and libtpu
         return "not installed"
 
 
 def _revision():
-    """Of the code: the commit, "+" behind it if files differ from it; "unknown" without git."""
+    """Of the code: the commit, "+" and a hash of the changes if there are any; or "unknown"."""
 
     def git(*arguments):
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
+        changes = git("diff", "HEAD")
+        digest = f"+{hashlib.sha256(changes).hexdigest()[:12]}" if changes else ""
+        return git("rev-parse", "HEAD").decode() + digest
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -282,10 +290,11 @@ class Checkpoints:
         if not isinstance(written_in, dict):
             path = self.directory / str(step) / "environment" / "metadata"
             raise WorkdirError(f"{path} does not hold versions: restore it, or use another step")
+        now = environment()
         changes = [
-            f"{key} was {value}, is {environment().get(key)}"
-            for key, value in written_in.items()
-            if value != environment().get(key)
+            f"{key} was {written_in.get(key)}, is {now.get(key)}"
+            for key in now | written_in
+            if written_in.get(key) != now.get(key)
         ]
         if changes:
             warnings.warn(
