@@ -133,6 +133,7 @@ def fit(
                         log.scalars(step, "validation", scores)
                         draw_loss_curve(workdir, system.task.best_metric)
                     clock.book("evaluation")
+                    averages.keep(step)
                     checkpoints.save(step, state, scores)
                     clock.book("checkpoint")
                 clock.book("evaluation")
@@ -142,7 +143,7 @@ def fit(
             every = config.checkpoint_every_steps
             stop = asked_to_stop()
             if stop or (every and step % every == 0):
-                averages.flush()
+                averages.keep(step)
                 checkpoints.save(step, state)
                 clock.book("checkpoint")
             if stop:
