@@ -20,7 +20,9 @@ class Averages:
         self._log, self._config, self._clock = log, config, clock
         self._total_steps = config.epochs * config.steps_per_epoch
         self._pending = None
-        self._interval, self._epoch = [], []
+        # What a run that goes on from the middle of an interval had of it.
+        self._interval = list(log.interval) if log else []
+        self._restored, self._epoch = len(self._interval), []
         self._skipped_in_a_row = 0
         self._before = dict(clock.seconds)  # the interval
 
@@ -61,7 +63,8 @@ class Averages:
             self._clock.seconds[kind] - self._before[kind] for kind in ("input", "step")
         )
         seconds = waited + stepped  # without validation, pictures and checkpoints
-        images_per_second = len(self._interval) * self._config.data.batch_size / seconds
+        steps = len(self._interval) - self._restored  # that those seconds are of
+        images_per_second = steps * self._config.data.batch_size / seconds
         shown = {key: f"{values[key]:.3f}" for key in ("loss_G", "loss_D", "ssim") if key in values}
         self._log.advance(**shown, images_s=f"{images_per_second:.1f}")
         if step % self._config.log_every_steps == 0 or step == self._total_steps:
@@ -70,7 +73,13 @@ class Averages:
             means = _mean(self._interval) | speed
             self._log.scalars(step, "train", means, batch_ids=batch_ids)
             self._log.seconds(step)
-            self._interval, self._before = [], dict(self._clock.seconds)
+            self._interval, self._restored, self._before = [], 0, dict(self._clock.seconds)
+
+    def keep(self, step):
+        """Leaves in the log what the interval has by a checkpoint, for a run that goes on there."""
+        self.flush()
+        if self._log and self._interval:
+            self._log.unfinished(step, self._interval)
 
     def _check_skipped(self, step, values):
         if not (values["skipped_D"] or values["skipped_G"]):

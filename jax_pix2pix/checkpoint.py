@@ -6,6 +6,9 @@ or is no checkpoint, or is found to be damaged.
 
 import contextlib
 import functools
+import hashlib
+import json
+import math
 import os
 import platform
 import re
@@ -17,9 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
     BestN,
@@ -28,20 +29,28 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from jax_pix2pix import file_digests
 from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.first_process import on_first_process
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
+PACKAGES = (
+    "jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow",
+    "tensorflow-cpu", "tensorflow-datasets",
+)  # fmt: skip
+METRICS = "metrics/metrics"  # where Orbax keeps the scores of a step, in its folder
 
 
 @functools.cache
 def environment():
     """What bitwise reproduction depends on beside the config."""
     versions = {name: _version(name) for name in PACKAGES}
-    device = jax.devices()[0].device_kind
+    device = jax.devices()[0]
     return versions | {
         "python": platform.python_version(),
         "revision": _revision(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "device": _processor() if device == "cpu" else device,
+        "LIBTPU_INIT_ARGS": os.environ.get("LIBTPU_INIT_ARGS", ""),
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "platform": device.client.platform_version,  # CUDA's or libtpu's build
+        "device": _processor() if device.device_kind == "cpu" else device.device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
     }
@@ -50,20 +59,21 @@ def environment():
 def _version(package):
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # tensorflow-datasets: training can be without it
+    except metadata.PackageNotFoundError:  # the library can be without TensorFlow and libtpu
         return "not installed"
 
 
 def _revision():
-    """Of the code: the commit, "+" behind it if files differ from it; "unknown" without git."""
+    """Of the code: the commit, "+" and a hash of the changes if there are any; or "unknown"."""
 
     def git(*arguments):
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
+        changes = git("diff", "HEAD")
+        digest = f"+{hashlib.sha256(changes).hexdigest()[:12]}" if changes else ""
+        return git("rev-parse", "HEAD").decode() + digest
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -77,6 +87,12 @@ def _processor():
     return models[1] if models else platform.machine()
 
 
+def _by_name(tree):
+    """{dotted name: leaf}; attributes and keys are named alike."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+
+
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step):
         """Leaves JAX alone, which `preemption.asked_to_stop` asks with other numbers."""
@@ -87,15 +103,25 @@ class Checkpoints:
     """The checkpoints of one run, in step-numbered folders of ``directory``.
 
     Keeps the last ``keep_last`` and the one with the highest ``best_metric`` among those saved
-    with metrics.
+    with metrics, where a value that is not finite is the lowest. Unless it only reads, those that
+    are damaged are named on stderr and moved to "damaged" beside the checkpoints first, so that
+    all processes find the same ones.
+
+    Raises:
+        WorkdirError: all are damaged.
     """
 
     def __init__(self, directory, best_metric, keep_last=1, read_only=False):
         self.directory = Path(directory)
 
         def score(metrics):
-            return metrics[best_metric]
+            """Has an order also where training did not end in numbers: NaN would have none."""
+            value = metrics[best_metric]
+            return value if math.isfinite(value) else -math.inf
 
+        self._score = score
+        if not read_only:
+            on_first_process(self._move_damaged)
         # BestN decides what is kept; without best_fn the manager forgets metrics when restarted.
         best = BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
@@ -104,9 +130,37 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
+            lightweight_initialize=read_only,  # leaves metrics alone, which may be damaged
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._digest),
         )
         self._manager = _Manager(directory, options=options)
+
+    def _move_damaged(self):
+        """As the class says; one process of a run calls this."""
+        found = self._found()
+        problems = {step: problem for step in found if (problem := self._damage(step))}
+        sound = max(set(found) - set(problems), default=None)
+        folder = self.directory.parent / "damaged"
+        for step, problem in problems.items():
+            folder.mkdir(exist_ok=True)
+            moved = folder / f"{step}-{time.time_ns()}"
+            (self.directory / str(step)).rename(moved)
+            used = "" if sound is None or step < sound else f", and step {sound} is used"
+            print(
+                f"warning: the checkpoint of step {step} is damaged: {problem}; it is now "
+                f"{moved}{used}",
+                file=sys.stderr,
+            )
+        if found and sound is None:
+            raise WorkdirError(
+                f"{self.directory}: all {len(found)} checkpoints are damaged and now in {folder}: "
+                "restore one, or use another workdir"
+            )
+
+    def _found(self):
+        """The steps that have a folder, also those that the manager is about to delete."""
+        names = [path.name for path in self.directory.glob("*")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, step, state, metrics=None):
         """Starts to write ``state`` (a pytree of arrays), unless ``step`` is already there.
@@ -134,8 +188,7 @@ class Checkpoints:
             yield
         except Exception as error:  # of the file system, by way of Orbax's threads and TensorStore
             reason = " ".join(str(error).split())[:300]
-            # Not the manager's steps, of which it drops those that it is about to delete.
-            steps = [int(x.name) for x in self.directory.glob("*") if x.name.isdecimal()]
+            steps = self._found()
             kept = f"step {max(steps)} is whole" if steps else "there is no checkpoint yet"
             raise WorkdirError(
                 f"{self.directory}: a checkpoint could not be written ({reason}); {kept}: make "
@@ -146,40 +199,6 @@ class Checkpoints:
         """The newest step, or None."""
         return self._manager.latest_step()
 
-    def newest_sound(self):
-        """The newest step that is as it was written, or None if there is no checkpoint at all.
-
-        Newer ones that are damaged are named on stderr and moved to "damaged" beside the
-        checkpoints, on all processes alike.
-
-        Raises:
-            WorkdirError: all are damaged.
-        """
-        found = sorted(self._manager.all_steps(), reverse=True)
-        for step in found:
-            problem = self._damage(step) if jax.process_index() == 0 else None
-            sound = np.asarray(problem is None)
-            if multihost_utils.broadcast_one_to_all(sound):
-                return step
-            if problem:
-                folder = self.directory.parent / "damaged"
-                folder.mkdir(exist_ok=True)
-                moved = folder / f"{step}-{time.time_ns()}"
-                (self.directory / str(step)).rename(moved)
-                print(
-                    f"warning: the checkpoint of step {step} is damaged: {problem}; it is now "
-                    f"{moved}, and the one before is used",
-                    file=sys.stderr,
-                )
-            multihost_utils.sync_global_devices("a damaged checkpoint was moved")
-            self._manager.reload()
-        if found:
-            raise WorkdirError(
-                f"{self.directory}: all {len(found)} checkpoints are damaged and now in "
-                f"{self.directory.parent / 'damaged'}: restore one, or use another workdir"
-            )
-        return None
-
     def check_sound(self, step):
         """Raises WorkdirError, naming the file, if a step is not as it was written."""
         if problem := self._damage(step):
@@ -188,7 +207,38 @@ class Checkpoints:
             )
 
     def _damage(self, step):
-        return file_digests.damage(self.directory / str(step))
+        """What is wrong with a step, naming the file; or None."""
+        return file_digests.damage(self.directory / str(step)) or self._saved_score(step)[1]
+
+    def _saved_score(self, step):
+        """-> (the score of a step, None if it has none; what is wrong with its file, or None)."""
+        folder = self.directory / str(step)
+        if problem := file_digests.damage(folder, METRICS):
+            return None, problem
+        if not (folder / METRICS).is_file():
+            return None, None
+        try:
+            return float(self._score(json.loads((folder / METRICS).read_text("utf-8")))), None
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return None, f"{folder / METRICS} does not hold a score"
+
+    def _best(self, steps):
+        """The step with the highest score, the newest of equal ones; None if none has any.
+
+        Those whose score is damaged are named on stderr, and left out.
+        """
+        scores = {}
+        for step in steps:
+            score, problem = self._saved_score(step)
+            if score is not None:
+                scores[step] = score
+            if problem:
+                print(
+                    f"warning: the checkpoint of step {step} is damaged: {problem}; the best is "
+                    "that of the others",
+                    file=sys.stderr,
+                )
+        return max(scores, key=lambda step: (scores[step], step), default=None)
 
     def resolve(self, which):
         """The step that "best", "last" or a number names.
@@ -202,7 +252,7 @@ class Checkpoints:
         if which == "last":
             return steps[-1]
         if which == "best":
-            best = self._manager.best_step()
+            best = self._best(steps)
             if best is None:
                 raise WorkdirError(
                     f"{self.directory}: no checkpoint has a validation score yet; use last"
@@ -221,12 +271,14 @@ class Checkpoints:
         Nothing of the checkpoint decides what is allocated, and where.
 
         Raises:
-            WorkdirError: it is of other shapes, or damaged, which `check_sound` says better.
+            WorkdirError: it is of other shapes or types, or damaged, which `check_sound` says
+                better.
         """
         contents = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state), environment=ocp.args.JsonRestore()
         )
         try:
+            self._check_types(step, abstract_state)
             restored = self._manager.restore(step, args=contents)
         except Exception as error:  # Orbax's and TensorStore's, of many kinds
             reason = " ".join(str(error).split())[:300]
@@ -234,10 +286,15 @@ class Checkpoints:
                 f"{self.directory / str(step)} does not hold the state of this config ({reason}): "
                 "use the code and the config that wrote it"
             ) from error
+        written_in = restored["environment"]
+        if not isinstance(written_in, dict):
+            path = self.directory / str(step) / "environment" / "metadata"
+            raise WorkdirError(f"{path} does not hold versions: restore it, or use another step")
+        now = environment()
         changes = [
-            f"{key} was {value}, is {environment().get(key)}"
-            for key, value in restored["environment"].items()
-            if value != environment().get(key)
+            f"{key} was {written_in.get(key)}, is {now.get(key)}"
+            for key in now | written_in
+            if written_in.get(key) != now.get(key)
         ]
         if changes:
             warnings.warn(
@@ -246,6 +303,14 @@ class Checkpoints:
                 stacklevel=2,
             )
         return restored["state"]
+
+    def _check_types(self, step, abstract_state):
+        """Raises ValueError, naming an array that is stored as another type; Orbax casts it."""
+        path = self._manager.directory / str(step) / "state"
+        stored = _by_name(ocp.StandardCheckpointHandler().metadata(path).tree)
+        for name, x in _by_name(abstract_state).items():
+            if name in stored and stored[name].dtype != x.dtype:
+                raise ValueError(f"{name} is {stored[name].dtype} there and {x.dtype} here")
 
     def wait(self):
         """Returns when all that was saved is on disk."""

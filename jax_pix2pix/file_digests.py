@@ -1,6 +1,7 @@
 """Sizes and checksums of the files of a folder, by which damage is found and named."""
 
 import json
+import stat
 import zlib
 from pathlib import Path
 
@@ -19,14 +20,23 @@ def write(folder):
     (folder / NAME).write_text(json.dumps(digests), encoding="utf-8")
 
 
-def damage(folder):
-    """What is wrong with a folder, naming the first file that is not as `write` saw it; or None."""
+def damage(folder, only=None):
+    """What is wrong with a folder, naming the first file that is not as `write` saw it; or None.
+
+    only: a file, relative; then no other is looked at.
+    """
     folder = Path(folder)
     path = folder / NAME
     try:
+        if not _is_own(path, folder):
+            return f"{path} is not a file of this checkpoint"
         digests = json.loads(path.read_text(encoding="utf-8"))
         for name, digest in digests.items():
+            if only not in (None, name):
+                continue
             path = folder / name
+            if not _is_own(path, folder):
+                return f"{path}, named in {folder / NAME}, is not a file of this checkpoint"
             size = path.stat().st_size
             if size != digest[0]:
                 return f"{path} has {size} bytes instead of {digest[0]}"
@@ -36,9 +46,16 @@ def damage(folder):
         return f"{path} is missing"
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
-    except (ValueError, AttributeError, TypeError, LookupError):
+    except (ValueError, AttributeError, TypeError, LookupError, RecursionError):
         return f"{path} does not hold what was written there"
     return None
+
+
+def _is_own(path, folder):
+    """Whether it is an ordinary file below the folder, wherever links lead; devices never end."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        return False
+    return stat.S_ISREG(path.stat().st_mode)
 
 
 def _digest(path):

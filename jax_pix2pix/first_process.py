@@ -1,5 +1,7 @@
 """What one process of a run does for all of them, such that all go on or all refuse."""
 
+import os
+
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -17,20 +19,27 @@ def on_first_process(function):
         What it returned; None on the other processes.
 
     Raises:
-        WorkdirError: function() raised it, or an OSError, on process 0. JAX's cluster is then shut
-            down, or the first process to end would abort the others before they can say why.
+        WorkdirError: function() raised it, or an OSError that names a file, on process 0. JAX's
+            cluster is then shut down, or the first process to end would abort the others before
+            they can say why.
+        OSError: likewise, of one that names none, for the caller to say where it was.
     """
     if jax.process_count() == 1:
         return function()
-    result, refusal = None, ""
+    result, refusal, number = None, "", 0
     if jax.process_index() == 0:
         try:
             result = function()
         except (WorkdirError, OSError) as error:
             refusal = str(error)
+            if isinstance(error, OSError) and error.filename is None:
+                number = error.errno or 0
     refusal = _of_first_process(refusal)
     if refusal:
+        number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         jax.distributed.shutdown()
+        if number:
+            raise OSError(number, os.strerror(number))
         raise WorkdirError(refusal)
     return result
 

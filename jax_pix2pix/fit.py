@@ -71,7 +71,7 @@ def fit(
     clock = clock or Clock()
     total_steps = config.epochs * config.steps_per_epoch
     checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, config.keep_last)
-    start_step = checkpoints.newest_sound() or 0
+    start_step = checkpoints.latest() or 0
     if start_step == total_steps:
         checkpoints.close()
         if jax.process_index() == 0:
@@ -133,6 +133,7 @@ def fit(
                         log.scalars(step, "validation", scores)
                         draw_loss_curve(workdir, system.task.best_metric)
                     clock.book("evaluation")
+                    averages.keep(step)
                     checkpoints.save(step, state, scores)
                     clock.book("checkpoint")
                 clock.book("evaluation")
@@ -142,7 +143,7 @@ def fit(
             every = config.checkpoint_every_steps
             stop = asked_to_stop()
             if stop or (every and step % every == 0):
-                averages.flush()
+                averages.keep(step)
                 checkpoints.save(step, state)
                 clock.book("checkpoint")
             if stop:

@@ -37,9 +37,13 @@ class Logbook:
         self._steps_per_epoch, self._clock = steps_per_epoch, clock
         spent = clock.take()
         start = {"seconds": spent}
+        self.interval = []  # the metrics of steps of an interval that was not finished
         if before := read_metrics(workdir):
             began = time.time() - sum(spent.values())
             start["restart"] = restart_cost(before, start_step, began)
+            for line in before:
+                if (line["step"], line["split"]) == (start_step, "unfinished"):
+                    self.interval = line["metrics"]
         self._jsonl = _continued(
             metrics_path(workdir), metrics_line, lambda line: kept(line, start_step)
         )
@@ -79,6 +83,10 @@ class Logbook:
     def seconds(self, step):
         """One line of metrics.jsonl: what was booked on the clock since the last one."""
         self._line(step, "seconds", {"seconds": self._clock.take()})
+
+    def unfinished(self, step, metrics):
+        """One line of metrics.jsonl: {name: value} of each step of an interval up to this one."""
+        self._line(step, "unfinished", {"metrics": metrics})
 
     def _check_board(self):
         """Raises OSError if TensorBoard's files could not be written: only its thread ended."""

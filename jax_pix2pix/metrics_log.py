@@ -1,4 +1,7 @@
-"""Reading metrics.jsonl: a line of JSON each, of split "train", "validation", "start" or "seconds".
+"""Reading metrics.jsonl: a line of JSON each, of a split.
+
+"train" and "validation" have values, "start" and "seconds" where the time went, "unfinished" the
+metrics of each step of a logging interval in the middle of which a checkpoint was saved.
 
 A killed run may have cut the last line short: a line without its end is no line.
 """
@@ -42,7 +45,7 @@ def parsed(path, lines, parse):
     for number, line in enumerate(lines, 1):
         try:
             values.append(parse(line))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise WorkdirError(
                 f"{path}: line {number} is damaged ({line[:40].strip()!a}): delete that line, or "
                 "restore the file"
@@ -60,6 +63,9 @@ def metrics_line(text):
         if not set(line["seconds"]) <= set(KINDS):
             raise ValueError
         _number(line["time"])
+    if line["split"] == "unfinished":
+        for value in (value for metrics in line["metrics"] for value in metrics.values()):
+            _number(value)
     _number(line["step"])
     _number(line.get("time", 0))
     return line

@@ -257,6 +257,22 @@ def _without_loss_files(config):
     return config
 
 
+def _of_config(config, path):
+    """-> (System that does not train, shapes and types of its TrainState).
+
+    Raises:
+        WorkdirError: the file that the config was read from lacks fields, or holds others.
+    """
+    try:
+        system = build_system(_without_loss_files(config))
+        return system, abstract_state(system, config)
+    except (AttributeError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise WorkdirError(
+            f"{path} does not hold the config of a run ({reason}): restore it or retrain"
+        ) from error
+
+
 def load_run(workdir, which) -> tuple[Any, System, Network, int]:
     """Opens a trained run on this process's first device, for its generator.
 
@@ -281,7 +297,7 @@ def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
         WorkdirError: something is missing there.
     """
     config = read_config(workdir)
-    system = build_system(_without_loss_files(config))
+    system, state = _of_config(config, config_path(workdir))
     directory = checkpoint_path(workdir)
     if not os.path.isdir(directory):
         raise WorkdirError(f"{directory} does not exist: train first")
@@ -291,7 +307,7 @@ def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        abstract_state(system, config),
+        state,
     )
     state = checkpoints.restore(step, abstract)
     checkpoints.close()

@@ -30,9 +30,11 @@ def initialize(heartbeat_seconds):
             ends the others by SIGABRT.
 
     Raises:
-        ConfigError: some of the three flags are given and others are not, or JAX does not know what
-            it needs of the cluster.
+        ConfigError: heartbeat_seconds is less than 1; some of the three flags are given and others
+            are not, or JAX does not know what it needs of the cluster.
     """
+    if heartbeat_seconds < 1:  # which JAX gets before the config is looked at
+        raise ConfigError(f"config.heartbeat_seconds={heartbeat_seconds}: use 1 or more")
     given = [_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value]
     timeout = {"heartbeat_timeout_seconds": heartbeat_seconds}
     if all(value is not None for value in given):

@@ -6,7 +6,8 @@ Started as launch.train is, with the same flags, for any number of processes. It
 of this config into DIR/whole, and again into DIR/interrupted, where the last process gets SIGTERM
 half way: all save and stop, as for any preemption, and a second start, in the same process, goes on
 from the checkpoint. Then it compares both runs and says what is equal, exit code 0, or what differs
-first, exit code 1.
+first, exit code 1. If one of the two starts that should come to an end is itself asked to stop,
+nothing is compared: exit code 42.
 """
 
 import os
@@ -21,7 +22,7 @@ from jax.experimental import multihost_utils
 from input_pipeline import pipeline
 from jax_pix2pix import pyramid, sharding, workdir
 from jax_pix2pix.checkpoint import Checkpoints
-from jax_pix2pix.errors import ConfigError, TrainingError, WorkdirError
+from jax_pix2pix.errors import EXIT_RESTART, ConfigError, TrainingError, WorkdirError
 from jax_pix2pix.first_process import on_first_process
 from jax_pix2pix.metrics_log import read_metrics
 from launch import command, distributed, train
@@ -39,7 +40,8 @@ MEASURED = ("time", "images_per_second", "input_wait")  # fields of a log's line
 
 def main():
     distributed.initialize(FLAGS.config.heartbeat_seconds)
-    return 0 if verify(FLAGS.config, FLAGS.workdir, _STEPS.value) else 1
+    equal = verify(FLAGS.config, FLAGS.workdir, _STEPS.value)
+    return {True: 0, False: 1, None: EXIT_RESTART}[equal]
 
 
 def verify(config, directory, steps):
@@ -51,7 +53,8 @@ def verify(config, directory, steps):
         steps: how many each run has.
 
     Returns:
-        Whether they are equal, on all processes alike.
+        Whether they are equal, on all processes alike; None if that is not known, as the machine
+        asked for the run to stop.
 
     Raises:
         ConfigError: so many steps have no middle.
@@ -69,7 +72,8 @@ def verify(config, directory, steps):
 
     _say("1 of 3: a run without an interruption")
     expected = {}
-    _train(config, whole, expected)
+    if not _train(config, whole, expected):
+        return _not_compared()
     _say(f"2 of 3: the same with SIGTERM to process {jax.process_count() - 1} at step {middle}")
     batches = {}
     if _train(config, interrupted, batches, interrupt=(last, middle)):
@@ -78,7 +82,8 @@ def verify(config, directory, steps):
         )
     _, stopped = list(batches)[-1]
     _say(f"3 of 3: it goes on from step {stopped}")
-    _train(config, interrupted, batches)
+    if not _train(config, interrupted, batches):
+        return _not_compared()
 
     difference = _difference_of_batches(expected, batches)
     compared = {"values of the log": 0, "arrays": 0, "numbers": 0}
@@ -100,7 +105,7 @@ def verify(config, directory, steps):
     elif not differing:
         counts = ", ".join(f"{count:,} {what}" for what, count in compared.items())
         _say(f"equal: {len(expected)} steps, interrupted after step {stopped}: {counts}")
-    return not differing
+    return not bool(differing)
 
 
 def shortened(config, steps):
@@ -128,6 +133,10 @@ def _check_new(directory):
 def _say(line):
     if jax.process_index() == 0:
         print(line, flush=True)
+
+
+def _not_compared():
+    _say("stopped on request before there was anything to compare: start with a new --workdir")
 
 
 def _train(config, directory, seen, interrupt=None):

@@ -3,7 +3,10 @@
 import errno
 import json
 import os
+import re
 import subprocess
+import sys
+from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -44,6 +47,17 @@ def test_keeps_the_last_and_the_best(saved):
         checkpoints.resolve("30")
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_the_lowest(tmp_path, value):
+    for scores in ({1: 0.5, 2: value}, {3: 0.3, 4: 0.2, 5: 0.1}):  # of two starts
+        checkpoints = Checkpoints(tmp_path / "checkpoints", "ssim", keep_last=1)
+        for step, ssim in scores.items():
+            checkpoints.save(step, _state(step), {"ssim": ssim})
+        checkpoints.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [1, 5]
+    assert Checkpoints(tmp_path / "checkpoints", "ssim", read_only=True).resolve("best") == 1
+
+
 def test_without_scores_there_is_no_best(tmp_path):
     checkpoints = Checkpoints(tmp_path, "ssim")
     with pytest.raises(WorkdirError, match="no checkpoint; train first"):
@@ -77,7 +91,7 @@ def test_says_where_it_comes_from(saved):
     environment = json.loads(path.read_text())
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    assert environment["revision"].rstrip("+") == (commit or "unknown")
+    assert environment["revision"].partition("+")[0] == (commit or "unknown")
     assert environment["jax"] == jax.__version__
     assert environment["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
     assert environment["device"] in Path("/proc/cpuinfo").read_text("utf-8")
@@ -89,6 +103,58 @@ def test_a_package_that_is_not_there_is_said(monkeypatch):
     environment = checkpoint.environment.__wrapped__()
     assert environment["jax"] == jax.__version__
     assert environment["no-such-package"] == "not installed"
+
+
+@pytest.mark.parametrize(
+    "package", ["orbax-checkpoint", "tensorflow-cpu", "tensorflow-datasets", "libtpu"]
+)
+def test_versions_are_recorded_without_importing(saved, package):
+    try:
+        version = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    recorded = json.loads((saved / "20" / "environment" / "metadata").read_text())
+    assert recorded[package] == version
+
+
+def test_recording_does_not_import_tensorflow():
+    code = (
+        "import sys; from jax_pix2pix.checkpoint import environment; environment(); "
+        "sys.exit(any(name.split('.')[0] == 'tensorflow' for name in sys.modules))"
+    )
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=300)
+
+
+def test_what_the_compiler_is_told_is_recorded(monkeypatch):
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_some_flag=true")
+    before = checkpoint.environment.__wrapped__()
+    with jax.default_matmul_precision("highest"):
+        environment = checkpoint.environment.__wrapped__()
+    assert before["matmul_precision"] is None and environment["matmul_precision"] == "highest"
+    assert environment["LIBTPU_INIT_ARGS"] == "--xla_tpu_some_flag=true"
+    assert environment["platform"] == jax.devices()[0].client.platform_version
+
+
+def test_two_changes_of_a_commit_are_two_revisions(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    path = tmp_path / "checkpoint.py"
+    monkeypatch.setattr(checkpoint, "__file__", str(path))
+    path.write_bytes(b"whole\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "whole")
+    revisions = [checkpoint._revision()]
+    for content in (b"one\n", b"another, \xff\n"):
+        path.write_bytes(content)
+        revisions.append(checkpoint._revision())
+    commit = git("rev-parse", "HEAD")
+    assert revisions[0] == commit and len(set(revisions)) == 3
+    assert all(re.fullmatch(rf"{commit}\+[0-9a-f]{{12}}", text) for text in revisions[1:])
 
 
 def test_a_failed_save_names_the_one_that_is_whole(tmp_path, monkeypatch):
@@ -111,10 +177,15 @@ def test_another_version_is_a_warning_that_names_it(saved):
     assert environment["devices"] == 8
     assert {"jax", "python", "revision", "XLA_FLAGS", "device", "processes"} <= environment.keys()
     environment["jaxlib"] = "0.0.1"
+    environment["formerly"] = 1
+    del environment["optax"]
     path.write_text(json.dumps(environment))
     file_digests.write(saved / "20")
     abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), _state(0)
     )
-    with pytest.warns(UserWarning, match=r"not bit for bit: jaxlib was 0\.0\.1, is"):
+    with pytest.warns(UserWarning, match=r"not bit for bit: jaxlib was 0\.0\.1, is") as warned:
         Checkpoints(saved, "ssim", read_only=True).restore(20, abstract)
+    (message,) = [str(warning.message) for warning in warned if "jaxlib" in str(warning.message)]
+    assert "optax was None, is " in message and "formerly was 1, is None" in message
+    assert message.count(" was ") == 4  # of "was written elsewhere" too

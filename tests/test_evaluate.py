@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.evaluation import slices
-from jax_pix2pix.workdir import build_system
+from jax_pix2pix.workdir import build_system, load_run
 from tests import commands
 from tests.tiny import tiny_config
 
@@ -164,3 +165,13 @@ def test_damaged_config_is_named(workdir, tmp_path):
     (tmp_path / "config.json").write_text("{")
     _, err = commands.run("launch.evaluate", f"--workdir={tmp_path}", code=1)
     assert f"{Path(tmp_path) / 'config.json'} is not valid JSON" in commands.error_line(err)
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"dtype": "float32"}', '{"epochs": "many"}', '{"data": 1}', '{"loss": []}']
+)
+def test_a_config_without_its_fields_is_named(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    path = tmp_path / "config.json"
+    with pytest.raises(WorkdirError, match=f"{path} does not hold the config of a run"):
+        load_run(str(tmp_path), "last")

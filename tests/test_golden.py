@@ -1,5 +1,7 @@
 """The first steps of every system give the losses they gave: see tests/golden."""
 
+import math
+
 import pytest
 
 from jax_pix2pix.systems import SYSTEMS
@@ -34,3 +36,19 @@ def test_first_losses(float64, name):
 def test_every_system_has_golden_losses():
     assert {golden.config_of(case).system for case in golden.CASES.values()} == set(SYSTEMS)
     assert {path.stem for path in golden.path_of("").parent.glob("*.json")} == set(golden.CASES)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "distance"),
+    [
+        ([1.0, 0.0], [1.0, 0.0], 0.0),
+        ([1.0, 2.2], [1.0, 2.0], 0.1),
+        ([math.nan, 1.0], [1.0, 1.0], math.inf),
+        ([1.0, math.nan], [1.0, math.nan], math.inf),
+        ([1.0], [1.0, 1.0], math.inf),
+    ],
+)
+def test_distance(ours, theirs, distance):
+    found = golden.distance({"first": [1.0], "loss": ours}, {"loss": theirs, "first": [1.0]})
+    assert found == pytest.approx(distance)
+    assert golden.distance({"loss": [1.0]}, {"loss": [0.0]}) > 1

@@ -55,6 +55,8 @@ def test_waiting_counts_only_when_the_device_has_nothing_to_do():
     lines = []
 
     class Log:
+        interval = ()
+
         def advance(self, **shown):
             pass
 

@@ -1,5 +1,7 @@
 """Files of the newest checkpoint are cut, changed or gone: named, and the one before is used."""
 
+import json
+import os
 import shutil
 import signal
 
@@ -36,7 +38,11 @@ def _grow(path):
     path.write_bytes(path.read_bytes() + b"\0")
 
 
-DAMAGES = [_cut, _flip, _remove, _grow]
+def _empty(path):
+    path.write_bytes(b"")
+
+
+DAMAGES = [_cut, _flip, _remove, _grow, _empty]
 
 
 @pytest.fixture(scope="module")
@@ -49,21 +55,31 @@ def saved(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(("damaged", "used"), [(8, 4), (4, 8)])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_of_any_file_is_seen_and_named(saved, tmp_path, damage):
-    files = [path.relative_to(saved) for path in (saved / "8").rglob("*") if path.is_file()]
+def test_damage_of_any_file_is_named_and_the_other_step_used(
+    saved, tmp_path, capsys, damage, damaged, used
+):
+    step = saved / str(damaged)
+    files = [path.relative_to(saved) for path in step.rglob("*") if path.is_file()]
     # What Orbax writes when all is done does not matter to reading.
     late = ("commit_success.txt", "_CHECKPOINT_METADATA")
     files = [file for file in files if file.name not in late]
-    assert len(files) > 5
+    assert len(files) > 5 and any(file.name == "metrics" for file in files)
     for number, file in enumerate(files):
         folder = tmp_path / str(number) / "checkpoints"
         shutil.copytree(saved, folder)
-        assert file_digests.damage(folder / "8") is None
         damage(folder / file)
-        problem = file_digests.damage(folder / "8")
+        checkpoints = Checkpoints(folder, "ssim", keep_last=2)
+        assert checkpoints.latest() == used, file
+        assert checkpoints.resolve("best") == used
+        checkpoints.close()
+        (moved,) = (folder.parent / "damaged").iterdir()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"warning: the checkpoint of step {damaged} is damaged: "), line
         # A change of the digests themselves may show up as one of a file that they are of.
-        assert problem and (file.name in problem or file.name == file_digests.NAME), file
+        assert f"{folder / file} " in line or file.name == file_digests.NAME, line
+        assert line.endswith(f"it is now {moved}" + (", and step 4 is used" if used == 4 else ""))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -75,7 +91,7 @@ def test_what_has_no_digest_is_not_needed(saved, tmp_path, damage):
         if file.exists():
             damage(file)
     checkpoints = Checkpoints(folder, "ssim")
-    assert checkpoints.newest_sound() == 8
+    assert checkpoints.latest() == 8
     kernel = jnp.zeros(100)
     abstract = {"kernel": jax.ShapeDtypeStruct((100,), kernel.dtype, sharding=kernel.sharding)}
     np.testing.assert_array_equal(checkpoints.restore(8, abstract)["kernel"], np.arange(100) + 8)
@@ -91,6 +107,63 @@ def test_a_reader_is_told_and_nothing_is_moved(saved, tmp_path):
         checkpoints.check_sound(8)
     checkpoints.check_sound(4)
     assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_reader_finds_the_best_of_the_scores_that_can_be_read(saved, tmp_path, capsys, damage):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    damage(folder / "8" / "metrics" / "metrics")
+    checkpoints = Checkpoints(folder, "ssim", read_only=True)
+    assert checkpoints.resolve("best") == 4
+    assert f"step 8 is damaged: {folder}/8/metrics/metrics " in capsys.readouterr().err
+    assert checkpoints.resolve("last") == 8
+    with pytest.raises(WorkdirError, match=r"step 8 is damaged: .*8/metrics/metrics "):
+        checkpoints.check_sound(8)
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
+
+
+@pytest.mark.parametrize("metrics", ["{}", "[1]", "1", '{"ssim": "high"}', "{", "[" * 100_000])
+def test_what_is_no_score_is_damage_whatever_its_digest(saved, tmp_path, capsys, metrics):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    (folder / "8" / "metrics" / "metrics").write_text(metrics)
+    file_digests.write(folder / "8")
+    assert Checkpoints(folder, "ssim", read_only=True).resolve("best") == 4
+    assert Checkpoints(folder, "ssim").latest() == 4
+    assert capsys.readouterr().err.count("8/metrics/metrics does not hold a score; ") == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/dev/zero", f"{'../' * 20}dev/zero", "../other", "device", "pipe", "elsewhere", "state"],
+)
+def test_digests_name_files_of_the_checkpoint_alone(tmp_path, name):
+    folder = tmp_path / "8"
+    (folder / "state").mkdir(parents=True)
+    (tmp_path / "other").write_text("")
+    (folder / "device").symlink_to("/dev/zero")
+    (folder / "elsewhere").symlink_to(tmp_path / "other")
+    os.mkfifo(folder / "pipe")
+    (folder / file_digests.NAME).write_text(json.dumps({name: [0, 0]}))
+    problem = file_digests.damage(folder)
+    message = f"{folder / name}, named in {folder}/digests.json, is not a file of this checkpoint"
+    assert problem == message
+
+
+def test_digests_are_a_file_of_the_checkpoint(tmp_path):
+    (tmp_path / file_digests.NAME).symlink_to("/dev/zero")
+    problem = f"{tmp_path}/digests.json is not a file of this checkpoint"
+    assert file_digests.damage(tmp_path) == problem
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "1", '{"a": 1}', '{"a": {}}', '{"a": []}', '{"\\u0000": [0, 0]}', "[" * 100_000]
+)
+def test_what_is_no_table_of_digests_is_damage(tmp_path, text):
+    (tmp_path / "a").write_text("")
+    (tmp_path / file_digests.NAME).write_text(text)
+    assert "does not hold what was written there" in (file_digests.damage(tmp_path) or "")
 
 
 def _arguments(workdir, data_dir):
@@ -132,9 +205,14 @@ def test_a_run_goes_on_from_the_one_before(stopped, sample_data_dir, tmp_path, d
     )
     damage(file)
     ((_, err),) = runs.train(_arguments(workdir, sample_data_dir))
-    (line,) = [line for line in err.splitlines() if line.startswith("warning: ")]
-    assert f"step {SAVED} is damaged: {file} " in line and "the one before is used" in line
-    (moved,) = (workdir / "damaged").iterdir()
+    # The kill may have come when an older one was being deleted, which is damage as well.
+    (line,) = [
+        line
+        for line in err.splitlines()
+        if line.startswith(f"warning: the checkpoint of step {SAVED}")
+    ]
+    assert f"step {SAVED} is damaged: {file} " in line and "and step 8 is used" in line
+    (moved,) = (workdir / "damaged").glob(f"{SAVED}-*")
     assert moved.name.startswith(f"{SAVED}-") and str(moved) in line
     assert runs.steps(workdir)[-1] == STEPS
     runs.assert_equal(whole, workdir)

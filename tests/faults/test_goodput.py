@@ -173,6 +173,10 @@ def test_a_run_that_goes_on_keeps_what_was_lost(tmp_path):
         '{"step": 1, "split": "seconds", "time": 1.0, "seconds": {"step": "long"}}',
         '{"step": 1, "split": "start", "time": 1.0}',
         '{"step": 1, "split": "seconds", "time": 1.0, "seconds": {"sleep": 1.0}}',
+        '{"step": 1, "split": "unfinished", "metrics": [{"loss_G": "low"}]}',
+        '{"step": 1, "split": "unfinished", "metrics": [1.0]}',
+        '{"step": 1, "split": "unfinished"}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, damaged):

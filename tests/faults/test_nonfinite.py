@@ -1,5 +1,6 @@
 """Updates of gradients that are not finite, and of losses that are spikes, are left out."""
 
+import dataclasses
 import json
 
 import jax
@@ -84,6 +85,28 @@ def test_what_is_not_finite_on_one_device_changes_nothing_on_any(value, fields, 
     later, metrics = step(after, _batch(config))
     assert (metrics["skipped_D"], metrics["skipped_G"]) == (0, 0)
     assert not _equal(after.generator.params, later.generator.params)
+
+
+@pytest.mark.parametrize(
+    ("bad", "sound"), [("generator", "discriminator"), ("discriminator", "generator")]
+)
+def test_one_network_is_left_out_and_the_other_is_not(bad, sound):
+    config = _config()
+    system = build_system(config)
+    loss = getattr(system, f"{bad}_loss")
+
+    def without_gradient(*arguments):
+        value, metrics = loss(*arguments)
+        return value * jnp.nan, metrics
+
+    system = dataclasses.replace(system, **{f"{bad}_loss": without_gradient})
+    state, step = _stepper(system, config)
+    after, metrics = step(state, _batch(config))
+    skipped = {"discriminator": metrics["skipped_D"], "generator": metrics["skipped_G"]}
+    assert skipped == {bad: 1, sound: 0}
+    assert _equal(getattr(state, bad), getattr(after, bad))
+    assert not _equal(getattr(state, sound).params, getattr(after, sound).params)
+    assert not _equal(getattr(state, sound).opt_state, getattr(after, sound).opt_state)
 
 
 @pytest.mark.parametrize(("gradient", "skipped"), [(1e18, 0), (1e20, 1)])

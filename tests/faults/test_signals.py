@@ -67,3 +67,25 @@ def test_a_signal_before_the_first_step_is_heard_after_it(sample_data_dir, tmp_p
             running[0].send_signal(signal.SIGTERM)
             runs.finish(running, 42)
         assert runs.steps(tmp_path)[-1] == runs.logged_step(tmp_path) == number
+
+
+def test_a_stop_within_a_logging_interval_changes_no_line(sample_data_dir, tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    arguments = [
+        [*_arguments(folder, sample_data_dir, 5), "--config.log_every_steps=10"]
+        for folder in (whole, stopped)
+    ]
+    runs.train(arguments[0])
+    for _ in range(3):  # a stop at the end of an interval shows nothing
+        with runs.started(arguments[1]) as running:
+            begun = runs.logged_step(stopped) + 10
+            runs.wait_for(lambda begun=begun: runs.logged_step(stopped) >= begun, running)
+            running[0].send_signal(signal.SIGTERM)
+            runs.finish(running, 42)
+        if runs.steps(stopped)[-1] % 10:
+            break
+    assert runs.steps(stopped)[-1] % 10
+    runs.train(arguments[1])
+    lines = commands.metrics(whole)
+    assert [line["step"] for line in lines] == [*range(10, 5 * EPOCH, 10), 5 * EPOCH]
+    assert commands.metrics(stopped) == lines

@@ -1,6 +1,7 @@
 """launch.verify_resume: equal where it has to be, and it names what is not."""
 
 import re
+import signal
 
 import jax.numpy as jnp
 import numpy as np
@@ -48,6 +49,32 @@ def test_what_depends_on_the_start_is_named(sample_data_dir, tmp_path, fault, na
     stopped = int(re.search(r"goes on from step (\d+)", out)[1])
     match = re.match(rf"differs on process 0: {named}", out.splitlines()[-1])
     assert match and int(match[1]) == stopped + 1, out
+
+
+@pytest.mark.slow
+def test_a_signal_from_elsewhere_is_no_difference(sample_data_dir, tmp_path):
+    arguments = [*_arguments(tmp_path / "new", sample_data_dir)[:-1], "--steps=1000"]
+    with runs.started(arguments, module="launch.verify_resume") as running:
+        runs.wait_for(lambda: runs.logged_step(tmp_path / "new" / "whole") >= 3, running)
+        running[0].send_signal(signal.SIGTERM)
+        ((out, _),) = runs.finish(running, 42)
+    assert "stopped on request before there was anything to compare" in out.splitlines()[-1]
+    assert "differs" not in out and not (tmp_path / "new" / "interrupted").exists()
+
+
+@pytest.mark.parametrize("phase", [1, 3])
+def test_a_start_that_was_stopped_is_not_compared(tmp_path, monkeypatch, capsys, phase):
+    starts = []
+
+    def train(config, directory, seen, interrupt=None):
+        starts.append(directory)
+        seen[10, len(starts)] = np.zeros(1)
+        return len(starts) != phase and not interrupt
+
+    monkeypatch.setattr(verify_resume, "_train", train)
+    assert verify_resume.verify(tiny_config(), str(tmp_path / "new"), 10) is None
+    assert len(starts) == phase
+    assert "stopped on request before" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_state_that_differs_is_named_to_the_bit():

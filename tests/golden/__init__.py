@@ -175,3 +175,15 @@ def read(name):
 
 def write(name, values):
     path_of(name).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def distance(values, expected):
+    """The largest relative difference; infinite where values are not finite or lengths differ."""
+    largest = 0.0
+    for metric, numbers in expected.items():
+        ours, theirs = np.asarray(values[metric], float), np.asarray(numbers, float)
+        if ours.shape != theirs.shape or not np.isfinite([ours, theirs]).all():
+            return np.inf
+        apart = np.abs(ours - theirs) / np.where(theirs, np.abs(theirs), np.finfo(float).tiny)
+        largest = max(largest, apart.max(initial=0.0))
+    return largest

@@ -1,7 +1,6 @@
 """Compares the golden losses with this machine's, or renews them: see the package."""
 
 import jax
-import numpy as np
 from absl import app, flags
 
 from tests import golden
@@ -18,11 +17,7 @@ def main(argv):
             golden.write(name, values)
             print(golden.path_of(name))
             continue
-        expected = golden.read(name)
-        apart = max(
-            np.max(np.abs(np.divide(values[metric], expected[metric]) - 1)) for metric in expected
-        )
-        print(f"{name}: {apart:.1e} relative")
+        print(f"{name}: {golden.distance(values, golden.read(name)):.1e} relative")
 
 
 if __name__ == "__main__":
