@@ -4,17 +4,15 @@ Throughout, `data` is config.data. Every function prepares the embedded sample n
 first where it is not prepared yet; on many hosts the others wait for the one that does.
 """
 
-import csv
 import functools
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline import prepared_files
 from input_pipeline.prepare import options_of, prepare, prepared_directory
 from input_pipeline.safe_io import DataError
-
-import tensorflow_datasets as tfds  # isort: skip  after prepare, which keeps TensorFlow off the GPU
 
 SPLITS = ("train", "validation", "test")
 SAMPLES = Path(__file__).parent / "samples"
@@ -67,17 +65,9 @@ def spacing_mm(data, table):
 @functools.lru_cache(maxsize=2 * len(SPLITS))
 def _read_tables(directory, split):
     table = []
-    shards = tfds.builder_from_directory(directory).info.splits[split]
-    for shard, length in zip(shards.filepaths, shards.shard_lengths, strict=True):
+    for shard, length in prepared_files.read_shards(directory, split):
         path = f"{shard}.csv"
-        try:
-            with open(path, encoding="utf-8") as file:
-                rows = [_example(row) for row in csv.DictReader(file)]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
-            raise DataError(
-                f"{path} cannot be read as the table of a shard ({error}): delete the folder and "
-                "prepare it again"
-            ) from error
+        rows = prepared_files.read_table(path, _example)
         if len(rows) != length:
             raise DataError(
                 f"{path} has {len(rows)} rows and its shard {length} records: delete the folder "

@@ -14,11 +14,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
 
+from input_pipeline import prepared_files
 from input_pipeline.prepared import examples
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
-
-import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
 
 ON_ERROR = ("raise", "skip")
 _reported = set()  # what this process has told about, so that no validation tells it again
@@ -38,30 +37,23 @@ class Records:
     """
 
     def __init__(self, directory, data, split):
-        info = tfds.builder_from_directory(directory).info
+        arrays = prepared_files.read_arrays(directory)
         self._features = {"source": data.source, "target": data.target}
-        self._stored = {}  # shape and type by feature
-        arrays = {
-            name: feature
-            for name, feature in info.features.items()  # pyright: ignore
-            if len(feature.shape) == 3
-        }
+        self._stored = {}  # Array by feature
         for key, name in self._features.items():
             if name not in arrays:
                 raise DataError(f'config.data.{key} is "{name}": use {" or ".join(sorted(arrays))}')
-            feature = arrays[name]
-            self._stored[name] = feature.shape, tf.as_dtype(feature.np_dtype)
-            found = np.dtype(feature.np_dtype).name, feature.shape[-1]
+            self._stored[name] = arrays[name]
+            found = arrays[name].dtype.name, arrays[name].shape[-1]
             wanted = data[f"{key}_type"], data.source_channels if key == "source" else 1
             if found != wanted:
                 raise DataError(
                     f"config.data.{key}_type and the channels are {wanted[0]} and {wanted[1]}, but "
                     f"the prepared {name} is {found[0]} with {found[1]}: correct the config"
                 )
-        shards = info.splits[split]
+        self._paths, lengths = zip(*prepared_files.read_shards(directory, split), strict=True)
         self._data, self._split = data, split
-        self._paths = [os.fspath(path) for path in shards.filepaths]
-        self._starts = np.cumsum([0, *shards.shard_lengths])
+        self._starts = np.cumsum([0, *lengths])
         self._readers = {}
         self._instead = {}  # {record that cannot be read: the one that is read in its place}
         self._lock = threading.RLock()
@@ -108,7 +100,7 @@ class Records:
         """So many records as they are stored."""
         example = tf.train.Example()
         for name, (shape, dtype) in self._stored.items():
-            size = math.prod(shape) * dtype.size
+            size = math.prod(shape) * dtype.itemsize
             example.features.feature[name].bytes_list.value.append(bytes(size))
         return np.array([example.SerializeToString()] * count, object)
 
