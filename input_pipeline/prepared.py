@@ -6,7 +6,6 @@ first where it is not prepared yet; on many hosts the others wait for the one th
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -16,14 +15,6 @@ from input_pipeline.safe_io import DataError
 
 SPLITS = ("train", "validation", "test")
 SAMPLES = Path(__file__).parent / "samples"
-
-
-class Example(NamedTuple):
-    patient: str
-    slice_index: int
-    label: str
-    file_name: str  # relative to the source folder
-    spacing_mm: tuple  # between slices, rows and columns as stored; 0 where unknown
 
 
 def ensure_prepared(data):
@@ -50,7 +41,7 @@ def ensure_prepared(data):
 
 
 def examples(data, split):
-    """A list of Example, in record order: entry i describes the slice with index i."""
+    """A list of prepared_files.Example, in record order: entry i is of the slice with index i."""
     check_split(split)
     return _read_tables(ensure_prepared(data), split)
 
@@ -67,7 +58,7 @@ def _read_tables(directory, split):
     table = []
     for shard, length in prepared_files.read_shards(directory, split):
         path = f"{shard}.csv"
-        rows = prepared_files.read_table(path, _example)
+        rows = prepared_files.read_table(path)
         if len(rows) != length:
             raise DataError(
                 f"{path} has {len(rows)} rows and its shard {length} records: delete the folder "
@@ -75,14 +66,6 @@ def _read_tables(directory, split):
             )
         table += rows
     return table
-
-
-def _example(row):
-    spacing_mm = tuple(map(float, row["spacing_mm"].split()))
-    if len(spacing_mm) != 3 or None in row.values():
-        raise ValueError("a line is cut")
-    index = int(row["slice_index"])
-    return Example(row["patient"], index, row["class"], row["file_name"], spacing_mm)
 
 
 def check_split(split):

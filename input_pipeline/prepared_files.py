@@ -28,6 +28,14 @@ class Array(NamedTuple):
     dtype: np.dtype
 
 
+class Example(NamedTuple):
+    patient: str
+    slice_index: int
+    label: str
+    file_name: str  # relative to the source folder
+    spacing_mm: tuple  # between slices, rows and columns as stored; 0 where unknown
+
+
 def read_arrays(directory):
     """The arrays of each record: {name: Array}.
 
@@ -58,15 +66,15 @@ def read_shards(directory, split):
     ]
 
 
-def read_table(path, example):
-    """The rows of a shard's table: a list of example({column: text}).
+def read_table(path):
+    """What the table beside a shard says of its records: a list of Example.
 
     Raises:
         DataError: it is missing, damaged or too large.
     """
 
     def rows(text):
-        return [example(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+        return [_example(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
 
     return read(path, "the table of a shard", rows, MAX_TABLE_BYTES)
 
@@ -136,3 +144,13 @@ def _whole(number):
     if not re.fullmatch("[1-9][0-9]{0,8}", str(number)):
         raise ValueError(f"it has {number!a} where a number of records or pixels belongs")
     return int(number)
+
+
+def _example(row):
+    spacing_mm = tuple(map(float, row["spacing_mm"].split()))
+    index = int(row["slice_index"])
+    if len(spacing_mm) != 3 or None in row or None in row.values():
+        raise ValueError("a line is cut")
+    if not all(map(math.isfinite, spacing_mm)) or abs(index) >= 2**62:
+        raise ValueError("a number is out of range")
+    return Example(row["patient"], index, row["class"], row["file_name"], spacing_mm)

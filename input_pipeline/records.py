@@ -5,7 +5,6 @@ takes the next one that can be read in its place. Which one that is depends on t
 that every host, batch and cache has the same.
 """
 
-import math
 import os
 import sys
 import threading
@@ -70,39 +69,48 @@ class Records:
 
     def load_and_tell(self, index):
         """(as `load`, bool [m]: whether it is that record, and none in its place)."""
-        types = [tf.string, tf.bool]
-        serialized, real = tf.numpy_function(self._read, [index], types, stateful=False)
-        serialized, real = (tf.ensure_shape(x, index.shape) for x in (serialized, real))
-        feature = tf.io.FixedLenFeature([], tf.string)
-        features = tf.io.parse_example(serialized, {name: feature for name in self._stored})
-
-        def decode(name):
-            shape, dtype = self._stored[name]
-            return tf.reshape(tf.io.decode_raw(features[name], dtype), [index.shape[0], *shape])
-
-        return {key: decode(name) for key, name in self._features.items()}, real
+        types = [*(array.dtype for array in self._stored.values()), tf.bool]
+        *images, real = tf.numpy_function(self._read, [index], types, stateful=False)
+        images = {
+            name: tf.ensure_shape(x, [*index.shape, *self._stored[name].shape])
+            for name, x in zip(self._stored, images, strict=True)
+        }
+        batch = {key: images[name] for key, name in self._features.items()}
+        return batch, tf.ensure_shape(real, index.shape)
 
     def _read(self, index):
         try:
-            return self._serialized(index), np.ones(len(index), bool)
+            return *self._decoded(index), np.ones(len(index), bool)
         except Exception as error:
             try:
                 if self._data.on_error != "skip":
                     raise self._corrupt(index, error)
                 index = index.tolist()
                 instead = [self._readable(number) for number in index]
-                return self._serialized(np.array(instead)), np.equal(index, instead)
+                return *self._decoded(np.array(instead)), np.equal(index, instead)
             except DataError as refused:
                 self.error = refused
-                return self._zeros(len(index)), np.zeros(len(index), bool)
+                return *self._zeros(len(index)), np.zeros(len(index), bool)
 
     def _zeros(self, count):
-        """So many records as they are stored."""
-        example = tf.train.Example()
-        for name, (shape, dtype) in self._stored.items():
-            size = math.prod(shape) * dtype.itemsize
-            example.features.feature[name].bytes_list.value.append(bytes(size))
-        return np.array([example.SerializeToString()] * count, object)
+        return [np.zeros((count, *shape), dtype) for shape, dtype in self._stored.values()]
+
+    def _decoded(self, index):
+        """The stored arrays of records, [m, *shape] each, in the order of `_stored`.
+
+        Here and not in TensorFlow's graph, whose errors name no record.
+        """
+        decoded = [np.empty((len(index), *shape), dtype) for shape, dtype in self._stored.values()]
+        for place, record in enumerate(self._serialized(index)):
+            features = tf.train.Example.FromString(record).features.feature
+            for name, images in zip(self._stored, decoded, strict=True):
+                content = b"".join(features[name].bytes_list.value)
+                if len(content) != images[place].nbytes:
+                    raise ValueError(
+                        f"its {name} has {len(content)} bytes and not {images[place].nbytes}"
+                    )
+                images[place] = np.frombuffer(content, images.dtype).reshape(images.shape[1:])
+        return decoded
 
     def _serialized(self, index):
         """Records as they are stored: bytes [m]."""
@@ -146,7 +154,7 @@ class Records:
     def _failure(self, number):
         """Why a record cannot be read, or None."""
         try:
-            self._serialized(np.array([number]))
+            self._decoded(np.array([number]))
         except Exception as error:
             return error
 
@@ -182,13 +190,12 @@ class Records:
         path, table = self._paths[shard], examples(self._data, self._split)
         if shard not in self._readers:
             patients = dict.fromkeys(example.patient for example in table[first:stop])
-            return (
-                f"{path} with its {stop - first} records, of patients {', '.join(patients)[:80]},"
-            )
+            named = _in_short(", ".join(patients), 80)
+            return f"{path} with its {stop - first} records, of patients {named},"
         example = table[number]
         return (
-            f"{path}, record {number - first}, which is patient {example.patient}, slice "
-            f"{example.slice_index},"
+            f"{path}, record {number - first}, which is patient {_in_short(example.patient)}, "
+            f"slice {example.slice_index},"
         )
 
 
@@ -198,8 +205,8 @@ def _report(text):
         tqdm.write(f"warning: {text}", file=sys.stderr)  # above a progress bar
 
 
-def _in_short(error):
-    return " ".join(str(error).split())[:200]
+def _in_short(text, most=200):
+    return " ".join(str(text).split())[:most]
 
 
 class Cached:

@@ -99,3 +99,71 @@ def test_no_module_that_a_folder_names_is_imported(data, tmp_path, monkeypatch, 
         tfds.builder_from_directory(prepared.ensure_prepared(data))
     assert ran.exists()
     del sys.modules["evil_features"]
+
+
+def tensor(top):
+    return top["featuresDict"]["features"]["image"]["tensor"]
+
+
+# name: (file, content -> another in its place, or None where it was changed; part of the message).
+DAMAGED = {
+    "a list": ("features.json", lambda top: [top], "list indices"),
+    "no features": ("features.json", lambda top: top.pop("featuresDict") and None, "featuresDict"),
+    "four axes": (
+        "features.json",
+        lambda top: tensor(top)["shape"].update(dimensions=["16", "16", "1", "1"]),
+        "an array of shape (16, 16, 1, 1)",
+    ),
+    "large": (
+        "features.json",
+        lambda top: tensor(top)["shape"].update(dimensions=["99999", "99999", "1"]),
+        "an array of shape (99999, 99999, 1)",
+    ),
+    "below zero": (
+        "features.json", lambda top: tensor(top)["shape"].update(dimensions=["-16", "-16", "1"]),
+        "'-16' where a number",
+    ),
+    "a bool": (
+        "features.json", lambda top: tensor(top)["shape"].update(dimensions=[16, True, 16]),
+        "True where a number",
+    ),
+    "a type": ("features.json", lambda top: tensor(top).update(dtype="object"), "type 'object'"),
+    "a name": (
+        "features.json",
+        lambda top: top["featuresDict"]["features"].update(
+            {"a\nb": top["featuresDict"]["features"]["image"]}
+        ),
+        "'a\\nb'",
+    ),
+    "no splits": ("dataset_info.json", lambda info: info.pop("splits") and None, "splits"),
+    "no split": (
+        "dataset_info.json", lambda info: info.update(splits=info["splits"][1:]), "no 'train'"
+    ),
+    "no shard": (
+        "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=[]), "no shard"
+    ),
+    "a length": (
+        "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["9" * 30]),
+        "where a number",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", DAMAGED)
+def test_what_does_not_fit_is_one_line(data, harm):
+    name, edit, said = DAMAGED[harm]
+    change(data, name, edit)
+    assert said in refusal(data, name)
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_a_damaged_description_is_one_line(data, name):
+    path = prepared.ensure_prepared(data) / name
+    content = path.read_bytes()
+    for damaged in (content[:-9], b"", b"\xff" * 50, b"[" * 99_999, b"{}"):
+        path.write_bytes(damaged)
+        refusal(data, name)
+    path.unlink()
+    assert "No such file" in refusal(data, name)
+    path.write_bytes(content + b" " * prepared_files.MAX_BYTES)
+    assert "above the limit" in refusal(data, name)
