@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import SimpleITK as sitk
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -286,6 +286,12 @@ CASES = {
     ),
 }  # fmt: skip
 
+# Changes that are tried beside the drawn ones: numbers are counted from the beginning of the file.
+SEEDS = {
+    "npy": [[("number", 1, b"-9"), ("number", 2, b"-11")]],
+    "npy of floats": [[("number", 1, b"True")]],
+}
+
 
 def read_quietly(read, folder):
     """What a reader gives, or None where it raised its own error; warnings are failures."""
@@ -328,4 +334,6 @@ def test_damaged_files_are_read_or_refused(tmp_path, name):
             assert found.ndim in (2, 3) and found.nbytes <= 2 * MAX_BYTES
             assert np.isfinite(found).all()
 
+    for seed in SEEDS.get(name, ()):
+        check = example(seed)(check)
     check()
