@@ -9,6 +9,7 @@ from pathlib import Path
 
 from absl import logging
 
+from input_pipeline import prepared_files
 from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 from input_pipeline.liver_ct import liver_ct_dataset_builder as liver_ct
 from input_pipeline.luna16 import luna16_dataset_builder as luna16
@@ -103,15 +104,11 @@ def prepare(dataset, source, data_dir, wait=False, **options):
 
 
 def _preparation(directory):
-    path = directory / "preparation.json"
-    try:
-        prepared = json.loads(path.read_text())
-        return {key: prepared[key] for key in ("source", "fingerprint")}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(
-            f"{path} cannot be read as a preparation's record ({error}): delete the folder and "
-            "prepare it again"
-        ) from error
+    def parse(text):
+        record = json.loads(text)
+        return {key: record[key] for key in ("source", "fingerprint")}
+
+    return prepared_files.read(directory / "preparation.json", "a preparation's record", parse)
 
 
 def _module(dataset):

@@ -4,28 +4,17 @@ Throughout, `data` is config.data. Every function prepares the embedded sample n
 first where it is not prepared yet; on many hosts the others wait for the one that does.
 """
 
-import csv
 import functools
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline import prepared_files
 from input_pipeline.prepare import options_of, prepare, prepared_directory
 from input_pipeline.safe_io import DataError
 
-import tensorflow_datasets as tfds  # isort: skip  after prepare, which keeps TensorFlow off the GPU
-
 SPLITS = ("train", "validation", "test")
 SAMPLES = Path(__file__).parent / "samples"
-
-
-class Example(NamedTuple):
-    patient: str
-    slice_index: int
-    label: str
-    file_name: str  # relative to the source folder
-    spacing_mm: tuple  # between slices, rows and columns as stored; 0 where unknown
 
 
 def ensure_prepared(data):
@@ -52,7 +41,7 @@ def ensure_prepared(data):
 
 
 def examples(data, split):
-    """A list of Example, in record order: entry i describes the slice with index i."""
+    """A list of prepared_files.Example, in record order: entry i is of the slice with index i."""
     check_split(split)
     return _read_tables(ensure_prepared(data), split)
 
@@ -67,17 +56,9 @@ def spacing_mm(data, table):
 @functools.lru_cache(maxsize=2 * len(SPLITS))
 def _read_tables(directory, split):
     table = []
-    shards = tfds.builder_from_directory(directory).info.splits[split]
-    for shard, length in zip(shards.filepaths, shards.shard_lengths, strict=True):
+    for shard, length in prepared_files.read_shards(directory, split):
         path = f"{shard}.csv"
-        try:
-            with open(path, encoding="utf-8") as file:
-                rows = [_example(row) for row in csv.DictReader(file)]
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, csv.Error) as error:
-            raise DataError(
-                f"{path} cannot be read as the table of a shard ({error}): delete the folder and "
-                "prepare it again"
-            ) from error
+        rows = prepared_files.read_table(path)
         if len(rows) != length:
             raise DataError(
                 f"{path} has {len(rows)} rows and its shard {length} records: delete the folder "
@@ -85,14 +66,6 @@ def _read_tables(directory, split):
             )
         table += rows
     return table
-
-
-def _example(row):
-    spacing_mm = tuple(map(float, row["spacing_mm"].split()))
-    if len(spacing_mm) != 3 or None in row.values():
-        raise ValueError("a line is cut")
-    index = int(row["slice_index"])
-    return Example(row["patient"], index, row["class"], row["file_name"], spacing_mm)
 
 
 def check_split(split):

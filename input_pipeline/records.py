@@ -5,7 +5,6 @@ takes the next one that can be read in its place. Which one that is depends on t
 that every host, batch and cache has the same.
 """
 
-import math
 import os
 import sys
 import threading
@@ -14,11 +13,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
 
+from input_pipeline import prepared_files
 from input_pipeline.prepared import examples
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
-
-import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
 
 ON_ERROR = ("raise", "skip")
 _reported = set()  # what this process has told about, so that no validation tells it again
@@ -38,30 +36,23 @@ class Records:
     """
 
     def __init__(self, directory, data, split):
-        info = tfds.builder_from_directory(directory).info
+        arrays = prepared_files.read_arrays(directory)
         self._features = {"source": data.source, "target": data.target}
-        self._stored = {}  # shape and type by feature
-        arrays = {
-            name: feature
-            for name, feature in info.features.items()  # pyright: ignore
-            if len(feature.shape) == 3
-        }
+        self._stored = {}  # Array by feature
         for key, name in self._features.items():
             if name not in arrays:
                 raise DataError(f'config.data.{key} is "{name}": use {" or ".join(sorted(arrays))}')
-            feature = arrays[name]
-            self._stored[name] = feature.shape, tf.as_dtype(feature.np_dtype)
-            found = np.dtype(feature.np_dtype).name, feature.shape[-1]
+            self._stored[name] = arrays[name]
+            found = arrays[name].dtype.name, arrays[name].shape[-1]
             wanted = data[f"{key}_type"], data.source_channels if key == "source" else 1
             if found != wanted:
                 raise DataError(
                     f"config.data.{key}_type and the channels are {wanted[0]} and {wanted[1]}, but "
                     f"the prepared {name} is {found[0]} with {found[1]}: correct the config"
                 )
-        shards = info.splits[split]
+        self._paths, lengths = zip(*prepared_files.read_shards(directory, split), strict=True)
         self._data, self._split = data, split
-        self._paths = [os.fspath(path) for path in shards.filepaths]
-        self._starts = np.cumsum([0, *shards.shard_lengths])
+        self._starts = np.cumsum([0, *lengths])
         self._readers = {}
         self._instead = {}  # {record that cannot be read: the one that is read in its place}
         self._lock = threading.RLock()
@@ -78,39 +69,48 @@ class Records:
 
     def load_and_tell(self, index):
         """(as `load`, bool [m]: whether it is that record, and none in its place)."""
-        types = [tf.string, tf.bool]
-        serialized, real = tf.numpy_function(self._read, [index], types, stateful=False)
-        serialized, real = (tf.ensure_shape(x, index.shape) for x in (serialized, real))
-        feature = tf.io.FixedLenFeature([], tf.string)
-        features = tf.io.parse_example(serialized, {name: feature for name in self._stored})
-
-        def decode(name):
-            shape, dtype = self._stored[name]
-            return tf.reshape(tf.io.decode_raw(features[name], dtype), [index.shape[0], *shape])
-
-        return {key: decode(name) for key, name in self._features.items()}, real
+        types = [*(array.dtype for array in self._stored.values()), tf.bool]
+        *images, real = tf.numpy_function(self._read, [index], types, stateful=False)
+        images = {
+            name: tf.ensure_shape(x, [*index.shape, *self._stored[name].shape])
+            for name, x in zip(self._stored, images, strict=True)
+        }
+        batch = {key: images[name] for key, name in self._features.items()}
+        return batch, tf.ensure_shape(real, index.shape)
 
     def _read(self, index):
         try:
-            return self._serialized(index), np.ones(len(index), bool)
+            return *self._decoded(index), np.ones(len(index), bool)
         except Exception as error:
             try:
                 if self._data.on_error != "skip":
                     raise self._corrupt(index, error)
                 index = index.tolist()
                 instead = [self._readable(number) for number in index]
-                return self._serialized(np.array(instead)), np.equal(index, instead)
+                return *self._decoded(np.array(instead)), np.equal(index, instead)
             except DataError as refused:
                 self.error = refused
-                return self._zeros(len(index)), np.zeros(len(index), bool)
+                return *self._zeros(len(index)), np.zeros(len(index), bool)
 
     def _zeros(self, count):
-        """So many records as they are stored."""
-        example = tf.train.Example()
-        for name, (shape, dtype) in self._stored.items():
-            size = math.prod(shape) * dtype.size
-            example.features.feature[name].bytes_list.value.append(bytes(size))
-        return np.array([example.SerializeToString()] * count, object)
+        return [np.zeros((count, *shape), dtype) for shape, dtype in self._stored.values()]
+
+    def _decoded(self, index):
+        """The stored arrays of records, [m, *shape] each, in the order of `_stored`.
+
+        Here and not in TensorFlow's graph, whose errors name no record.
+        """
+        decoded = [np.empty((len(index), *shape), dtype) for shape, dtype in self._stored.values()]
+        for place, record in enumerate(self._serialized(index)):
+            features = tf.train.Example.FromString(record).features.feature
+            for name, images in zip(self._stored, decoded, strict=True):
+                content = b"".join(features[name].bytes_list.value)
+                if len(content) != images[place].nbytes:
+                    raise ValueError(
+                        f"its {name} has {len(content)} bytes and not {images[place].nbytes}"
+                    )
+                images[place] = np.frombuffer(content, images.dtype).reshape(images.shape[1:])
+        return decoded
 
     def _serialized(self, index):
         """Records as they are stored: bytes [m]."""
@@ -154,7 +154,7 @@ class Records:
     def _failure(self, number):
         """Why a record cannot be read, or None."""
         try:
-            self._serialized(np.array([number]))
+            self._decoded(np.array([number]))
         except Exception as error:
             return error
 
@@ -190,13 +190,12 @@ class Records:
         path, table = self._paths[shard], examples(self._data, self._split)
         if shard not in self._readers:
             patients = dict.fromkeys(example.patient for example in table[first:stop])
-            return (
-                f"{path} with its {stop - first} records, of patients {', '.join(patients)[:80]},"
-            )
+            named = _in_short(", ".join(patients), 80)
+            return f"{path} with its {stop - first} records, of patients {named},"
         example = table[number]
         return (
-            f"{path}, record {number - first}, which is patient {example.patient}, slice "
-            f"{example.slice_index},"
+            f"{path}, record {number - first}, which is patient {_in_short(example.patient)}, "
+            f"slice {example.slice_index},"
         )
 
 
@@ -206,8 +205,8 @@ def _report(text):
         tqdm.write(f"warning: {text}", file=sys.stderr)  # above a progress bar
 
 
-def _in_short(error):
-    return " ".join(str(error).split())[:200]
+def _in_short(text, most=200):
+    return " ".join(str(text).split())[:most]
 
 
 class Cached:

@@ -128,6 +128,8 @@ def read_mask_npy(path):
             start = io.BytesIO(file.read(MAX_NPY_HEADER))
             shape, fortran_order, dtype = _READ_HEADER[np.lib.format.read_magic(start)](start)
             file.seek(start.tell())
+            if not all(type(side) is int and side >= 0 for side in shape):  # True is no length
+                raise ValueError(f"the shape {shape}")
             if dtype.kind not in "buif":
                 raise DataError(f"{path} holds {dtype}: save the mask as uint8")
             if len(shape) - (len(shape) == 3 and 1 in shape) != 2:

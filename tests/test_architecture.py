@@ -164,6 +164,12 @@ OPENERS = {
     "safetensors.numpy.load": set(),
     "safetensors.numpy.load_file": set(),
     "safetensors.torch": set(),
+    # TFDS imports the modules that a folder names: prepared_files.py reads it instead.
+    "tensorflow_datasets.builder_from_directory": set(),
+    "tensorflow_datasets.builder_from_directories": set(),
+    "tensorflow_datasets.builder": set(),
+    "tensorflow_datasets.load": set(),
+    "tensorflow_datasets.core.read_only_builder": set(),
     "array_record.python.array_record_module.ArrayRecordReader": {
         "input_pipeline/records.py",
         "launch/benchmark/input.py",

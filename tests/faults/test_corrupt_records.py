@@ -1,15 +1,17 @@
 """Prepared records with flipped bytes: named and refused, or skipped alike everywhere."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
-from array_record.python.array_record_module import ArrayRecordReader
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from input_pipeline import builder, pipeline, prepared
+from input_pipeline import builder, pipeline, prepared, prepared_files
 from input_pipeline.prepare import prepare
 from input_pipeline.safe_io import DataError
+from input_pipeline.tf_cpu import tf
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.slices import collect
 from tests import commands
@@ -199,6 +201,62 @@ def test_a_whole_shard_is_named_and_skipped(whole, data, harm, capsys):
     assert str(path) in str(caught.value)
 
 
+def other(example):
+    """Ways to change an example whose checksums are then right."""
+    features = example.features.feature
+    return {
+        "short": lambda: features["image"].bytes_list.CopyFrom(bytes_list(bytes(9))),
+        "missing": lambda: features.pop("image"),
+        "numbers": lambda: features["image"].int64_list.value.append(1),
+        "empty": example.Clear,
+    }
+
+
+def bytes_list(content):
+    return tf.train.BytesList(value=[content])
+
+
+def write_again(path, position, content):
+    """Writes the shard anew with other content of a record: bytes of an example, or of no such."""
+    reader = ArrayRecordReader(str(path))
+    records = reader.read(list(range(reader.num_records())))
+    reader.close()
+    records[position] = content(records[position])
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+@pytest.mark.parametrize("harm", ["short", "missing", "numbers", "empty", "no example"])
+def test_other_content_with_right_checksums_is_named_and_skipped(whole, tmp_path, harm):
+    shutil.copytree(whole.data_dir, tmp_path / "data")
+    data = data_config(tmp_path / "data")
+
+    def content(record):
+        if harm == "no example":
+            return b"\xff" * 99
+        example = tf.train.Example.FromString(record)
+        other(example)[harm]()
+        return example.SerializeToString()
+
+    path = shard(data, 1)
+    write_again(path, 2, content)
+    for read in (pipeline.train_set, lambda data: list(pipeline.eval_batches(data, "train"))):
+        with pytest.raises(DataError) as caught:
+            read(data)
+        message = str(caught.value)
+        assert message.startswith(
+            f"{path}, record 2, which is patient {PATIENT.format(1)}, slice 6"
+        )
+        assert "\n" not in message and "prepare it again" in message
+    data.on_error = "skip"
+    expected, found = pipeline.train_set(whole), pipeline.train_set(data)
+    for key, images in expected.items():
+        read = [7 if number == 6 else number for number in range(RECORDS)]
+        np.testing.assert_array_equal(found[key], images[read])
+
+
 def test_nothing_readable_is_one_error(data):
     for number in range(4):
         shard(data, number).write_bytes(b"")
@@ -211,7 +269,10 @@ def test_nothing_readable_is_one_error(data):
             read()
 
 
-@pytest.mark.parametrize("harm", ["missing", "cut", "no text", "short", "a column"])
+@pytest.mark.parametrize(
+    "harm",
+    ["missing", "cut", "no text", "short", "a column", "one more", "spacing", "index", "large"],
+)
 def test_a_damaged_table_is_one_line(data, harm):
     path = shard(data, 1)
     path = path.with_name(f"{path.name}.csv")
@@ -221,9 +282,14 @@ def test_a_damaged_table_is_one_line(data, harm):
         "no text": b"\xff" * 50,
         "short": "".join(lines[:-1]).encode(),
         "a column": "".join(["patient,slice\n", *lines[1:]]).encode(),
+        "one more": "".join([lines[0], *(f"{line.rstrip()},x\n" for line in lines[1:])]).encode(),
+        "spacing": "".join([*lines[:-1], f"{PATIENT},0,clean,a.png,nan 1 1\n"]).encode(),
+        "index": "".join([*lines[:-1], f"{PATIENT},{10**30},clean,a.png,0 0 0\n"]).encode(),
     }
     if harm == "missing":
         path.unlink()
+    elif harm == "large":
+        os.truncate(path, prepared_files.MAX_TABLE_BYTES + 1)
     else:
         path.write_bytes(damaged[harm])
     with pytest.raises(DataError, match="delete the folder and prepare it again") as caught:

@@ -16,18 +16,21 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import SimpleITK as sitk
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from input_pipeline import safe_io
+from input_pipeline import prepared_files, safe_io
+from input_pipeline.prepare import prepare
 from input_pipeline.raw import volume_file
 from input_pipeline.raw.dicom import read_series
 from input_pipeline.raw.voxels import MAX_BYTES
 from input_pipeline.tables import read_table
 from jax_pix2pix import perceptual, segmenter
 from jax_pix2pix.errors import ConfigError
-from tests.input_pipeline.raw.test_dicom import ORIGIN, STEP, write_slice
+from tests.input_pipeline.conftest import OPTIONS, write_slice
+from tests.input_pipeline.raw.test_dicom import ORIGIN, STEP
+from tests.input_pipeline.raw.test_dicom import write_slice as write_dicom
 from tests.input_pipeline.volumes import save
 
 RNG = np.random.default_rng(0)
@@ -128,7 +131,7 @@ def nifti(folder, voxels=VOXELS, **fields):
 def dicom(folder):
     for number in range(3):
         pixels = VOXELS[number]
-        write_slice(folder / f"{number}.dcm", pixels, ORIGIN + number * STEP)
+        write_dicom(folder / f"{number}.dcm", pixels, ORIGIN + number * STEP)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -159,6 +162,22 @@ def unet(folder):
     return {"a.safetensors": safetensors.numpy.save(arrays, metadata)}
 
 
+def prepared(folder):
+    """What a preparation writes beside the records."""
+    names = ("features.json", "dataset_info.json", TABLE_OF_SHARD)
+    for index in range(3):
+        write_slice(folder / "source", "train", "clean", "1", index)
+        write_slice(folder / "source", "test", "clean", "2", index)
+    directory = prepare("lidc_masks", folder / "source", folder / "data", **OPTIONS)
+    return {name: (directory / name).read_bytes() for name in names}
+
+
+def check_shards(folder):
+    shards = prepared_files.read_shards(folder, "train")
+    assert all(0 < length < 2**31 for _, length in shards)
+    return shards
+
+
 def of(name, content):
     return lambda folder: {name: content}
 
@@ -173,6 +192,7 @@ def values(read):
 
 CT, MR, LABELS = volume_file.read_ct, volume_file.read_mr, volume_file.read_labels
 FLOAT_VOXELS = VOXELS.astype(np.float32)
+TABLE_OF_SHARD = "lidc_masks-train.array_record-00000-of-00001.csv"
 TABLE = b"patient,source,ct,mask\np1,a.mha,b.mha,c.mha\np2,d.mha,e.mha,\n"
 # name: (folder -> {name of a file: content}, the file that is changed, folder -> what is read,
 # what is done to the changed content, number of examples).
@@ -249,6 +269,13 @@ CASES = {
         lambda folder: read_table(folder / "patients.csv", ("patient", "source", "ct"), "x"),
         None, 300,
     ),
+    "prepared, features": (
+        prepared, "features.json", prepared_files.read_arrays, None, 300
+    ),
+    "prepared, splits": (prepared, "dataset_info.json", check_shards, None, 300),
+    "prepared, table": (
+        prepared, TABLE_OF_SHARD, reads(prepared_files.read_table, TABLE_OF_SHARD), None, 300
+    ),
     "vgg16": (
         vgg16, "a.safetensors",
         lambda folder: perceptual.read_vgg16(str(folder / "a.safetensors")), None, 200,
@@ -258,6 +285,12 @@ CASES = {
         100,
     ),
 }  # fmt: skip
+
+# Changes that are tried beside the drawn ones: numbers are counted from the beginning of the file.
+SEEDS = {
+    "npy": [[("number", 1, b"-9"), ("number", 2, b"-11")]],
+    "npy of floats": [[("number", 1, b"True")]],
+}
 
 
 def read_quietly(read, folder):
@@ -301,4 +334,6 @@ def test_damaged_files_are_read_or_refused(tmp_path, name):
             assert found.ndim in (2, 3) and found.nbytes <= 2 * MAX_BYTES
             assert np.isfinite(found).all()
 
+    for seed in SEEDS.get(name, ()):
+        check = example(seed)(check)
     check()

@@ -133,6 +133,8 @@ def bombs(folder):
         "huge.gif": (gif, "limit"),
         "terabytes.npy": (npy("|u1", (2**21, 2**21)), "limit"),
         "negative.npy": (npy("<f8", (-(2**31), -(2**31))), "limit|cannot be read"),
+        "twice negative.npy": (npy("|u1", (-4, -4)), r"cannot be read .*\(-4, -4\)"),
+        "bool.npy": (npy("<f4", (True, 4)), r"cannot be read .*\(True, 4\)"),
         "overflow.npy": (npy("<f8", (2**31, 2**33)), "limit"),
         "header.npy": (b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1), "cannot be read"),
         "shape.nii": (nifti(folder, dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "limit"),

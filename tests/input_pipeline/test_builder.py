@@ -14,7 +14,8 @@ import pytest
 
 from input_pipeline import builder, pipeline
 from input_pipeline import prepare as preparation
-from input_pipeline.prepared import Example, ensure_prepared, examples
+from input_pipeline.prepared import ensure_prepared, examples
+from input_pipeline.prepared_files import Example
 from input_pipeline.safe_io import DataError
 from input_pipeline.source_folder import SourceFolder
 from tests.input_pipeline.conftest import data_config, read_split

@@ -8,7 +8,7 @@ import pytest
 from input_pipeline import builder, pipeline, prepared
 from input_pipeline.example_slices import with_neighbours
 from input_pipeline.prepare import prepare
-from input_pipeline.prepared import Example
+from input_pipeline.prepared_files import Example
 from input_pipeline.safe_io import DataError
 from tests.input_pipeline.conftest import OPTIONS, data_config, read_split, write_slice
 

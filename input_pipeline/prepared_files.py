@@ -1,0 +1,156 @@
+"""What a prepared folder says of its records, read as files of unknown origin. No TensorFlow.
+
+TFDS writes features.json and dataset_info.json. It reads them too, but imports whatever module they
+name, so that a folder from elsewhere could run code. Here they are data, and what is not as
+`builder.py` has it written is refused.
+"""
+
+import csv
+import io
+import json
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.safe_io import MAX_PIXELS, DataError
+
+MAX_BYTES = 2**20  # of a description; a shard has some 10 bytes there
+MAX_TABLE_BYTES = 2**26  # of a shard's table; a record has some 100 bytes there
+TYPES = ("uint8", "uint16", "int16")  # of arrays
+
+
+class Array(NamedTuple):
+    """As a record has it."""
+
+    shape: tuple  # [S, S, channels]
+    dtype: np.dtype
+
+
+class Example(NamedTuple):
+    patient: str
+    slice_index: int
+    label: str
+    file_name: str  # relative to the source folder
+    spacing_mm: tuple  # between slices, rows and columns as stored; 0 where unknown
+
+
+def read_arrays(directory):
+    """The arrays of each record: {name: Array}.
+
+    Raises:
+        DataError: features.json is missing, damaged or of other features than a builder writes.
+    """
+    return read(directory / "features.json", "the features of prepared data", _arrays)
+
+
+def read_shards(directory, split):
+    """The shards of a split: a list of (path, number of records).
+
+    Raises:
+        DataError: dataset_info.json is missing or damaged, or has no such split.
+    """
+
+    def lengths(text):
+        found = {part["name"]: part["shardLengths"] for part in json.loads(text)["splits"]}
+        if not found[split]:
+            raise ValueError(f"its split {split} has no shard")
+        return [_whole(length) for length in found[split]]
+
+    found = read(directory / "dataset_info.json", "the splits of prepared data", lengths)
+    dataset = directory.parent.parent.name
+    return [
+        (f"{directory}/{dataset}-{split}.array_record-{i:05d}-of-{len(found):05d}", length)
+        for i, length in enumerate(found)
+    ]
+
+
+def read_table(path):
+    """What the table beside a shard says of its records: a list of Example.
+
+    Raises:
+        DataError: it is missing, damaged or too large.
+    """
+
+    def rows(text):
+        return [_example(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+
+    return read(path, "the table of a shard", rows, MAX_TABLE_BYTES)
+
+
+def read(path, kind, parse, limit=MAX_BYTES):
+    """parse(text of a file in a prepared folder).
+
+    Args:
+        kind: what the file is, in words.
+        limit: of its bytes.
+
+    Raises:
+        DataError: it cannot be read, is larger than the limit, or `parse` fails.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise ValueError(f"it is above the limit of {limit} bytes")
+        return parse(content.decode())
+    except KeyError as error:
+        reason = f"it has no {error}"
+    except OSError as error:
+        reason = error.strerror
+    except (ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        reason = " ".join(str(error).split())[:200]
+    raise DataError(
+        f"{path} cannot be read as {kind} ({reason}): delete the folder and prepare it again"
+    )
+
+
+def _arrays(text):
+    top = json.loads(text)
+    features = top["featuresDict"]["features"]
+    _check_class(top, "features_dict.FeaturesDict")
+    for feature in features.values():
+        _check_class(feature, "tensor_feature.Tensor", "text_feature.Text")
+    return {
+        _name(name): _array(feature["tensor"])
+        for name, feature in features.items()
+        if feature.get("tensor", {}).get("encoding") == "bytes"
+    }
+
+
+def _check_class(feature, *known):
+    if feature["pythonClassName"] not in [f"tensorflow_datasets.core.features.{x}" for x in known]:
+        raise ValueError(f"it names the class {feature['pythonClassName']!a}")
+
+
+def _name(text):
+    if not re.fullmatch(r"\w+", text, re.ASCII):
+        raise ValueError(f"it names a feature {text!a}")
+    return text
+
+
+def _array(tensor):
+    shape = tuple(map(_whole, tensor["shape"]["dimensions"]))
+    if len(shape) != 3 or math.prod(shape) > 4 * MAX_PIXELS:
+        raise ValueError(f"it has an array of shape {shape}")
+    if tensor["dtype"] not in TYPES:
+        raise ValueError(f"it has an array of type {tensor['dtype']!a}")
+    return Array(shape, np.dtype(tensor["dtype"]))
+
+
+def _whole(number):
+    """As int; these files have 64-bit numbers as text."""
+    if not re.fullmatch("[1-9][0-9]{0,8}", str(number)):
+        raise ValueError(f"it has {number!a} where a number of records or pixels belongs")
+    return int(number)
+
+
+def _example(row):
+    spacing_mm = tuple(map(float, row["spacing_mm"].split()))
+    index = int(row["slice_index"])
+    if len(spacing_mm) != 3 or None in row or None in row.values():
+        raise ValueError("a line is cut")
+    if not all(map(math.isfinite, spacing_mm)) or abs(index) >= 2**62:
+        raise ValueError("a number is out of range")
+    return Example(row["patient"], index, row["class"], row["file_name"], spacing_mm)

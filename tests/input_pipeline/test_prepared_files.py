@@ -1,0 +1,169 @@
+"""The description of a prepared folder: as TFDS reads it, and nothing else is accepted."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from input_pipeline import pipeline, prepared, prepared_files
+from input_pipeline.prepare import prepare
+from input_pipeline.safe_io import DataError
+from tests.input_pipeline.conftest import OPTIONS, data_config, write_slice
+
+DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
+EVIL = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\n"
+NAMED = "evil_features.Thing"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    for split, patient in (("train", "1"), ("train", "2"), ("test", "3")):
+        for index in range(3):
+            write_slice(folder / "source", split, "clean", f"LIDC-IDRI-000{patient}", index)
+    prepare("lidc_masks", folder / "source", folder / "data", **OPTIONS)
+    return folder / "data"
+
+
+@pytest.fixture
+def data(whole, tmp_path):
+    """config.data of a copy."""
+    shutil.copytree(whole, tmp_path / "data")
+    return data_config(tmp_path / "data", batch_size=1)
+
+
+def refusal(data, name):
+    """What is said of this file of the folder, having checked that it is one line."""
+    path = prepared.ensure_prepared(data) / name
+    with pytest.raises(DataError, match="delete the folder and prepare it again") as caught:
+        pipeline.check_training(data)
+    message = str(caught.value)
+    assert message.startswith(f"{path} cannot be read as ") and "\n" not in message
+    assert message.isascii() and len(message) < 1000
+    return message
+
+
+def change(data, name, edit):
+    """Has edit(content) change a JSON file of the folder, or give what to write instead."""
+    path = prepared.ensure_prepared(data) / name
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(edit(content) or content))
+
+
+def test_shapes_types_and_shards_are_those_that_tfds_finds(data):
+    directory = prepared.ensure_prepared(data)
+    info = tfds.builder_from_directory(directory).info
+    arrays = {name: feature for name, feature in info.features.items() if len(feature.shape) == 3}
+    assert prepared_files.read_arrays(directory) == {
+        name: (feature.shape, np.dtype(feature.np_dtype)) for name, feature in arrays.items()
+    }
+    for split, found in info.splits.items():
+        shards = zip(map(str, found.filepaths), found.shard_lengths, strict=True)
+        assert prepared_files.read_shards(directory, split) == list(shards)
+
+
+def legacy(name):
+    return {"type": name, "content": {}, "proto_cls": ""}
+
+
+# Each has TFDS import the module of NAMED.
+HOSTILE = {
+    "at the top": lambda top: {**top, "pythonClassName": NAMED},
+    "within": lambda top: top["featuresDict"]["features"]["class"].update(pythonClassName=NAMED),
+    "in another spelling": lambda top: {"python_class_name": NAMED, "tensor": {}},
+    "in the form before": lambda top: legacy(NAMED),
+    "in text": lambda top: {
+        "pythonClassName": DICT,
+        "jsonFeature": {"json": json.dumps({"image": legacy(NAMED)})},
+    },
+    "deeper": lambda top: top["featuresDict"]["features"].update(
+        {"class": {"pythonClassName": DICT, "featuresDict": {"features": {"a": {
+            "pythonClassName": NAMED, "tensor": {}}}}}}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", HOSTILE)
+def test_no_module_that_a_folder_names_is_imported(data, tmp_path, monkeypatch, place):
+    (tmp_path / "evil_features.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    change(data, "features.json", HOSTILE[place])
+    ran = tmp_path / "evil_features.ran"
+    refusal(data, "features.json")
+    assert not ran.exists() and "evil_features" not in sys.modules
+    # It does harm where TFDS opens the folder.
+    with pytest.raises(Exception):  # noqa: B017  whatever it makes of the class that is not there
+        tfds.builder_from_directory(prepared.ensure_prepared(data))
+    assert ran.exists()
+    del sys.modules["evil_features"]
+
+
+def tensor(top):
+    return top["featuresDict"]["features"]["image"]["tensor"]
+
+
+# name: (file, content -> another in its place, or None where it was changed; part of the message).
+DAMAGED = {
+    "a list": ("features.json", lambda top: [top], "list indices"),
+    "no features": ("features.json", lambda top: top.pop("featuresDict") and None, "featuresDict"),
+    "four axes": (
+        "features.json",
+        lambda top: tensor(top)["shape"].update(dimensions=["16", "16", "1", "1"]),
+        "an array of shape (16, 16, 1, 1)",
+    ),
+    "large": (
+        "features.json",
+        lambda top: tensor(top)["shape"].update(dimensions=["99999", "99999", "1"]),
+        "an array of shape (99999, 99999, 1)",
+    ),
+    "below zero": (
+        "features.json", lambda top: tensor(top)["shape"].update(dimensions=["-16", "-16", "1"]),
+        "'-16' where a number",
+    ),
+    "a bool": (
+        "features.json", lambda top: tensor(top)["shape"].update(dimensions=[16, True, 16]),
+        "True where a number",
+    ),
+    "a type": ("features.json", lambda top: tensor(top).update(dtype="object"), "type 'object'"),
+    "a name": (
+        "features.json",
+        lambda top: top["featuresDict"]["features"].update(
+            {"a\nb": top["featuresDict"]["features"]["image"]}
+        ),
+        "'a\\nb'",
+    ),
+    "no splits": ("dataset_info.json", lambda info: info.pop("splits") and None, "splits"),
+    "no split": (
+        "dataset_info.json", lambda info: info.update(splits=info["splits"][1:]), "no 'train'"
+    ),
+    "no shard": (
+        "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=[]), "no shard"
+    ),
+    "a length": (
+        "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["9" * 30]),
+        "where a number",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", DAMAGED)
+def test_what_does_not_fit_is_one_line(data, harm):
+    name, edit, said = DAMAGED[harm]
+    change(data, name, edit)
+    assert said in refusal(data, name)
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_a_damaged_description_is_one_line(data, name):
+    path = prepared.ensure_prepared(data) / name
+    content = path.read_bytes()
+    for damaged in (content[:-9], b"", b"\xff" * 50, b"[" * 99_999, b"{}"):
+        path.write_bytes(damaged)
+        refusal(data, name)
+    path.unlink()
+    assert "No such file" in refusal(data, name)
+    path.write_bytes(content + b" " * prepared_files.MAX_BYTES)
+    assert "above the limit" in refusal(data, name)
