@@ -31,9 +31,11 @@ def constant_then_tenth(config):
 
 def adam(config, learning_rate, updates=1):
     """Adam (Kingma and Ba 2015) with the config's momenta and a rate by step of so many updates."""
-    return optax.adam(
-        lambda count: learning_rate(count // updates), config.optimizer.b1, config.optimizer.b2
-    )
+
+    def rate(update):
+        return learning_rate(jnp.floor_divide(update, updates))
+
+    return optax.adam(rate, config.optimizer.b1, config.optimizer.b2)
 
 
 def clipped(optimizer, limit):

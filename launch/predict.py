@@ -52,8 +52,8 @@ ending; sample_0000.png shows three planes through the centre, of a 2D run all s
 has all samples. Sample 3 is the same whatever --count is. Of an unfinished run it is the finest
 scale so far.
 
---size=D,H,W, in 2D H,W, is the samples' size: any, with batch norm in memory that does not grow with
-it but for the volume; with instance norm, 2D's default, an image is one block of limited size.
+--size=D,H,W, in 2D H,W, is the samples' size: any, with batch norm in memory that does not grow
+with it but for the volume; with instance norm, 2D's default, an image is one block of limited size.
 Voxels keep the size that they have in the training volumes (the median, of several), so that a
 larger sample shows more. --from_scale=K samples the scales from K on, and takes what is coarser
 from the training volumes in turn, or from the volume --input: such a sample shows what they show,
