@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
@@ -305,11 +306,19 @@ class Checkpoints:
         return restored["state"]
 
     def _check_types(self, step, abstract_state):
-        """Raises ValueError, naming an array that is stored as another type; Orbax casts it."""
+        """Raises ValueError, naming an array stored as whole numbers that has others, or vice versa.
+
+        Orbax casts whatever there is, which is right from one precision to another.
+        """
         path = self._manager.directory / str(step) / "state"
         stored = _by_name(ocp.StandardCheckpointHandler().metadata(path).tree)
         for name, x in _by_name(abstract_state).items():
-            if name in stored and stored[name].dtype != x.dtype:
+            if name not in stored:
+                continue
+            theirs, ours = (
+                jnp.issubdtype(kind, jnp.inexact) for kind in (stored[name].dtype, x.dtype)
+            )
+            if theirs != ours:
                 raise ValueError(f"{name} is {stored[name].dtype} there and {x.dtype} here")
 
     def wait(self):
