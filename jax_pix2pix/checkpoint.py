@@ -306,7 +306,7 @@ class Checkpoints:
         return restored["state"]
 
     def _check_types(self, step, abstract_state):
-        """Raises ValueError, naming an array stored as whole numbers that has others, or vice versa.
+        """Raises ValueError, naming an array, if whole numbers are stored for others or vice versa.
 
         Orbax casts whatever there is, which is right from one precision to another.
         """
