@@ -35,6 +35,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
+from input_pipeline.prepared_files import RECORD
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 
@@ -177,7 +178,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         record = _summary(self._source, self._found, self.builder_config.options)
         _report(record, self.unit)
         # TFDS moves this directory into place when all is done.
-        (self.data_path / "preparation.json").write_text(json.dumps(record, indent=1))
+        (self.data_path / RECORD).write_text(json.dumps(record, indent=1))
         _write_manifest(self.data_path / "manifest.csv", splits)
         self._adopt_finished_shards(record)
         self._progress.reset(total=sum(map(len, splits.values())))
@@ -235,7 +236,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for old in self.data_path.parent.glob("incomplete.*"):
             if old.name == self.data_path.name:
                 continue
-            summary = old / "preparation.json"
+            summary = old / RECORD
             if summary.exists() and summary.read_text() == json.dumps(record, indent=1):
                 for file in old.glob(f"{self.name}-*"):
                     file.rename(self.data_path / file.name)

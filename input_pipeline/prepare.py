@@ -108,7 +108,7 @@ def _preparation(directory):
         record = json.loads(text)
         return {key: record[key] for key in ("source", "fingerprint")}
 
-    return prepared_files.read(directory / "preparation.json", "a preparation's record", parse)
+    return prepared_files.read(directory / prepared_files.RECORD, "a preparation's record", parse)
 
 
 def _module(dataset):

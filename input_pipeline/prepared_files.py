@@ -16,6 +16,7 @@ import numpy as np
 
 from input_pipeline.safe_io import MAX_PIXELS, DataError
 
+RECORD = "preparation.json"  # how a folder was prepared; a run keeps a copy
 MAX_BYTES = 2**20  # of a description; a shard has some 10 bytes there
 MAX_TABLE_BYTES = 2**26  # of a shard's table; a record has some 100 bytes there
 TYPES = ("uint8", "uint16", "int16")  # of arrays

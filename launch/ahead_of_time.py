@@ -77,14 +77,16 @@ def compile_step(config, topology):
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise compiled_program.out_of_memory(str(error)) from None
+    text = compiled.as_text()
     return describe(
         topology,
         mesh,
         config,
         compiled_program.memory(compiled) | {"available": topology.chip.hbm},
         compiled_program.costs(compiled)
+        | compiled_program.traffic(text)
         | {"flops_of_convolutions": benchmark.step_flops(system, config) / mesh.size},
-        compiled_program.collectives(compiled.as_text(), mesh.size),
+        compiled_program.collectives(text, mesh.size),
     )
 
 

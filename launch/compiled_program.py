@@ -69,17 +69,12 @@ def memory(compiled):
 
 
 def costs(compiled):
-    """{"flops", "bytes_accessed", "operand_bytes", "hbm_bytes"} of one device.
+    """{"flops", "bytes_accessed"} of one device, by XLA's own count.
 
-    Of the bytes, the first are XLA's own count, in which a copy between memories is several
-    accesses; the others are `traffic`'s.
+    In that a copy between memories is several accesses; `traffic` counts otherwise.
     """
     cost = compiled.cost_analysis()
-    return {
-        "flops": cost["flops"],
-        "bytes_accessed": cost["bytes accessed"],
-        **traffic(compiled.as_text()),
-    }
+    return {"flops": cost["flops"], "bytes_accessed": cost["bytes accessed"]}
 
 
 _MOVES_NOTHING = {
@@ -142,8 +137,10 @@ def _moved(instruction, instructions):
         return [dataclasses.replace(written[-2], space=read[0].space)]
     if instruction.opcode.endswith("-start"):
         return read
-    if instruction.opcode.endswith(("-done", "-update")):
-        return written if instruction.opcode.endswith("-done") else []
+    if instruction.opcode.endswith("-update"):
+        return []
+    if instruction.opcode.endswith("-done"):
+        return written
     return read + written
 
 

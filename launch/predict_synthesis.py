@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import tqdm
 
+from input_pipeline import prepared_files
 from input_pipeline.mri_ct import volumes
 from input_pipeline.mri_ct.body_mask import body_mask
 from input_pipeline.mri_ct.intensity import stored_cbct, stored_mr
@@ -147,9 +148,12 @@ def _mask_beside(path, modality):
 def _training_masks(workdir):
     """What the record of a run's data says of masks from files; "" without them, or a record."""
     try:
-        with open(os.path.join(workdir, "preparation.json"), encoding="utf-8") as file:
-            notes = json.load(file)["notes"]
-    except (OSError, ValueError, TypeError, KeyError):  # of runs from before there is none
+        notes = prepared_files.read(
+            os.path.join(workdir, prepared_files.RECORD),
+            "a preparation's record",
+            lambda text: json.loads(text)["notes"],
+        )
+    except DataError:  # of runs from before there is none
         return ""
     return "".join(f"; in training: {note}" for note in notes if note.startswith(MASKS_NOTE))
 

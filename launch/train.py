@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from input_pipeline import order, pipeline, prepared
+from input_pipeline.prepared_files import RECORD
 from jax_pix2pix import device_cache, pyramid, sharding, workdir, workdir_lock
 from jax_pix2pix.clock import Clock, process_age
 from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
@@ -27,7 +28,6 @@ _ALLOWED = flags.DEFINE_list(
 )
 flags.mark_flags_as_required(["config", "workdir"])
 
-RECORD = "preparation.json"  # of the prepared data, for who looks at the run elsewhere
 SAMPLES = 8  # validation examples in a picture, from the first to the last
 
 
