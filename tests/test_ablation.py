@@ -110,6 +110,7 @@ def _command(workdir, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_table_of_two_rows(tmp_path):
     workdir = tmp_path / "ablation"
     _command(workdir, "--terms=A")

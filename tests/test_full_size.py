@@ -16,7 +16,7 @@ from input_pipeline.samples.sources import ARCHIVES, sha256_of
 from tests.commands import run
 from tests.input_pipeline.conftest import read_split
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 (PACKAGE,) = (source for source in ARCHIVES if source.package.startswith("totalsegmentator"))
 UNREACHABLE = ("No matching distribution", "ConnectionError", "Timeout")  # in pip's words

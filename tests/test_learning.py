@@ -10,6 +10,7 @@ from tests.commands import ROOT
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_overfits_eight_slices(sample_data_dir):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     done = subprocess.run(

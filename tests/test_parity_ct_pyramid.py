@@ -237,9 +237,15 @@ CASES = {  # dimensions, scale, updates of each network, fields
 SLOW = set(CASES) - {"2d_batch_1", "2d_instance_1", "2d_wgan_1"}  # to compile
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
-)
+LONG = SLOW - {"3d_batch_1", "2d_batch_0"}
+
+
+def _case(name):
+    marks = [pytest.mark.slow] * (name in SLOW) + [pytest.mark.long] * (name in LONG)
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [_case(name) for name in CASES])
 def test_an_iteration_is_pytorchs(float64, segmenter, name):
     """Losses and gradients of all updates to 1e-9, then weights and statistics."""
     ndim, scale, updates, fields = CASES[name]

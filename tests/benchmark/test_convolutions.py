@@ -50,6 +50,7 @@ def test_layers_are_those_that_the_networks_call():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_record_and_table(measured):
     out, record = measured
     names = [(layer["name"], layer["batch_size"]) for layer in record["layers"]]
@@ -76,6 +77,7 @@ def test_record_and_table(measured):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_3d_step_takes_turns(measured):
     out, record = measured
     step = record["volume_step"]
@@ -130,6 +132,7 @@ def test_a_slower_choice_is_marked():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_without_torch(tmp_path):
     """JAX alone is measured, and the extra is named."""
     output = tmp_path / "table.json"

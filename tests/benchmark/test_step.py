@@ -291,6 +291,7 @@ def test_against_torch_without_a_compiler(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_against_torch_compiled(tmp_path):
     _, _, against = _against(tmp_path)
     assert not against["left_out"] and len(against["trial_seconds"]) == 4

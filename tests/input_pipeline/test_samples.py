@@ -218,6 +218,7 @@ def test_gzip_is_read_back_and_holds_no_time(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_remake_gives_the_same_bytes(make, tmp_path):
     """Downloads the packages, unless SAMPLES_PACKAGES names a folder that has them."""
     packages = os.environ.get("SAMPLES_PACKAGES")

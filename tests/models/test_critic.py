@@ -85,6 +85,7 @@ def test_the_distance_grows_when_only_the_critic_is_trained(constraint, norm):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_with_clipped_weights_the_distance_levels_off():
     distances, _ = _distances(_liver(), 1200)
     assert distances[599] > 10 * distances[1]
