@@ -18,16 +18,23 @@ from jax_pix2pix.errors import BenchmarkError, ConfigError, TrainingError, Workd
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
 
 
-def run(main):
-    """Parses the flags, runs main() and exits with its code."""
+def run(main, positional=False):
+    """Parses the flags, runs main() and exits with its code.
+
+    Args:
+        positional: main gets the list of arguments that are no flags; else there may be none.
+    """
 
     def quiet(argv):
-        del argv
         logging.set_verbosity(logging.ERROR)  # Orbax, TFDS and JAX tell their story at INFO
         # What fails in a thread of theirs is raised where it is waited for, and told there.
         logging.get_absl_handler().addFilter(lambda record: record.exc_info is None)
         threading.excepthook = _warn_of_thread
         try:
+            if positional:
+                return main(argv[1:])
+            if argv[1:]:
+                raise ConfigError(f'"{argv[1]}" is no flag: flags begin with --')
             return main()
         except MENDABLE as error:
             _exit(error)

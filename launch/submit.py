@@ -1,0 +1,197 @@
+"""Starts a run where people's machines are: fills in the platform's own file and hands it over.
+
+    python -m launch.submit slurm --config=configs/lidc_mask2ct.py --workdir=/shared/runs/a --nodes=2 --accelerator=h100:8
+    python -m launch.submit gke --dry_run …
+
+The files are templates in `local/`, `slurm/`, `gke/`, `tpu_vm/` and `sky/`; `--dry_run` prints the
+file that would be handed to the platform's client, and what `launch/README.md` says of it holds by
+hand too. Fields of the config are set as for launch.train; flags of launch.train alone follow a
+`--`: `-- --wandb=lungs`.
+"""
+
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jinja2
+from absl import flags
+from ml_collections import config_flags
+
+from jax_pix2pix import workdir
+from jax_pix2pix.errors import ConfigError
+from launch import command
+from launch.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes, as its processes see it")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be submitted")
+_NODES = flags.DEFINE_integer("nodes", 1, "machines, or processes of `local`", 1)
+_ACCELERATOR = flags.DEFINE_string("accelerator", "cpu:1", f"of each: {EXAMPLES}")
+_NAME = flags.DEFINE_string("name", None, "of the job; by default the workdir's last part")
+flags.mark_flags_as_required(["config", "workdir"])
+
+# Flags that only some platforms have.
+flags.DEFINE_integer("restarts", 100, "how often a stopped or killed run is started again", 0)
+flags.DEFINE_string("image", None, "container image, or file of one for Apptainer")
+flags.DEFINE_string("time", None, "limit of a start, as Slurm writes it: 1-00:00:00")
+flags.DEFINE_string("partition", None, "of Slurm")
+flags.DEFINE_string("account", None, "of Slurm")
+flags.DEFINE_integer("cpus_per_task", None, "of Slurm: CPUs of each process", 1)
+flags.DEFINE_enum("container", "pyxis", ["pyxis", "apptainer"], "what runs --image under Slurm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Platform:
+    """How one platform is told.
+
+    template: in this folder, by the type of accelerator.
+    client: the command that takes the filled-in file as its last argument.
+    options, required: flags of the above that the template reads; those that must be given.
+    """
+
+    template: dict[type, str]
+    client: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
+PLATFORMS = {
+    "local": Platform({Cpus: "local/train.sh"}, ("bash",)),
+    "slurm": Platform(
+        {Cpus: "slurm/train.sbatch", Gpus: "slurm/train.sbatch"},
+        ("sbatch",),
+        ("restarts", "image", "time", "partition", "account", "cpus_per_task", "container"),
+    ),
+}
+
+
+def main(arguments):
+    name, *passed_on = arguments or [""]
+    if name not in PLATFORMS or not all(argument.startswith("--") for argument in passed_on):
+        raise ConfigError(
+            f"name one platform, {', '.join(PLATFORMS)}, and flags of launch.train after a --"
+        )
+    platform = PLATFORMS[name]
+    device = accelerator(_ACCELERATOR.value)
+    if type(device) not in platform.template:
+        raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
+    _check_flags(name, platform)
+    workdir.build_system(_CONFIG.value)
+    template = platform.template[type(device)]
+    text = render(template, values(device, _train_arguments(passed_on), platform.options))
+    if _DRY_RUN.value:
+        print(text, end="")
+        return 0
+    client = shutil.which(platform.client[0])
+    if client is None:
+        raise ConfigError(
+            f"{platform.client[0]} is not installed here: install it, or print what it would get "
+            "with --dry_run"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, os.path.basename(template))
+        path.write_text(text, encoding="utf-8")
+        return subprocess.run([client, *platform.client[1:], path]).returncode
+
+
+def _train_arguments(passed_on):
+    """Arguments of launch.train: the config with its fields, the workdir, and what is passed on."""
+    config = flags.FLAGS["config"]
+    fields = config_flags.get_override_values(config)
+    return [
+        f"--config={config_flags.get_config_filename(config)}",
+        *[f"--config.{field}={value}" for field, value in fields.items()],
+        f"--workdir={_WORKDIR.value}",
+        *passed_on,
+    ]
+
+
+def _check_flags(name, platform):
+    """Refuses flags that belong to another platform, or a missing one."""
+    every = {option for other in PLATFORMS.values() for option in other.options}
+    for option in sorted(every - set(platform.options)):
+        if flags.FLAGS[option].present:
+            raise ConfigError(f"--{option}: {name} has no such flag")
+    for option in platform.required:
+        if flags.FLAGS[option].value is None:
+            raise ConfigError(f"--{option} is missing, which {name} needs")
+
+
+def values(device, arguments, options):
+    """What a template may read.
+
+    Returns:
+        {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
+        launch.train, python: this interpreter, directory: the current one, folders: that the run
+        reads and writes, port: free here}.
+    """
+    name = _NAME.value or os.path.basename(_WORKDIR.value.rstrip("/"))
+    return {option: flags.FLAGS[option].value for option in options} | {
+        "name": _label(name),
+        "nodes": _nodes(device),
+        "device": device,
+        "arguments": arguments,
+        "python": sys.executable,
+        "directory": os.getcwd(),
+        "folders": _folders(),
+        "port": _free_port(),
+    }
+
+
+def _folders():
+    """What a container has to see of the file system: absolute paths."""
+    paths = [os.getcwd(), _WORKDIR.value, _CONFIG.value.data.data_dir]
+    return list(dict.fromkeys(os.path.abspath(path) for path in paths if "://" not in path))
+
+
+def _label(name):
+    """A name that Slurm, Kubernetes and Google Cloud accept: a DNS label of at most 40 characters."""
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
+    return label if label[:1].isalpha() else f"run-{label}"
+
+
+def _nodes(device):
+    """Checks that the global batch divides over all devices."""
+    if isinstance(device, TpuSlice):
+        if flags.FLAGS["nodes"].present and _NODES.value != device.hosts:
+            raise ConfigError(
+                f"--nodes={_NODES.value}: --accelerator={_ACCELERATOR.value} has {device.hosts}"
+            )
+        nodes, devices = device.hosts, device.chips
+    else:
+        nodes = _NODES.value
+        devices = nodes * (device.devices if isinstance(device, Cpus) else device.per_node)
+    batch = _CONFIG.value.data.batch_size
+    if batch % devices:
+        raise ConfigError(f"config.data.batch_size={batch} does not divide over {devices} devices")
+    return nodes
+
+
+def _free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def render(template, values):
+    """A template of this folder, filled in; a name that it reads and is not given is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"quote": shlex.quote, "join_quoted": shlex.join}
+    return environment.get_template(template).render(values)
+
+
+if __name__ == "__main__":
+    command.run(main, positional=True)
