@@ -1,65 +1,192 @@
-"""One start of JAX for one process and for many."""
+"""One start of JAX for one process and for many, wherever they run."""
 
+import logging
 import os
 import signal
 import socket
+import sys
+import threading
+import time
+from typing import Any
 
 import jax
 from absl import flags
+from jax._src.clusters import ClusterEnv
 
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import EXIT_RESTART, ConfigError
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "host:port of process 0; not needed on TPU, Slurm and Open MPI"
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of this run")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process's number, from 0")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of this run", 1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process's number, from 0", 0)
+_TIMEOUT = flags.DEFINE_integer(
+    "initialization_timeout", 300, "seconds in which all processes must have started", 1
+)
 
-# Slurm's is there under srun alone: a batch script's own command is one process.
-_CLUSTER_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE")
+# Of a pod's name, which exists once its machine has been found.
+RESOLVE_SECONDS = {"KUBERNETES_SERVICE_HOST": 120, "": 5}
+
+# The same as the three flags, for launchers that set variables. The first is JAX's own.
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def initialize(heartbeat_seconds):
     """Starts jax.distributed, with a single process too: it is what turns SIGTERM into a save.
 
     SIGUSR1, which batch systems send some time before the end, does the same. Explicit flags win;
-    else JAX detects the cluster; else this is the only process.
+    then the environment's VARIABLES; then what JAX detects: Slurm, Open MPI, TPUs of Google Cloud
+    and of its Kubernetes; else this is the only process.
+
+    Processes that are not all there within --initialization_timeout end with EXIT_RESTART.
 
     Args:
         heartbeat_seconds: without a sign of life after which a process counts as dead; JAX then
             ends the others by SIGABRT.
 
     Raises:
-        ConfigError: heartbeat_seconds is less than 1; some of the three flags are given and others
-            are not, or JAX does not know what it needs of the cluster.
+        ConfigError: heartbeat_seconds is less than 1; some of the three flags or variables are
+            given and others are not, or are malformed; the coordinator's name has no address.
     """
     if heartbeat_seconds < 1:  # which JAX gets before the config is looked at
         raise ConfigError(f"config.heartbeat_seconds={heartbeat_seconds}: use 1 or more")
-    given = [_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value]
-    timeout = {"heartbeat_timeout_seconds": heartbeat_seconds}
-    if all(value is not None for value in given):
-        jax.distributed.initialize(*given, **timeout)
-    elif any(value is not None for value in given):
-        raise ConfigError(
-            "--coordinator_address, --num_processes and --process_id go together: give all or none"
+    address, processes, process, local_devices = _place()
+    bind = None
+    if address is None:
+        address, processes, process = f"127.0.0.1:{_free_port()}", 1, 0
+        bind = address  # JAX's default listens on all interfaces
+    host, port = _host_and_port(address)
+    if processes > 1:
+        _resolve(host)
+        _without_proxy(host)
+    with _Deadline(_TIMEOUT.value, host, port, processes, process):
+        jax.distributed.initialize(
+            address,
+            processes,
+            process,
+            local_devices,
+            cluster_detection_method="deactivate",
+            # Later than ours, as JAX would abort with a stack of C++.
+            initialization_timeout=_TIMEOUT.value + 60,
+            heartbeat_timeout_seconds=heartbeat_seconds,
+            coordinator_bind_address=bind,
         )
-    elif any(name in os.environ for name in _CLUSTER_VARIABLES) or _on_tpu_pod():
-        try:
-            jax.distributed.initialize(**timeout)
-        except ValueError as error:
-            raise ConfigError(
-                f"JAX does not find the processes of this cluster ({error}): give "
-                "--coordinator_address, --num_processes and --process_id"
-            ) from None
-    else:
-        address = f"127.0.0.1:{_free_port()}"
-        # JAX's default listens on all interfaces.
-        jax.distributed.initialize(address, 1, 0, coordinator_bind_address=address, **timeout)
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def _on_tpu_pod():
-    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+def _place() -> tuple[Any, Any, Any, Any]:
+    """-> (coordinator's address, processes, this one's number, its devices or None for all).
+
+    All are None where there is nothing to find.
+    """
+    given = [_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value]
+    names = ["--coordinator_address", "--num_processes", "--process_id"]
+    if all(value is None for value in given) and any(name in os.environ for name in VARIABLES[1:]):
+        given = [os.environ.get(VARIABLES[0]), *map(_number, VARIABLES[1:])]
+        names = list(VARIABLES)
+    if all(value is not None for value in given):
+        _, processes, process = given
+        if process >= processes:
+            raise ConfigError(f"{names[2]}={process}: of {processes} processes it is 0 or more")
+        return *given, None
+    if any(value is not None for value in given):
+        raise ConfigError(f"{', '.join(names)} go together: give all or none")
+    # The one part of JAX that is not public: initialize() would detect the same, and then wait
+    # minutes for a host that has no address.
+    try:
+        place = ClusterEnv.auto_detect_unset_distributed_params(
+            os.environ.get(VARIABLES[0]), None, None, None, None, _TIMEOUT.value
+        )
+    except Exception as error:  # of servers that it asks too
+        raise ConfigError(
+            f"JAX does not find the processes of this cluster ({error}): give {', '.join(names)}"
+        ) from None
+    address, processes, process, _ = place
+    if address is not None and (processes is None or process is None):
+        raise ConfigError(
+            f"{VARIABLES[0]} is set, but not how many processes there are and which is this: set "
+            f"{VARIABLES[1]} and {VARIABLES[2]} too"
+        )
+    return place
+
+
+def _number(name):
+    value = os.environ.get(name)
+    if value is not None and not value.isdecimal():
+        raise ConfigError(f'{name}="{value}": use a whole number')
+    return None if value is None else int(value)
+
+
+def _host_and_port(address):
+    """ "host:1234" or "[::1]:1234" -> ("host", 1234)."""
+    host, _, port = address.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    unbracketed = ":" in bare and bare == host  # IPv6, of which the last part is no port
+    if not bare or unbracketed or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ConfigError(
+            f'the coordinator\'s address "{address}" is not host:port, host0:1234 for instance'
+        )
+    return bare, int(port)
+
+
+def _resolve(host):
+    variable = next(name for name in RESOLVE_SECONDS if name in os.environ or not name)
+    end = time.monotonic() + RESOLVE_SECONDS[variable]
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"the coordinator's host {host} has no address ({error}) after "
+                    f"{RESOLVE_SECONDS[variable]} s: check its name, /etc/hosts and DNS"
+                ) from None
+        time.sleep(1)
+
+
+def _without_proxy(host):
+    """gRPC, by which the processes talk, would ask a proxy of http_proxy for the coordinator."""
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        if os.environ.get(name):
+            os.environ["no_grpc_proxy"] = f"{os.environ[name]},{host}"
+            break
+    else:
+        os.environ["no_grpc_proxy"] = host
+    logging.getLogger("jax._src.distributed").addFilter(
+        lambda record: "proxy variable" not in record.getMessage()
+    )
+
+
+class _Deadline:
+    """Ends this process in one line where others do not come."""
+
+    def __init__(self, seconds, host, port, processes, process):
+        self._seconds, self._processes, self._process = seconds, processes, process
+        self._address = f"{host}:{port}"
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self):
+        self._timer.start()
+
+    def __exit__(self, *_):
+        self._timer.cancel()
+
+    def _end(self):
+        what = (
+            f"not all of {self._processes} processes came to {self._address}"
+            if self._process == 0
+            else f"process {self._process} of {self._processes} did not reach process 0 at "
+            f"{self._address}, or others did not"
+        )
+        print(
+            f"error: {what} within {self._seconds} s: see whether each started, and whether a "
+            "firewall lets this port through; --initialization_timeout waits longer",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(EXIT_RESTART)
 
 
 def _free_port():

@@ -1,12 +1,134 @@
-"""What is refused before JAX starts."""
+"""How processes find each other, and what they say where they do not."""
+
+import os
+import subprocess
+import sys
+import time
 
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import EXIT_RESTART, ConfigError
 from launch import distributed
+from tests.commands import ROOT, free_port
+
+ALONE = """
+import sys, jax
+from absl import flags
+from launch import command, distributed
+def main():
+    distributed.initialize(10)
+    print(jax.process_index(), jax.process_count())
+command.run(main)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _parsed_flags():
+    flags.FLAGS.mark_as_parsed()  # all at their defaults
+    yield
+    flags.FLAGS.unparse_flags()
+
+
+def _start(*arguments, **variables):
+    """distributed.initialize in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", ALONE, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _variables(address, processes, process):
+    return dict(zip(distributed.VARIABLES, (address, str(processes), str(process)), strict=True))
 
 
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_a_heartbeat_takes_time(seconds):
     with pytest.raises(ConfigError, match=rf"config\.heartbeat_seconds={seconds}: use 1 or more"):
         distributed.initialize(seconds)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_processes": 2}, "--coordinator_address, --num_processes, --process_id go together"),
+        (
+            {"coordinator_address": "host0:1234", "num_processes": 2, "process_id": 2},
+            "--process_id=2: of 2 processes it is 0 or more",
+        ),
+        *[
+            (
+                {"coordinator_address": address, "num_processes": 2, "process_id": 0},
+                "is not host:port",
+            )
+            for address in ("host0", "host0:", ":1234", "host0:port", "host0:70000", "fe80::1:1234")
+        ],
+    ],
+)
+def test_flags_that_do_not_fit(given, message):
+    with flagsaver.flagsaver(**given), pytest.raises(ConfigError, match=message):
+        distributed.initialize(10)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID go"),
+        ({"JAX_COORDINATOR_ADDRESS": "host0:1"}, "set JAX_NUM_PROCESSES and JAX_PROCESS_ID too"),
+        (_variables("host0:1", "two", 0), 'JAX_NUM_PROCESSES="two": use a whole number'),
+        (_variables("host0", 2, 0), '"host0" is not host:port'),
+    ],
+)
+def test_variables_that_do_not_fit(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with flagsaver.flagsaver(), pytest.raises(ConfigError, match=message):
+        distributed.initialize(10)
+
+
+def test_a_name_without_address_is_told_within_seconds():
+    start = time.monotonic()
+    given = {"coordinator_address": "nohost.invalid:1234", "num_processes": 2, "process_id": 1}
+    with (
+        flagsaver.flagsaver(**given),
+        pytest.raises(ConfigError, match=r"host nohost\.invalid has no address .* after 5 s"),
+    ):
+        distributed.initialize(10)
+    assert 5 <= time.monotonic() - start < 20
+
+
+def test_flags_win_over_variables_and_a_proxy_is_no_obstacle():
+    """Also told to leave another host alone, by the variable that gRPC then reads no more."""
+    port = free_port()
+    proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    processes = [
+        _start(**_variables(f"127.0.0.1:{port}", 2, 0), **proxy),
+        _start(
+            f"--coordinator_address=127.0.0.1:{port}",
+            "--num_processes=2",
+            "--process_id=1",
+            **_variables("nohost.invalid:1", 3, 2),
+            **proxy,
+            no_proxy="elsewhere",
+        ),
+    ]
+    results = [process.communicate(timeout=120) for process in processes]
+    assert [out for out, _ in results] == ["0 2\n", "1 2\n"], results
+    assert [err for _, err in results] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("process", "what"),
+    [(0, "not all of 2 processes came to"), (1, "process 1 of 2 did not reach process 0 at")],
+)
+def test_others_that_do_not_come_are_one_line(process, what):
+    address = f"127.0.0.1:{free_port()}"
+    alone = _start("--initialization_timeout=2", **_variables(address, 2, process))
+    out, err = alone.communicate(timeout=120)
+    assert alone.returncode == EXIT_RESTART
+    assert out == "" and err.startswith(f"error: {what} {address}") and err.count("\n") == 1
