@@ -85,7 +85,8 @@ def main(arguments):
     _check_flags(name, platform)
     workdir.build_system(_CONFIG.value)
     template = platform.template[type(device)]
-    text = render(template, values(device, _train_arguments(passed_on), platform.options))
+    given = values(device, _train_arguments(passed_on), platform.options)
+    text = render(template, given)
     if _DRY_RUN.value:
         print(text, end="")
         return 0
@@ -95,6 +96,7 @@ def main(arguments):
             f"{platform.client[0]} is not installed here: install it, or print what it would get "
             "with --dry_run"
         )
+    os.makedirs(given["logs"], exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, os.path.basename(template))
         path.write_text(text, encoding="utf-8")
@@ -130,8 +132,11 @@ def values(device, arguments, options):
     Returns:
         {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
         launch.train, python: this interpreter, directory: the current one, folders: that the run
-        reads and writes, port: free here}.
+        reads and writes, logs: folder for the platform's log, port: free here}.
     """
+    local = "://" not in _WORKDIR.value
+    paths = [os.getcwd(), _WORKDIR.value, _CONFIG.value.data.data_dir]
+    folders = dict.fromkeys(os.path.abspath(path) for path in paths if "://" not in path)
     name = _NAME.value or os.path.basename(_WORKDIR.value.rstrip("/"))
     return {option: flags.FLAGS[option].value for option in options} | {
         "name": _label(name),
@@ -140,15 +145,10 @@ def values(device, arguments, options):
         "arguments": arguments,
         "python": sys.executable,
         "directory": os.getcwd(),
-        "folders": _folders(),
+        "folders": list(folders),
+        "logs": os.path.abspath(_WORKDIR.value) if local else os.getcwd(),
         "port": _free_port(),
     }
-
-
-def _folders():
-    """What a container has to see of the file system: absolute paths."""
-    paths = [os.getcwd(), _WORKDIR.value, _CONFIG.value.data.data_dir]
-    return list(dict.fromkeys(os.path.abspath(path) for path in paths if "://" not in path))
 
 
 def _label(name):
