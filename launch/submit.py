@@ -14,18 +14,20 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from absl import flags
 from ml_collections import config_flags
 
-from jax_pix2pix import workdir
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.workdir import build_system
 from launch import command
 from launch.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
 
@@ -83,7 +85,7 @@ def main(arguments):
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
     _check_flags(name, platform)
-    workdir.build_system(_CONFIG.value)
+    build_system(_CONFIG.value)
     template = platform.template[type(device)]
     given = values(device, _train_arguments(passed_on), platform.options)
     text = render(template, given)
@@ -100,7 +102,17 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, os.path.basename(template))
         path.write_text(text, encoding="utf-8")
-        return subprocess.run([client, *platform.client[1:], path]).returncode
+        return _run([client, *platform.client[1:], path])
+
+
+def _run(command):
+    """Runs the client, which gets our signals. -> its exit code, as a shell has it."""
+    process = subprocess.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, _: process.send_signal(number))
+    signal.signal(signal.SIGINT, lambda *_: None)  # of a terminal, which sends it to both
+    code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _train_arguments(passed_on):
@@ -126,7 +138,7 @@ def _check_flags(name, platform):
             raise ConfigError(f"--{option} is missing, which {name} needs")
 
 
-def values(device, arguments, options):
+def values(device, arguments, options) -> dict[str, Any]:
     """What a template may read.
 
     Returns:
@@ -134,10 +146,10 @@ def values(device, arguments, options):
         launch.train, python: this interpreter, directory: the current one, folders: that the run
         reads and writes, logs: folder for the platform's log, port: free here}.
     """
-    local = "://" not in _WORKDIR.value
-    paths = [os.getcwd(), _WORKDIR.value, _CONFIG.value.data.data_dir]
+    workdir: str = flags.FLAGS.workdir
+    paths = [os.getcwd(), workdir, _CONFIG.value.data.data_dir]
     folders = dict.fromkeys(os.path.abspath(path) for path in paths if "://" not in path)
-    name = _NAME.value or os.path.basename(_WORKDIR.value.rstrip("/"))
+    name = _NAME.value or os.path.basename(workdir.rstrip("/"))
     return {option: flags.FLAGS[option].value for option in options} | {
         "name": _label(name),
         "nodes": _nodes(device),
@@ -146,7 +158,7 @@ def values(device, arguments, options):
         "python": sys.executable,
         "directory": os.getcwd(),
         "folders": list(folders),
-        "logs": os.path.abspath(_WORKDIR.value) if local else os.getcwd(),
+        "logs": os.getcwd() if "://" in workdir else os.path.abspath(workdir),
         "port": _free_port(),
     }
 
