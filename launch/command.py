@@ -1,8 +1,8 @@
 """What every command does: parse flags, be quiet, and say in one line what a user can mend.
 
 Exit codes: 0 done; 1 an error that a restart would repeat; 42 (EXIT_RESTART) stopped on request and
-saved, or hung, so that a launcher starts the same command again, as it does when a process ended by
-a signal.
+saved, hung, or lost another process of the run, so that a launcher starts the same command again,
+as it does when a process ended by a signal.
 """
 
 import os
@@ -10,12 +10,23 @@ import sys
 import threading
 import traceback
 
+import jax
 from absl import app, flags, logging
 
 from input_pipeline.safe_io import DataError
-from jax_pix2pix.errors import BenchmarkError, ConfigError, TrainingError, WorkdirError
+from jax_pix2pix.errors import (
+    EXIT_RESTART,
+    BenchmarkError,
+    ConfigError,
+    TrainingError,
+    WorkdirError,
+)
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
+
+# How XLA's errors of collectives begin. Those of a program itself begin with INVALID_ARGUMENT, and
+# with RESOURCE_EXHAUSTED where memory is short: a restart would repeat them.
+LOST = ("UNKNOWN", "INTERNAL", "ABORTED", "CANCELLED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def run(main, positional=False):
@@ -38,9 +49,12 @@ def run(main, positional=False):
             return main()
         except MENDABLE as error:
             _exit(error)
-        except Exception:  # a mistake of ours
-            traceback.print_exc()
-            _end()
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1 or not str(error).startswith(LOST):
+                _end_by_mistake()
+            _exit(f"another process or its connection was lost ({error})", EXIT_RESTART)
+        except Exception:
+            _end_by_mistake()
 
     app.run(quiet, flags_parser=_parse_flags)
 
@@ -64,13 +78,18 @@ def _warn_of_thread(failed):
     print(f"\nwarning: a background thread failed: {text}", file=sys.stderr, flush=True)
 
 
-def _exit(error):
+def _exit(error, code=1):
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    _end()
+    _end(code)
 
 
-def _end():
-    """Exit code 1, at once: TensorFlow's threads, and JAX at its exit for minutes, would wait."""
+def _end_by_mistake():  # of ours
+    traceback.print_exc()
+    _end(1)
+
+
+def _end(code):
+    """At once: TensorFlow's threads, and JAX at its exit for minutes, would wait."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

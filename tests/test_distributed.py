@@ -1,6 +1,7 @@
 """How processes find each other, and what they say where they do not."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -132,3 +133,29 @@ def test_others_that_do_not_come_are_one_line(process, what):
     out, err = alone.communicate(timeout=120)
     assert alone.returncode == EXIT_RESTART
     assert out == "" and err.startswith(f"error: {what} {address}") and err.count("\n") == 1
+
+
+def test_open_mpi_is_detected():
+    if shutil.which("mpirun") is None:
+        if "CI" in os.environ:
+            pytest.fail("needs mpirun")
+        pytest.skip("needs mpirun")
+    done = subprocess.run(
+        [
+            "mpirun",
+            "--allow-run-as-root",
+            "--oversubscribe",
+            "-n",
+            "2",
+            sys.executable,
+            "-c",
+            ALONE,
+        ],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done
+    assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"]

@@ -107,7 +107,8 @@ class Cluster:
             time.sleep(0.5)
 
     def start_now(self, job):
-        """Rather than two minutes after it was queued again."""
+        """When what is left of it has ended; rather than two minutes after it was queued again."""
+        _until(lambda: _idle(self))
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def stop(self):
