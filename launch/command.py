@@ -14,6 +14,7 @@ from absl import app, flags, logging
 
 from input_pipeline.safe_io import DataError
 from jax_pix2pix.errors import BenchmarkError, ConfigError, TrainingError, WorkdirError
+from jax_pix2pix.process_log import logger
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
 
@@ -28,10 +29,13 @@ def run(main):
         logging.get_absl_handler().addFilter(lambda record: record.exc_info is None)
         threading.excepthook = _warn_of_thread
         try:
-            return main()
+            code = main()
+            logger.info("end, exit code %d", code or 0)
+            return code
         except MENDABLE as error:
             _exit(error)
         except Exception:  # a mistake of ours
+            logger.exception("end, exit code 1")
             traceback.print_exc()
             _end()
 
@@ -54,11 +58,14 @@ def _parse_flags(argv):
 
 def _warn_of_thread(failed):
     text = " ".join(str(failed.exc_value).split())[:300]
+    logger.warning("a background thread failed: %s", text)
     print(f"\nwarning: a background thread failed: {text}", file=sys.stderr, flush=True)
 
 
 def _exit(error):
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    text = f"error: {' '.join(str(error).split())}"
+    logger.error("%s; end, exit code 1", text, exc_info=isinstance(error, Exception))
+    print(text, file=sys.stderr)
     _end()
 
 

@@ -58,6 +58,12 @@ def initialize(heartbeat_seconds):
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def coordinator():
+    """The address of process 0 as far as it is known here, for a line of the log."""
+    otherwise = "this process" if jax.process_count() == 1 else "found by JAX"
+    return _COORDINATOR.value or os.environ.get("JAX_COORDINATOR_ADDRESS") or otherwise
+
+
 def _on_tpu_pod():
     return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
