@@ -17,18 +17,21 @@ logger.propagate = False  # the terminal has its own lines
 
 
 class _File(logging.Handler):
-    """Appends each record to a file at once; what cannot be written must not end a run."""
+    """Appends each record to a file at once; what cannot be written must not end a run.
 
-    def __init__(self, path):
+    Args:
+        whole: write the file anew each time, as objects in a bucket have to be.
+    """
+
+    def __init__(self, path, whole):
         super().__init__()
-        self._path = epath.Path(path)
-        self._remote = "://" in str(path)  # where objects are written whole
-        self._text = self._path.read_text() if self._remote and self._path.exists() else ""
+        self._path, self._whole = epath.Path(path), whole
+        self._text = self._path.read_text() if whole and self._path.exists() else ""
 
     def emit(self, record):
         with contextlib.suppress(OSError):
             line = self.format(record) + "\n"
-            if self._remote:
+            if self._whole:
                 self._text += line
                 self._path.write_text(self._text)
             else:
@@ -55,7 +58,7 @@ def start(workdir, coordinator):
         if isinstance(handler, _File):
             logger.removeHandler(handler)
             logging.root.removeHandler(handler)
-    file = _File(path)
+    file = _File(path, whole="://" in path)
     rank = f"[{jax.process_index()}/{jax.process_count()}]"
     formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ {rank} %(levelname)s %(message)s")
     formatter.datefmt, formatter.converter = "%Y-%m-%dT%H:%M:%S", time.gmtime

@@ -16,7 +16,7 @@ from etils import epath
 
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.metrics_log import points
-from jax_pix2pix.writers import InBackground
+from jax_pix2pix.writers import CLOSE_SECONDS, InBackground
 
 PARAMS_PER_CALL = 100  # MLflow's limits
 PARAM_CHARACTERS = 6000
@@ -49,10 +49,15 @@ def check_usable(wandb_project, mlflow_uri):
         import wandb
 
         settings = wandb.setup(wandb.Settings(silent=True)).settings
-        if settings.mode == "online" and not wandb.login(prompt=False):
+        try:
+            ready = settings.mode != "online" or wandb.login(prompt=False, verify=False)
+            problem = "" if ready else "nobody is logged in to Weights & Biases"
+        except wandb.Error as error:  # a key that is none
+            problem = " ".join(str(error).split())[:200]
+        if problem:
             raise ConfigError(
-                f"--wandb={wandb_project}: nobody is logged in to Weights & Biases: run wandb "
-                "login, or set WANDB_API_KEY, or WANDB_MODE=offline"
+                f"--wandb={wandb_project}: {problem}: run wandb login, or set WANDB_API_KEY, or "
+                "WANDB_MODE=offline"
             )
     if mlflow_uri:
         try:
@@ -143,7 +148,12 @@ class Wandb:
             name=_run_name(workdir),
             dir=None if "://" in str(workdir) else workdir,
             resume="allow",
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                finish_timeout=0.75 * CLOSE_SECONDS,  # without end else, at the process's end too
+                finish_timeout_raises=True,
+            ),
         )
         if not known:
             self._record.write(pictures={})
