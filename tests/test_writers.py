@@ -9,14 +9,13 @@ import time
 
 import numpy as np
 import pytest
-from mlflow.tracking import MlflowClient
 
 from jax_pix2pix import trackers, writers
 from jax_pix2pix.clock import Clock
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.logbook import Logbook
 from jax_pix2pix.metrics_log import points, read_metrics
-from tests import commands, wandb_files
+from tests import commands, mlflow_store, wandb_files
 
 STEPS, PER_EPOCH = 10, 5
 CONFIG = {"seed": 7, "data.flip": False, "loss.window_hu": (-1000, 400), "data.sample": ""}
@@ -54,17 +53,6 @@ def _expected(workdir):
     return values
 
 
-def _mlflow(store, experiment="flagship"):
-    """-> (client, the one run of an experiment, {name: [(step, value)]})."""
-    client = MlflowClient(str(store))
-    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
-    histories = {
-        key: [(x.step, x.value) for x in client.get_metric_history(run.info.run_id, key)]
-        for key in run.data.metrics
-    }
-    return client, run, histories
-
-
 def _goodput(histories):
     """Takes the shares of the time, of the last step alone, out of the histories."""
     shares = {key: histories.pop(key) for key in list(histories) if key.startswith("goodput/")}
@@ -77,9 +65,9 @@ def test_mlflow_has_the_lines_of_a_run_that_was_stopped(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
     _train(workdir, tracker, 1, 8)
-    assert _mlflow(tmp_path / "mlruns")[1].info.status == "KILLED"
+    assert mlflow_store.read(tmp_path / "mlruns", "flagship")[1].info.status == "KILLED"
     _train(workdir, tracker, 6, STEPS)  # steps 6 to 8 once more
-    client, run, histories = _mlflow(tmp_path / "mlruns")
+    client, run, histories = mlflow_store.read(tmp_path / "mlruns", "flagship")
     _goodput(histories)
     assert histories == _expected(workdir)
     assert [step for step, _ in histories["train/loss_G"]] == list(range(1, STEPS + 1))
@@ -116,7 +104,7 @@ def test_a_tracker_that_is_asked_for_late_gets_what_was_before(tmp_path, name):
     _train(workdir, None, 1, 5)
     if name == "mlflow":
         _train(workdir, trackers.mlflow_writer(str(store), "flagship"), 6, STEPS)
-        losses = _mlflow(store)[2]["train/loss_G"]
+        losses = mlflow_store.read(store, "flagship")[2]["train/loss_G"]
     else:
         _train(workdir, trackers.wandb_writer("flagship"), 6, STEPS)
         ((_, _, rows),) = wandb_files.attempts(workdir)
@@ -130,8 +118,8 @@ def test_another_target_is_another_run(tmp_path):
     for store in ("one", "two"):
         tracker = trackers.mlflow_writer(str(tmp_path / store), "flagship")
         _train(tmp_path / "run", tracker, 1, 3)
-    assert len(_mlflow(tmp_path / "one")[2]["train/ssim"]) == 3
-    assert len(_mlflow(tmp_path / "two")[2]["train/ssim"]) == 3
+    assert len(mlflow_store.read(tmp_path / "one", "flagship")[2]["train/ssim"]) == 3
+    assert len(mlflow_store.read(tmp_path / "two", "flagship")[2]["train/ssim"]) == 3
 
 
 def test_a_tracker_that_fails_is_one_warning(tmp_path, capsys):
