@@ -5,6 +5,7 @@ takes the next one that can be read in its place. Which one that is depends on t
 that every host, batch and cache has the same.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -19,6 +20,8 @@ from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
 
 ON_ERROR = ("raise", "skip")
+_logger = logging.getLogger(__name__)
+_logger.addHandler(logging.NullHandler())  # the terminal has it from tqdm
 _reported = set()  # what this process has told about, so that no validation tells it again
 
 
@@ -203,6 +206,7 @@ def _report(text):
     if text not in _reported:
         _reported.add(text)
         tqdm.write(f"warning: {text}", file=sys.stderr)  # above a progress bar
+        _logger.warning("%s", text)  # in the log of a process that trains
 
 
 def _in_short(text, most=200):

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 
 from jax_pix2pix.errors import TrainingError
+from jax_pix2pix.process_log import logger
+from jax_pix2pix.straggler import HostTime, gather
 
 
 class Averages:
@@ -25,6 +27,10 @@ class Averages:
         self._restored, self._epoch = len(self._interval), []
         self._skipped_in_a_row = 0
         self._before = dict(clock.seconds)  # the interval
+        self._host, self._idle = HostTime(), False
+        self._before_epoch = dict(clock.seconds)
+        spent = ", ".join(f"{kind} {s:.1f} s" for kind, s in clock.seconds.items() if s)
+        logger.info("ready to train; time so far: %s", spent)
 
     @contextlib.contextmanager
     def waiting_for_input(self):
@@ -33,12 +39,14 @@ class Averages:
         All of it, an upper bound: when the device finished its last step is not known.
         """
         self._clock.book("step")
+        self._host.begin()
         yield
-        idle = self._pending is None or all(x.is_ready() for x in self._pending[1].values())
-        self._clock.book("input" if idle else "step")
+        self._idle = self._pending is None or all(x.is_ready() for x in self._pending[1].values())
+        self._clock.book("input" if self._idle else "step")
 
     def add(self, step, metrics, index):
         """Of a step that was dispatched; index: the numbers of this process's examples."""
+        self._host.dispatched(self._idle)
         self.flush()
         self._pending = (step, metrics, zlib.crc32(np.asarray(index, "<i8").tobytes()))
 
@@ -85,6 +93,8 @@ class Averages:
         if not (values["skipped_D"] or values["skipped_G"]):
             self._skipped_in_a_row = 0
             return
+        skipped = [f"{name} {values[name]:g}" for name in ("skipped_D", "skipped_G")]
+        logger.warning("step %d: updates were skipped: %s", step, ", ".join(skipped))
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row == self._config.max_skipped:
             losses = ", ".join(
@@ -98,10 +108,15 @@ class Averages:
             )
 
     def end_epoch(self, epoch, write):
+        """On all processes, which compare their speed here."""
         self.flush()
+        seconds = sum(self._clock.seconds[x] - self._before_epoch[x] for x in ("input", "step"))
+        compared = gather(*self._host.take(), seconds)
+        if compared and self._log:
+            self._log.straggler(epoch * self._config.steps_per_epoch, compared)
         if write and self._log:
             self._log.epoch(epoch, _mean(self._epoch))
-        self._epoch = []
+        self._epoch, self._before_epoch = [], dict(self._clock.seconds)
 
 
 def _mean(dicts):

@@ -31,6 +31,7 @@ from orbax.checkpoint.checkpoint_managers import (
 from jax_pix2pix import file_digests
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.first_process import on_first_process
+from jax_pix2pix.process_log import logger
 
 PACKAGES = (
     "jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow",
@@ -176,6 +177,7 @@ class Checkpoints:
         )
         with self._writing():
             self._manager.save(step, args=contents, metrics=metrics)
+        logger.info("checkpoint of step %d: being written", step)
 
     def _digest(self):
         """Called when all of a checkpoint is written, before it gets its name."""
@@ -303,6 +305,7 @@ class Checkpoints:
                 f"bit for bit: {'; '.join(changes)}",
                 stacklevel=2,
             )
+        logger.info("restored the checkpoint of step %d", step)
         return restored["state"]
 
     def _check_types(self, step, abstract_state):

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.errors import ConfigError, WorkdirError
 
 _HOUR_MS = 3_600_000
 
@@ -19,9 +19,9 @@ def on_first_process(function):
         What it returned; None on the other processes.
 
     Raises:
-        WorkdirError: function() raised it, or an OSError that names a file, on process 0. JAX's
-            cluster is then shut down, or the first process to end would abort the others before
-            they can say why.
+        WorkdirError: function() raised it, a ConfigError, or an OSError that names a file, on
+            process 0. JAX's cluster is then shut down, or the first process to end would abort the
+            others before they can say why.
         OSError: likewise, of one that names none, for the caller to say where it was.
     """
     if jax.process_count() == 1:
@@ -30,7 +30,7 @@ def on_first_process(function):
     if jax.process_index() == 0:
         try:
             result = function()
-        except (WorkdirError, OSError) as error:
+        except (ConfigError, WorkdirError, OSError) as error:
             refusal = str(error)
             if isinstance(error, OSError) and error.filename is None:
                 number = error.errno or 0

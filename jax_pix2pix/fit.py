@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -42,7 +43,7 @@ def fit(
     sample_batches,
     dataset=None,
     warm_start=None,
-    title=None,
+    logbook: Callable = Logbook,
     clock=None,
 ):
     """Trains from the newest checkpoint in ``workdir``, or from the beginning, to the last epoch.
@@ -61,7 +62,7 @@ def fit(
         sample_batches: likewise, the few validation examples that pictures show.
         dataset: from device_cache.put, if train_batches give numbers to gather from it.
         warm_start: (TrainState, shardings) -> TrainState, of a run that begins.
-        title: of the progress bar.
+        logbook: called as Logbook with the workdir, steps and clock, by default it itself.
         clock: of the process; by default it begins here.
 
     Returns:
@@ -101,7 +102,7 @@ def fit(
     )
     log = None
     if jax.process_index() == 0:
-        log = Logbook(workdir, start_step, total_steps, config.steps_per_epoch, clock, title)
+        log = logbook(workdir, start_step, total_steps, config.steps_per_epoch, clock)
     averages = Averages(log, config, clock)
 
     finished = True

@@ -1,22 +1,24 @@
-"""What a run writes while it trains, on process 0: progress bar, text, JSON lines, TensorBoard."""
+"""What a run writes while it trains, on process 0: progress bar, text, JSON lines, writers."""
 
-import errno
+import contextlib
 import json
 import os
 import time
 
-import numpy as np
-import tensorboardX
 import tqdm
 
-from jax_pix2pix.goodput import kept, restart_cost
+from jax_pix2pix import straggler
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.goodput import kept, of_workdir, restart_cost
 from jax_pix2pix.metrics_log import (
     complete_lines,
     metrics_line,
     metrics_path,
     parsed,
+    points,
     read_metrics,
 )
+from jax_pix2pix.writers import TensorBoard
 
 
 class Logbook:
@@ -28,13 +30,26 @@ class Logbook:
 
     Args:
         clock: of the process, on which all up to here is booked.
+        title: of the progress bar.
+        config: {dotted name of a field: value}, for the writers.
+        trackers: of trackers.py, each (workdir, history) -> Writer, beside TensorBoard.
 
     Raises:
         WorkdirError: a line of a log is damaged; but a last one that was cut short is no line.
     """
 
-    def __init__(self, workdir, start_step, total_steps, steps_per_epoch, clock, title=None):
-        self._steps_per_epoch, self._clock = steps_per_epoch, clock
+    def __init__(
+        self,
+        workdir,
+        start_step,
+        total_steps,
+        steps_per_epoch,
+        clock,
+        title=None,
+        config=None,
+        trackers=(),
+    ):
+        self._workdir, self._steps_per_epoch, self._clock = workdir, steps_per_epoch, clock
         spent = clock.take()
         start = {"seconds": spent}
         self.interval = []  # the metrics of steps of an interval that was not finished
@@ -53,11 +68,16 @@ class Logbook:
             lambda line: int(line.split()[1]),
             lambda epoch: epoch * steps_per_epoch <= start_step,
         )
-        self._board = tensorboardX.SummaryWriter(
-            os.path.join(workdir, "tensorboard"),
-            max_queue=0,  # without a limit, at which a full disk would stop the run for ever
-            purge_step=start_step + 1,
-        )
+        history = {"kept": [line for line in before if kept(line, start_step)], "last": {}}
+        for line in before:
+            if points(line):
+                last = history["last"].get(line["split"], -1)
+                history["last"][line["split"]] = max(last, line["step"])
+        self._writers = [TensorBoard(os.path.join(workdir, "tensorboard"), start_step)]
+        self._writers += [tracker(workdir, history) for tracker in trackers]
+        if config:
+            for writer in self._writers:
+                writer.config(config)
         self._bar = tqdm.tqdm(
             desc=title,
             total=total_steps,
@@ -73,12 +93,17 @@ class Logbook:
         self._bar.update()
 
     def scalars(self, step, split, values, **fields):
-        """One line of metrics.jsonl, and a TensorBoard point for each value; not for fields."""
+        """One line of metrics.jsonl, and a point of each writer for each value; not for fields."""
         values = {key: float(value) for key, value in values.items()}
         self._line(step, split, values | fields)
-        self._check_board()
-        for key, value in values.items():
-            self._board.add_scalar(f"{split}/{key}", value, step)
+        for writer in self._writers:
+            writer.scalars(step, split, values)
+
+    def straggler(self, step, compared):
+        """Of straggler.gather: a line of metrics.jsonl, and a printed one if it is notable."""
+        self.scalars(step, "straggler", compared)
+        if text := straggler.line(round(step / self._steps_per_epoch), compared):
+            tqdm.tqdm.write(text)  # above the bar
 
     def seconds(self, step):
         """One line of metrics.jsonl: what was booked on the clock since the last one."""
@@ -87,12 +112,6 @@ class Logbook:
     def unfinished(self, step, metrics):
         """One line of metrics.jsonl: {name: value} of each step of an interval up to this one."""
         self._line(step, "unfinished", {"metrics": metrics})
-
-    def _check_board(self):
-        """Raises OSError if TensorBoard's files could not be written: only its thread ended."""
-        if not self._board.file_writer.event_writer._worker.is_alive():
-            self._board.flush()  # raises what ended the thread, if that lasts
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def _line(self, step, split, values):
         line = {"step": step, "epoch": step / self._steps_per_epoch, "split": split, **values}
@@ -107,15 +126,23 @@ class Logbook:
 
     def image(self, step, name, image):
         """image: uint8 [h, w, 3]."""
-        self._check_board()
-        self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
-        self._board.flush()
+        for writer in self._writers:
+            writer.image(step, name, image)
 
     def close(self):
+        """Also gives the writers, at the end of the run, the shares of where its time went."""
+        finished = self._bar.n == self._bar.total
         self._bar.close()
         self._jsonl.close()
         self._text.close()
-        self._board.close()
+        summary = None
+        if finished:
+            with contextlib.suppress(WorkdirError):  # someone took the file away meanwhile
+                summary = of_workdir(self._workdir)
+        for writer in self._writers:
+            if summary:
+                writer.scalars(self._bar.total, "goodput", summary["shares"])
+            writer.close(finished)
 
 
 def _continued(path, parse, keep):

@@ -1,7 +1,8 @@
 """Reading metrics.jsonl: a line of JSON each, of a split.
 
-"train" and "validation" have values, "start" and "seconds" where the time went, "unfinished" the
-metrics of each step of a logging interval in the middle of which a checkpoint was saved.
+"train" and "validation" have values, and so has "straggler", the slowest and the median process of
+an epoch; "start" and "seconds" where the time went, "unfinished" the metrics of each step of a
+logging interval in the middle of which a checkpoint was saved.
 
 A killed run may have cut the last line short: a line without its end is no line.
 """
@@ -69,6 +70,14 @@ def metrics_line(text):
     _number(line["step"])
     _number(line.get("time", 0))
     return line
+
+
+def points(line):
+    """What is drawn of a line over its step: {name: value}, none of what is no split of values."""
+    if line["split"] in ("start", "seconds", "unfinished"):
+        return {}
+    apart = ("step", "epoch", "split", "time", "batch_ids")
+    return {key: value for key, value in line.items() if key not in apart}
 
 
 def _number(value):

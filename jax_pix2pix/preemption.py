@@ -5,6 +5,8 @@ import itertools
 import jax
 from jax.experimental import multihost_utils
 
+from jax_pix2pix.process_log import logger
+
 # JAX answers yes to the number after the highest one that any process asked with when the signal
 # came; so all ask with consecutive numbers, from the process's start on, whatever the run's step.
 _NUMBERS = itertools.count(1)
@@ -19,4 +21,7 @@ def asked_to_stop():
     number = next(_NUMBERS)
     if not jax.distributed.is_initialized():
         return False
-    return multihost_utils.reached_preemption_sync_point(number)
+    stop = multihost_utils.reached_preemption_sync_point(number)
+    if stop:
+        logger.info("asked to stop")
+    return stop

@@ -9,6 +9,7 @@ import time
 import jax
 
 from jax_pix2pix.errors import EXIT_RESTART
+from jax_pix2pix.process_log import logger
 
 
 class Watchdog:
@@ -55,10 +56,10 @@ class Watchdog:
         except OSError:  # the file system may be what hangs or is full
             path = "stderr"
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
-        print(
-            f"\nerror: nothing has moved for {self._seconds:g} s (config.watchdog_seconds); where "
-            f"each thread stands is in {path}; start the same command again",
-            file=sys.stderr,
-            flush=True,
+        text = (
+            f"error: nothing has moved for {self._seconds:g} s (config.watchdog_seconds); where "
+            f"each thread stands is in {path}; start the same command again"
         )
+        print(f"\n{text}", file=sys.stderr, flush=True)
+        logger.error("%s; end, exit code %d", text, EXIT_RESTART)
         os._exit(EXIT_RESTART)

@@ -15,10 +15,11 @@ from jax_pix2pix.errors import ConfigError, WorkdirError, chosen
 from jax_pix2pix.systems import SYSTEMS
 
 
-def _flat(config, prefix=""):
+def flat(config, prefix=""):
+    """(dotted name, value) of each field of nested dicts."""
     for key, value in sorted(config.items()):
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -54,7 +55,7 @@ def check_changeable(config, fields):
     Raises:
         ConfigError: a field does not exist, or changes what is trained.
     """
-    existing = dict(_flat(config.to_dict()))
+    existing = dict(flat(config.to_dict()))
     for field in fields:
         if field not in existing:
             raise ConfigError(f'--allow_config_change: the config has no field "{field}"')
@@ -79,7 +80,7 @@ def claim(workdir, config, allowed=()):
             named; or to one whose config is not there.
     """
     config = json.loads(config.to_json())
-    new = dict(_flat(config))
+    new = dict(flat(config))
     path = config_path(workdir)
     if not os.path.exists(path):
         if _newest_step(workdir) is not None:
@@ -90,7 +91,7 @@ def claim(workdir, config, allowed=()):
         os.makedirs(workdir, exist_ok=True)
         _write_json(path, config)
         return
-    old = dict(_flat(_read_json(path)))
+    old = dict(flat(_read_json(path)))
     changed = [
         field for field in sorted(old | new) if old.get(field, "absent") != new.get(field, "absent")
     ]
@@ -173,7 +174,7 @@ NOT_NEGATIVE = (
 
 
 def _check(config):
-    for field, value in _flat(config.to_dict()):
+    for field, value in flat(config.to_dict()):
         if field in POSITIVE and value < 1:
             raise ConfigError(f"config.{field}={value}: use 1 or more")
         if (field in NOT_NEGATIVE or field.endswith("_weight")) and not value >= 0:

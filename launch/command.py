@@ -10,7 +10,6 @@ import sys
 import threading
 import traceback
 
-import jax
 from absl import app, flags, logging
 
 from input_pipeline.safe_io import DataError
@@ -21,6 +20,7 @@ from jax_pix2pix.errors import (
     TrainingError,
     WorkdirError,
 )
+from jax_pix2pix.process_log import logger
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
 
@@ -43,18 +43,24 @@ def run(main, positional=False):
         threading.excepthook = _warn_of_thread
         try:
             if positional:
-                return main(argv[1:])
-            if argv[1:]:
+                code = main(argv[1:])
+            elif argv[1:]:
                 raise ConfigError(f'"{argv[1]}" is no flag: flags begin with --')
-            return main()
+            else:
+                code = main()
+            logger.info("end, exit code %d", code or 0)
+            return code
         except MENDABLE as error:
             _exit(error)
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() == 1 or not str(error).startswith(LOST):
-                _end_by_mistake()
-            _exit(f"another process or its connection was lost ({error})", EXIT_RESTART)
-        except Exception:
-            _end_by_mistake()
+        except Exception as error:
+            if _lost(error):
+                _exit(
+                    f"another process of the run, or the way to it, was lost ({error})",
+                    EXIT_RESTART,
+                )
+            logger.exception("end, exit code 1")  # a mistake of ours
+            traceback.print_exc()
+            _end(1)
 
     app.run(quiet, flags_parser=_parse_flags)
 
@@ -75,17 +81,26 @@ def _parse_flags(argv):
 
 def _warn_of_thread(failed):
     text = " ".join(str(failed.exc_value).split())[:300]
+    logger.warning("a background thread failed: %s", text)
     print(f"\nwarning: a background thread failed: {text}", file=sys.stderr, flush=True)
 
 
+def _lost(error):
+    """Whether it is a collective's, which a restart may not repeat."""
+    jax = sys.modules.get("jax")  # which not every command needs
+    return (
+        jax is not None
+        and isinstance(error, jax.errors.JaxRuntimeError)
+        and str(error).startswith(LOST)
+        and jax.process_count() > 1
+    )
+
+
 def _exit(error, code=1):
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    text = f"error: {' '.join(str(error).split())}"
+    logger.error("%s; end, exit code %d", text, code, exc_info=isinstance(error, Exception))
+    print(text, file=sys.stderr)
     _end(code)
-
-
-def _end_by_mistake():  # of ours
-    traceback.print_exc()
-    _end(1)
 
 
 def _end(code):

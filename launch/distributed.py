@@ -30,6 +30,8 @@ RESOLVE_SECONDS = {"KUBERNETES_SERVICE_HOST": 120, "": 5}
 # The same as the three flags, for launchers that set variables. The first is JAX's own.
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
+_address = None  # of the coordinator, once there is one
+
 
 def initialize(heartbeat_seconds):
     """Starts jax.distributed, with a single process too: it is what turns SIGTERM into a save.
@@ -48,6 +50,7 @@ def initialize(heartbeat_seconds):
         ConfigError: heartbeat_seconds is less than 1; some of the three flags or variables are
             given and others are not, or are malformed; the coordinator's name has no address.
     """
+    global _address
     if heartbeat_seconds < 1:  # which JAX gets before the config is looked at
         raise ConfigError(f"config.heartbeat_seconds={heartbeat_seconds}: use 1 or more")
     address, processes, process, local_devices = _place()
@@ -56,6 +59,7 @@ def initialize(heartbeat_seconds):
         address, processes, process = f"127.0.0.1:{_free_port()}", 1, 0
         bind = address  # JAX's default listens on all interfaces
     host, port = _host_and_port(address)
+    _address = address
     if processes > 1:
         _resolve(host)
         _without_proxy(host)
@@ -72,6 +76,11 @@ def initialize(heartbeat_seconds):
             coordinator_bind_address=bind,
         )
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def coordinator():
+    """The address of process 0, for a line of the log."""
+    return _address
 
 
 def _place() -> tuple[Any, Any, Any, Any]:

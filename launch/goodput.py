@@ -8,6 +8,7 @@ trained again, and time between two processes.
 
 import json
 import os
+import sys
 
 from absl import flags
 
@@ -38,6 +39,14 @@ def report(workdir, path=None):
             json.dump(summary, file, indent=2)
         os.replace(temporary, path)
     return True
+
+
+def report_end(workdir):
+    """`report` of a run that came to an end, into goodput.json."""
+    try:
+        report(workdir, os.path.join(workdir, "goodput.json"))
+    except WorkdirError as error:  # the log is gone or damaged, and the run is not
+        print(f"warning: {error}", file=sys.stderr)
 
 
 def _define_flags():

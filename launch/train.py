@@ -1,8 +1,8 @@
 """Trains a system: python -m launch.train --config=configs/lidc_mask2ct.py --workdir=DIR"""
 
+import functools
 import os
 import shutil
-import sys
 
 import jax
 import numpy as np
@@ -11,12 +11,13 @@ from ml_collections import config_flags
 
 from input_pipeline import order, pipeline, prepared
 from input_pipeline.prepared_files import RECORD
-from jax_pix2pix import device_cache, pyramid, sharding, workdir, workdir_lock
+from jax_pix2pix import device_cache, process_log, pyramid, sharding, workdir, workdir_lock
 from jax_pix2pix.clock import Clock, process_age
 from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
 from jax_pix2pix.first_process import on_first_process
 from jax_pix2pix.fit import fit
-from launch import command, distributed, goodput
+from jax_pix2pix.logbook import Logbook
+from launch import command, distributed, goodput, trackers
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes; resumed if it exists")
@@ -33,7 +34,9 @@ SAMPLES = 8  # validation examples in a picture, from the first to the last
 
 def main():
     distributed.initialize(_CONFIG.value.heartbeat_seconds)
-    if not train(_CONFIG.value, _WORKDIR.value, _ALLOWED.value, Clock(process_age())):
+    config, clock = _CONFIG.value, Clock(process_age())
+    chosen = trackers.chosen(config.system)
+    if not train(config, _WORKDIR.value, _ALLOWED.value, clock, trackers=chosen):
         print("stopped on request and saved; the same command goes on from here")
         return EXIT_RESTART
     return 0
@@ -46,6 +49,7 @@ def train(
     clock=None,
     steps_per_epoch=None,
     train_batches=None,
+    trackers=(),
 ):
     """Prepares the data if it is a sample, prints the plan and fits. -> whether it finished.
 
@@ -56,14 +60,17 @@ def train(
         clock: of the process; by default it begins here.
         steps_per_epoch: by default those of one pass over the data.
         train_batches: called as pipeline.train_batches, which is the default.
+        trackers: as `Logbook` has them.
     """
     clock = clock or Clock()
     workdir.check_changeable(config, allowed)
     try:
         with workdir_lock.locked(directory):
-            finished = _train(config, directory, allowed, clock, steps_per_epoch, train_batches)
+            finished = _train(
+                config, directory, allowed, clock, steps_per_epoch, train_batches, trackers
+            )
             if jax.process_index() == 0:
-                _report(directory)
+                goodput.report_end(directory)
             return finished
     except OSError as error:
         if error.filename is not None:  # else it is of writing to a file that is open
@@ -73,14 +80,7 @@ def train(
         ) from error
 
 
-def _report(directory):
-    try:
-        goodput.report(directory, os.path.join(directory, "goodput.json"))
-    except WorkdirError as error:  # the log is gone or damaged, and the run is not
-        print(f"warning: {error}", file=sys.stderr)
-
-
-def _train(config, directory, allowed, clock, steps_per_epoch, train_batches):
+def _train(config, directory, allowed, clock, steps_per_epoch, train_batches, trackers):
     data_directory = prepared.ensure_prepared(config.data)
     examples = pipeline.num_training_examples(config.data)
     one_pass = order.steps_per_epoch(examples, config.data.batch_size)
@@ -105,6 +105,7 @@ def _train(config, directory, allowed, clock, steps_per_epoch, train_batches):
         shutil.copyfile(data_directory / RECORD, os.path.join(directory, RECORD))
 
     on_first_process(claim)
+    process_log.start(directory, distributed.coordinator())
     if jax.process_index() == 0:
         epochs = sum(scale_config.epochs for scale_config in configs)
         print_plan(config, systems[-1], mesh, examples, epochs)
@@ -117,6 +118,7 @@ def _train(config, directory, allowed, clock, steps_per_epoch, train_batches):
 
     def run(config, directory, warm_start=None, title=None):
         total_steps = config.epochs * config.steps_per_epoch
+        fields = dict(workdir.flat(config.to_dict()))
         finished = fit(
             workdir.build_system(config),
             config,
@@ -128,7 +130,7 @@ def _train(config, directory, allowed, clock, steps_per_epoch, train_batches):
             lambda: pipeline.eval_batches(config.data, split, host, hosts, samples),
             dataset,
             warm_start,
-            title,
+            functools.partial(Logbook, title=title, config=fields, trackers=trackers),
             clock,
         )
         if finished and jax.process_index() == 0:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import time
 import warnings
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jax_pix2pix.process_log import log_path
 from jax_pix2pix.workdir import load_state
 from tests import commands
 
@@ -68,6 +70,16 @@ def logged_step(workdir):
     log = Path(workdir) / "metrics.jsonl"
     whole = log.read_text(encoding="utf-8").split("\n")[:-1] if log.exists() else []
     return json.loads(whole[-1])["step"] if whole else 0
+
+
+def process_log(workdir, process=0):
+    """The text of a process's own log."""
+    return Path(log_path(str(workdir), process)).read_text(encoding="utf-8")
+
+
+def logged(workdir, process, *patterns):
+    """Whether a process's log has these patterns, in this order."""
+    return re.search(".*".join(patterns), process_log(workdir, process), re.DOTALL)
 
 
 def steps(workdir):

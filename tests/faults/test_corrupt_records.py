@@ -15,6 +15,7 @@ from input_pipeline.tf_cpu import tf
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.slices import collect
 from tests import commands
+from tests.faults import runs
 from tests.input_pipeline.conftest import OPTIONS, data_config, write_slice
 from tests.tiny import quickstart_data
 
@@ -353,6 +354,7 @@ def test_a_run_skips_and_scores_what_is_left(damaged_sample, tmp_path):
     for split, position in (("train", 5), ("validation", 3)):
         named = f"-{split}.array_record-00000-of-00001, record {position}, which"
         assert err.count(f"{named}") == 1, err
+        assert runs.logged(workdir, 0, "WARNING .*" + named)
     (scores,) = commands.metrics(workdir, "validation")
     assert np.isfinite(scores["ssim"])
     commands.run("launch.evaluate", f"--workdir={workdir}", "--split=test")

@@ -197,6 +197,9 @@ def test_bad_batches_in_a_row_end_the_run_and_leave_sound_checkpoints(
         (_, err), *_ = runs.finish(running, 1)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "skipped in 3 steps in a row, up to step 7" in lines[0]
+    for rank in range(processes):
+        told = ("step 7: updates were skipped: ", "error: updates", "exit code 1", "Traceback")
+        assert runs.logged(tmp_path, rank, *told)
     assert runs.steps(tmp_path) == [3, 6]
     for step in ("3", "6"):
         assert all(np.isfinite(x).all() for x in runs.state(tmp_path, step).values())

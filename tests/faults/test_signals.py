@@ -45,8 +45,9 @@ def test_all_save_the_same_step_and_the_restart_goes_on(
         with runs.started(arguments, processes, devices=devices) as running:
             runs.wait_for(lambda begun=begun: runs.logged_step(stopped) >= begun, running)
             running[process].send_signal(number)
-            for out, _ in runs.finish(running, 42):
+            for rank, (out, _) in enumerate(runs.finish(running, 42)):
                 assert "stopped on request and saved" in out
+                assert runs.logged(stopped, rank, "asked to stop", "end, exit code 42")
         # What is saved is what was logged, and not an epoch's regular checkpoint.
         assert runs.steps(stopped)[-1] == runs.logged_step(stopped)
         assert begun <= runs.logged_step(stopped) < epochs * EPOCH

@@ -35,6 +35,7 @@ def test_a_hung_reader_ends_the_run(sample_data_dir, tmp_path, processes, device
     for _, err in outputs:
         (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
         assert "nothing has moved for 15 s" in line and "start the same command again" in line
+    assert runs.logged(tmp_path, processes - 1, "error: nothing has moved", "exit code 42")
     stacks = sorted(tmp_path.glob("stacks_*.txt"))
     assert [path.name.split("_")[1] for path in stacks] == [str(n) for n in range(processes)]
     assert "_wait_for_the_file_server" in stacks[-1].read_text()

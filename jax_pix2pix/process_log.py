@@ -1,0 +1,78 @@
+"""What happens to each process of a run: a line each, with time and rank, in the workdir.
+
+Also what the terminal is spared: warnings of JAX and Orbax, and whole tracebacks.
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+
+from etils import epath
+
+logger = logging.getLogger("jax_pix2pix")
+logger.addHandler(logging.NullHandler())  # until `start`
+logger.propagate = False  # the terminal has its own lines
+
+
+class _File(logging.Handler):
+    """Appends each record to a file at once; what cannot be written must not end a run.
+
+    Args:
+        whole: write the file anew each time, as objects in a bucket have to be.
+    """
+
+    def __init__(self, path, whole):
+        super().__init__()
+        self._path, self._whole = epath.Path(path), whole
+        self._text = self._path.read_text() if whole and self._path.exists() else ""
+
+    def emit(self, record):
+        with contextlib.suppress(OSError):
+            line = self.format(record) + "\n"
+            if self._whole:
+                self._text += line
+                self._path.write_text(self._text)
+            else:
+                with open(self._path, "a", encoding="utf-8", errors="replace") as file:
+                    file.write(line)
+
+
+def log_path(workdir, process):
+    return os.path.join(workdir, "logs", f"process_{process:04d}.log")
+
+
+def start(workdir, coordinator):
+    """Begins, or continues, this process's log in ``workdir``.
+
+    Args:
+        coordinator: the address of process 0, for the first line.
+    """
+    import jax  # not above: commands that do without it import this
+
+    path = log_path(workdir, jax.process_index())
+    with contextlib.suppress(OSError):  # a full or read-only disk, which what comes next names
+        epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    for handler in (*logger.handlers, *logging.root.handlers):
+        if isinstance(handler, _File):
+            logger.removeHandler(handler)
+            logging.root.removeHandler(handler)
+    file = _File(path, whole="://" in path)
+    rank = f"[{jax.process_index()}/{jax.process_count()}]"
+    formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ {rank} %(levelname)s %(message)s")
+    formatter.datefmt, formatter.converter = "%Y-%m-%dT%H:%M:%S", time.gmtime
+    file.setFormatter(formatter)
+    # Others' warnings go into the file, and to the terminal no more than went there before.
+    for handler in logging.root.handlers:
+        handler.setLevel(max(handler.level, logging.root.level))
+    logging.root.setLevel(min(logging.root.level, logging.WARNING))
+    logging.root.addHandler(file)
+    logger.addHandler(file)
+    logger.setLevel(logging.INFO)
+    devices = jax.local_devices()
+    logger.info(
+        "start on %s, pid %d, %d of %d devices (%s), coordinator %s",
+        socket.gethostname(), os.getpid(), len(devices), jax.device_count(),
+        devices[0].device_kind, coordinator,
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""Which process makes the others wait.
+
+All processes end a step together, in its collectives, so that none sees from its own clock who was
+late. What a process does see is how long its device had nothing to do because of its host: reading,
+decoding and dispatching. A step at the pace of one process alone is the step of all without the
+wait for the slowest, with its own. A device that is slower than the others shows in no host's time.
+"""
+
+import time
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+NOTABLE = 1.1  # times the median, from which on a line is printed
+
+
+class HostTime:
+    """Seconds in which the device waited for this process's host, since the last `take`."""
+
+    def __init__(self):
+        self._seconds, self._steps, self._begun = 0.0, 0, None
+
+    def begin(self):
+        """The host turns to the next step."""
+        self._begun = time.monotonic()
+
+    def dispatched(self, idle):
+        """idle: whether the device had finished what came before when the batch was there."""
+        if self._begun is None:
+            return
+        if idle:
+            self._seconds += time.monotonic() - self._begun
+        self._steps, self._begun = self._steps + 1, None
+
+    def take(self):
+        """-> (seconds, steps)."""
+        taken = self._seconds, self._steps
+        self._seconds, self._steps = 0.0, 0
+        return taken
+
+
+def gather(waited, steps, seconds):
+    """Of all processes, which call this together: `compare` of a step's seconds.
+
+    Args:
+        waited: seconds in which the device waited for this host.
+        steps: in how many.
+        seconds: of all of them, waiting included.
+
+    Returns:
+        As `compare`; None where there is only one process.
+    """
+    if jax.process_count() == 1 or not steps:
+        return None
+    mine = np.array([waited / steps, seconds / steps], np.float32)
+    waits, wholes = np.asarray(multihost_utils.process_allgather(mine), np.float64).T
+    return compare(waits, wholes)
+
+
+def compare(waits, wholes):
+    """Step times at the pace of each process alone.
+
+    Args:
+        waits: [processes], seconds a step in which a device waited for its host.
+        wholes: [processes], seconds a step, waiting for the slowest included.
+
+    Returns:
+        {"slowest", "median": seconds a step, "process": number of the slowest}; the median of an
+        even number is the lower one, so that of two it is the other process.
+    """
+    own = np.maximum(wholes - waits.max() + waits, 0.0)
+    process = int(np.argmax(own))
+    median = np.sort(own)[(len(own) - 1) // 2]
+    return {"slowest": float(own[process]), "median": float(median), "process": process}
+
+
+def line(epoch, compared):
+    """What is printed of an epoch, or None where the slowest is within NOTABLE of the median."""
+    slowest, median = compared["slowest"], compared["median"]
+    if slowest <= NOTABLE * median:
+        return None
+    return (
+        f"epoch {epoch}: process {compared['process']} is the slowest, {slowest:.3f} s a step; the "
+        f"median process takes {median:.3f} s"
+    )
