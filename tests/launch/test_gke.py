@@ -1,0 +1,209 @@
+"""Files for Kubernetes: a server takes them, and they say what the flags and exit codes mean."""
+
+import copy
+
+import jsonschema
+import pytest
+from kubernetes_validate import ValidationError
+
+from launch.accelerators import accelerator
+from launch.submit import PLATFORMS
+from tests import commands
+from tests.launch import manifests
+
+REFUSALS = (jsonschema.ValidationError, ValidationError, KeyError, ValueError, AssertionError)
+# What YAML, a shell or Kubernetes might take for its own.
+ODD = "--config.name=a: 'b' \"c\" #d {e} <f> \\n"
+EVERY_FLAG = (
+    "--image=europe-docker.pkg.dev/p/r/train:1",
+    "--namespace=ml",
+    "--queue=user-queue",
+    "--priority=high",
+    "--service_account=trainer",
+    "--volume=claim:/runs/",
+    "--restarts=7",
+    "--name=Lungs_3",
+    "--workdir=/runs/a",
+    "--config=configs/lidc_mask2ct.py",
+    "--config.data.batch_size=64",
+)
+ACCELERATORS = {"gke/jobset_tpu.yaml": "v5e-16", "gke/job_gpu.yaml": "h100:8"}
+
+
+def _submit(*arguments, code=0):
+    return commands.run("launch.submit", "gke", "--dry_run", *arguments, code=code)
+
+
+@pytest.fixture(scope="module", params=["v5e-16", "h100:8"])
+def submitted(request):
+    nodes = [] if request.param.startswith("v") else ["--nodes=2"]
+    out, _ = _submit(*EVERY_FLAG, f"--accelerator={request.param}", *nodes, "--", "--wandb=lungs")
+    return manifests.objects(out)
+
+
+@pytest.mark.parametrize("version", manifests.VERSIONS)
+def test_servers_take_files_with_every_flag(submitted, version):
+    for item in submitted:
+        manifests.validate(item, version)
+
+
+@pytest.mark.parametrize("version", manifests.VERSIONS)
+@pytest.mark.parametrize(
+    "name", ["v4-8", "v5e-1", "v5e-256", "v5p-512", "v6e-64", "l4:1", "gpu:4", "h100:8"]
+)
+def test_servers_take_files_with_no_flag(name, version):
+    (template,) = {PLATFORMS["gke"].template[type(accelerator(name))]}
+    for item in manifests.objects(manifests.render(template, name)):
+        manifests.validate(item, version)
+
+
+def _paths(value, path=()):
+    """Of every key in nested dicts and lists."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from _paths(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _paths(inner, (*path, index))
+
+
+def test_every_misspelt_key_is_refused(submitted):
+    found = 0
+    for item in submitted:
+        for *parents, key in _paths(item):
+            wrong = copy.deepcopy(item)
+            inner = wrong
+            for parent in parents:
+                inner = inner[parent]
+            inner[f"{key}x"] = inner.pop(key)
+            with pytest.raises(REFUSALS):
+                manifests.validate(wrong, manifests.VERSIONS[-1])
+                pytest.fail(f"{item['kind']} with {'.'.join(map(str, parents))}.{key}x passes")
+            found += 1
+    assert found > 70
+
+
+def test_flags_are_where_they_belong(submitted):
+    job = manifests.job(submitted[-1])
+    assert {item["metadata"]["name"] for item in submitted} == {"lungs-3"}
+    assert {item["metadata"]["namespace"] for item in submitted} == {"ml"}
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "user-queue"}
+    pod = job["spec"]["template"]["spec"]
+    assert (pod["priorityClassName"], pod["serviceAccountName"]) == ("high", "trainer")
+    (container,) = pod["containers"]
+    assert container["image"] == "europe-docker.pkg.dev/p/r/train:1"
+    assert container["command"] == ["python", "-m", "launch.train"]
+    assert container["args"] == [
+        "--config=configs/lidc_mask2ct.py",
+        "--config.data.batch_size=64",
+        "--workdir=/runs/a",
+        "--wandb=lungs",
+    ]
+    volume = {"name": "volume", "persistentVolumeClaim": {"claimName": "claim"}}
+    assert volume in pod["volumes"]
+    assert {"name": "volume", "mountPath": "/runs"} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize("template", ACCELERATORS)
+def test_text_reaches_the_pod_as_it_is(template):
+    values = {name: ODD for name in ("image", "namespace", "queue", "priority", "service_account")}
+    text = manifests.render(template, ACCELERATORS[template], arguments=[ODD], **values)
+    item = manifests.job(manifests.objects(text)[-1])
+    pod = item["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == [ODD] and container["image"] == ODD
+    assert pod["priorityClassName"] == pod["serviceAccountName"] == ODD
+    assert item["metadata"]["namespace"] == item["metadata"]["labels"][
+        "kueue.x-k8s.io/queue-name"
+    ] == ODD  # fmt: skip
+
+
+def test_a_slice_has_a_pod_on_each_host():
+    (item,) = manifests.objects(manifests.render("gke/jobset_tpu.yaml", "v5e-256"))
+    spec = manifests.job(item)["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (64, 64)
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "16x16",
+    }
+    tpus = {"google.com/tpu": 4}
+    assert pod["containers"][0]["resources"] == {"requests": tpus, "limits": tpus}
+
+
+@pytest.mark.parametrize(("name", "selector"), [("h200:8", "nvidia-h200-141gb"), ("gpu:8", None)])
+def test_a_node_has_one_pod_with_all_its_gpus(name, selector):
+    service, job = manifests.objects(manifests.render("gke/job_gpu.yaml", name, nodes=3))
+    spec = job["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (3, 3)
+    pod = spec["template"]["spec"]
+    gpus = {"nvidia.com/gpu": 8}
+    assert pod["containers"][0]["resources"] == {"requests": gpus, "limits": gpus}
+    assert pod.get("nodeSelector", {}).get("cloud.google.com/gke-accelerator") == selector
+    # A pod's name is in DNS by the Service that its subdomain names, if that selects it.
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    assert service["spec"]["clusterIP"] == "None"
+
+
+@pytest.mark.parametrize("template", ACCELERATORS)
+def test_exit_codes(template):
+    text = manifests.render(template, ACCELERATORS[template], restarts=7)
+    item = manifests.objects(text)[-1]
+    spec = manifests.job(item)["spec"]
+    assert [code for code in range(1, 256) if manifests.action(spec, code) == "FailJob"] == [1]
+    if item["kind"] == "JobSet":
+        policy = item["spec"]["failurePolicy"]
+        assert policy["maxRestarts"] == 7 and spec["backoffLimit"] == 0
+        assert policy["rules"] == [
+            {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+        ]
+    else:
+        assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (7, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdir=gs://b/a"], "--image is missing, which gke needs"),
+        (["--workdir=runs/a", "--image=i"], "--workdir=runs/a: a pod's own files end with it"),
+        (["--workdir=/run/a", "--image=i", "--volume=c:/runs"], "--workdir=/run/a: a pod's own"),
+        (["--workdir=/runs/../a", "--image=i", "--volume=c:/runs"], "a pod's own files end"),
+        (["--workdir=/runs/a", "--image=i", "--volume=/runs"], "--volume=/runs: use CLAIM:/path"),
+        (["--workdir=gs://b/a", "--image=i", "--partition=p"], "--partition: gke has no such flag"),
+    ],
+)
+def test_refusals(arguments, message):
+    _, err = _submit("--config=configs/lidc_mask2ct.py", "--accelerator=h100:8", *arguments, code=1)
+    assert message in commands.error_line(err)
+
+
+@pytest.mark.slow
+def test_pods_of_a_job_train_together(sample_data_dir, tmp_path):
+    """Their commands, with the variables that Kubernetes would set."""
+    training = commands.tiny_training(tmp_path / "run", sample_data_dir, epochs=1)
+    pods = ["--image=i", f"--volume=claim:{tmp_path}", "--accelerator=gpu:1", "--nodes=2"]
+    out, _ = _submit(*training, *pods)
+    _, job = manifests.objects(out)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    _, *module = container["command"]
+    processes, port = [], commands.free_port()
+    for index in range(2):
+        variables = {}
+        for variable in container["env"]:
+            if "value" in variable:
+                variables[variable["name"]] = variable["value"]
+            else:
+                path = variable["valueFrom"]["fieldRef"]["fieldPath"]
+                assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+                variables[variable["name"]] = str(index)
+        assert variables["JAX_COORDINATOR_ADDRESS"] == "run-0.run:1234"
+        variables["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
+        assert variables["JAX_NUM_PROCESSES"] == "2"
+        assert module == ["-m", "launch.train"]
+        processes.append(commands.start(module[1], *container["args"], variables=variables))
+    for process in processes:
+        commands.finish(process)
+    assert (tmp_path / "run/checkpoints").is_dir()
+    assert len(commands.metrics(tmp_path / "run")) == 10
