@@ -10,6 +10,7 @@ from launch.accelerators import accelerator
 from launch.submit import PLATFORMS
 from tests import commands
 from tests.launch import manifests
+from tests.launch.forked import submit
 
 REFUSALS = (jsonschema.ValidationError, ValidationError, KeyError, ValueError, AssertionError)
 # What YAML, a shell or Kubernetes might take for its own.
@@ -24,20 +25,43 @@ EVERY_FLAG = (
     "--restarts=7",
     "--name=Lungs_3",
     "--workdir=/runs/a",
-    "--config=configs/lidc_mask2ct.py",
     "--config.data.batch_size=64",
 )
+SMALL = {"data.image_size": 32, "generator.depth": 3}
 ACCELERATORS = {"gke/jobset_tpu.yaml": "v5e-16", "gke/job_gpu.yaml": "h100:8"}
 
 
-def _submit(*arguments, code=0):
-    return commands.run("launch.submit", "gke", "--dry_run", *arguments, code=code)
+REFUSED = {
+    ("--workdir=gs://b/a",): "--image is missing, which gke needs",
+    ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: a pod's own files end with it",
+    ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: a pod's own files",
+    ("--workdir=/runs/../a", "--image=i", "--volume=c:/runs"): "/runs/../a: a pod's own files",
+    ("--workdir=/runs/a", "--image=i", "--volume=/runs"): "--volume=/runs: use CLAIM:/path",
+    ("--workdir=gs://b/a", "--image=i", "--partition=p"): "--partition: gke has no such flag",
+}
 
 
-@pytest.fixture(scope="module", params=["v5e-16", "h100:8"])
-def submitted(request):
-    nodes = [] if request.param.startswith("v") else ["--nodes=2"]
-    out, _ = _submit(*EVERY_FLAG, f"--accelerator={request.param}", *nodes, "--", "--wandb=lungs")
+def _call(*arguments):
+    return ("gke", "--dry_run", "--config=configs/lidc_mask2ct.py", *arguments)
+
+
+SUBMITTED = {
+    "tpu": _call(*EVERY_FLAG, "--accelerator=v5e-16", "--", "--wandb=lungs"),
+    "gpu": _call(*EVERY_FLAG, "--accelerator=h100:8", "--nodes=2", "--", "--wandb=lungs"),
+}
+
+
+@pytest.fixture(scope="module")
+def called():
+    """What each call did: (exit code, stdout, stderr) by its arguments."""
+    calls = [*SUBMITTED.values(), *(_call("--accelerator=h100:8", *flags) for flags in REFUSED)]
+    return dict(zip(calls, submit(calls), strict=True))
+
+
+@pytest.fixture(params=SUBMITTED)
+def submitted(called, request):
+    code, out, err = called[SUBMITTED[request.param]]
+    assert (code, err) == (0, "")
     return manifests.objects(out)
 
 
@@ -163,28 +187,19 @@ def test_exit_codes(template):
         assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (7, 0)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--workdir=gs://b/a"], "--image is missing, which gke needs"),
-        (["--workdir=runs/a", "--image=i"], "--workdir=runs/a: a pod's own files end with it"),
-        (["--workdir=/run/a", "--image=i", "--volume=c:/runs"], "--workdir=/run/a: a pod's own"),
-        (["--workdir=/runs/../a", "--image=i", "--volume=c:/runs"], "a pod's own files end"),
-        (["--workdir=/runs/a", "--image=i", "--volume=/runs"], "--volume=/runs: use CLAIM:/path"),
-        (["--workdir=gs://b/a", "--image=i", "--partition=p"], "--partition: gke has no such flag"),
-    ],
-)
-def test_refusals(arguments, message):
-    _, err = _submit("--config=configs/lidc_mask2ct.py", "--accelerator=h100:8", *arguments, code=1)
-    assert message in commands.error_line(err)
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_refusals(called, arguments):
+    code, _, err = called[_call("--accelerator=h100:8", *arguments)]
+    assert code == 1
+    assert REFUSED[arguments] in commands.error_line(err)
 
 
 @pytest.mark.slow
 def test_pods_of_a_job_train_together(sample_data_dir, tmp_path):
     """Their commands, with the variables that Kubernetes would set."""
-    training = commands.tiny_training(tmp_path / "run", sample_data_dir, epochs=1)
+    training = commands.tiny_training(tmp_path / "run", sample_data_dir, epochs=1, **SMALL)
     pods = ["--image=i", f"--volume=claim:{tmp_path}", "--accelerator=gpu:1", "--nodes=2"]
-    out, _ = _submit(*training, *pods)
+    out, _ = commands.run("launch.submit", "gke", "--dry_run", *training, *pods)
     _, job = manifests.objects(out)
     (container,) = job["spec"]["template"]["spec"]["containers"]
     _, *module = container["command"]

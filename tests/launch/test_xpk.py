@@ -24,6 +24,7 @@ from tests.launch import manifests
 pytestmark = pytest.mark.slow
 REQUIREMENTS = Path(__file__).with_name("requirements-xpk.txt")
 PLACE = {"project": "p", "zone": "us-central1-a"}  # else it asks gcloud
+SMALL = {"data.image_size": 32, "generator.depth": 3}
 LIST = """
 import json
 from xpk.core.system_characteristics import *
@@ -118,7 +119,7 @@ def test_slices_are_those_that_xpk_knows(xpk):
 def test_its_container_passes_signals_and_exit_codes_on(xpk, sample_data_dir, tmp_path):
     """The command of its container, run here: SIGTERM saves, and 42 comes out."""
     workdir = tmp_path / "run"
-    training = commands.tiny_training(workdir, sample_data_dir, epochs=60)
+    training = commands.tiny_training(workdir, sample_data_dir, epochs=60, **SMALL)
     arguments = [*training, "--config.note='$HOME"]
     text = manifests.render("gke/xpk.sh", "v5e-8", arguments=arguments, **PLACE)
     item = _workload(xpk, text, tmp_path)
