@@ -6,6 +6,7 @@ a signal.
 """
 
 import os
+import re
 import sys
 import threading
 import traceback
@@ -13,7 +14,13 @@ import traceback
 from absl import app, flags, logging
 
 from input_pipeline.safe_io import DataError
-from jax_pix2pix.errors import BenchmarkError, ConfigError, TrainingError, WorkdirError
+from jax_pix2pix.errors import (
+    EXIT_RESTART,
+    BenchmarkError,
+    ConfigError,
+    TrainingError,
+    WorkdirError,
+)
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
 
@@ -38,9 +45,9 @@ def run(main, positional=False):
             return main()
         except MENDABLE as error:
             _exit(error)
-        except Exception:  # a mistake of ours
+        except Exception as error:  # a mistake of ours
             traceback.print_exc()
-            _end()
+            _end(EXIT_RESTART if _left(error) else 1)
 
     app.run(quiet, flags_parser=_parse_flags)
 
@@ -69,8 +76,19 @@ def _exit(error):
     _end()
 
 
-def _end():
-    """Exit code 1, at once: TensorFlow's threads, and JAX at its exit for minutes, would wait."""
+def _left(error):
+    """Whether another process of the run is gone, whose connections broke within a collective."""
+    jax = sys.modules.get("jax")
+    return (
+        jax is not None
+        and isinstance(error, jax.errors.JaxRuntimeError)
+        and jax.process_count() > 1
+        and re.match(r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED):|.*\b(Gloo|NCCL)\b", str(error))
+    )
+
+
+def _end(code=1):
+    """At once: TensorFlow's threads, and JAX at its exit for minutes, would wait."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

@@ -167,14 +167,13 @@ def _check_flags(name, platform):
 
 def _check_workdir():
     """Refuses a workdir that ends with the pod."""
+    workdir: str = flags.FLAGS.workdir
     volume = _volume()
-    if "://" in _WORKDIR.value or (
-        volume and os.path.normpath(_WORKDIR.value).startswith(volume["path"] + "/")
-    ):
+    if "://" in workdir or (volume and os.path.normpath(workdir).startswith(volume["path"] + "/")):
         return
     raise ConfigError(
-        f"--workdir={_WORKDIR.value}: a pod's own files end with it: use gs://… or s3://…, or with "
-        "gke a folder in --volume=CLAIM:/path"
+        f"--workdir={workdir}: a pod's own files end with it: use gs://… or s3://…, or with gke a "
+        "folder in --volume=CLAIM:/path"
     )
 
 

@@ -1,6 +1,8 @@
 """Files for Kubernetes: a server takes them, and they say what the flags and exit codes mean."""
 
 import copy
+import signal
+import time
 
 import jsonschema
 import pytest
@@ -9,6 +11,7 @@ from kubernetes_validate import ValidationError
 from launch.accelerators import accelerator
 from launch.submit import PLATFORMS
 from tests import commands
+from tests.faults import runs
 from tests.launch import manifests
 from tests.launch.forked import submit
 
@@ -194,31 +197,51 @@ def test_refusals(called, arguments):
     assert REFUSED[arguments] in commands.error_line(err)
 
 
-@pytest.mark.slow
-def test_pods_of_a_job_train_together(sample_data_dir, tmp_path):
-    """Their commands, with the variables that Kubernetes would set."""
-    training = commands.tiny_training(tmp_path / "run", sample_data_dir, epochs=1, **SMALL)
-    pods = ["--image=i", f"--volume=claim:{tmp_path}", "--accelerator=gpu:1", "--nodes=2"]
+def _pods(data_dir, folder, **fields):
+    """Starts a Job's pod of a number, with the variables that Kubernetes would set. -> function"""
+    training = commands.tiny_training(folder / "run", data_dir, **SMALL, **fields)
+    pods = ["--image=i", f"--volume=claim:{folder}", "--accelerator=gpu:1", "--nodes=2"]
     out, _ = commands.run("launch.submit", "gke", "--dry_run", *training, *pods)
     _, job = manifests.objects(out)
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    _, *module = container["command"]
-    processes, port = [], commands.free_port()
-    for index in range(2):
-        variables = {}
-        for variable in container["env"]:
-            if "value" in variable:
-                variables[variable["name"]] = variable["value"]
-            else:
-                path = variable["valueFrom"]["fieldRef"]["fieldPath"]
-                assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
-                variables[variable["name"]] = str(index)
-        assert variables["JAX_COORDINATOR_ADDRESS"] == "run-0.run:1234"
-        variables["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{port}"
-        assert variables["JAX_NUM_PROCESSES"] == "2"
-        assert module == ["-m", "launch.train"]
-        processes.append(commands.start(module[1], *container["args"], variables=variables))
-    for process in processes:
-        commands.finish(process)
-    assert (tmp_path / "run/checkpoints").is_dir()
-    assert len(commands.metrics(tmp_path / "run")) == 10
+    given = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert given["JAX_COORDINATOR_ADDRESS"] == "run-0.run:1234"
+    given["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{commands.free_port()}"
+    (index,) = (variable for variable in container["env"] if "valueFrom" in variable)
+    assert index["valueFrom"]["fieldRef"]["fieldPath"] == (
+        "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    )
+    assert container["command"] == ["python", "-m", "launch.train"]
+
+    def start(number):
+        variables = given | {index["name"]: str(number)}
+        return commands.start("launch.train", *container["args"], variables=variables)
+
+    return start
+
+
+@pytest.mark.slow
+def test_pods_of_a_job_train_on_together_after_one_is_killed(sample_data_dir, tmp_path):
+    """Each that ended is started again by itself, as a Job does, and none ends with 1."""
+    start = _pods(sample_data_dir, tmp_path, heartbeat_seconds=10, checkpoint_every_steps=4)
+    codes = []
+    pods = [start(0), start(1)]
+    try:
+        runs.wait_for(lambda: runs.logged_step(tmp_path / "run") >= 6, pods)
+        pods[1].kill()
+        deadline = time.monotonic() + 600
+        while any(pod.poll() != 0 for pod in pods):
+            assert time.monotonic() < deadline, codes
+            for number, pod in enumerate(pods):
+                if pod.poll():
+                    out, err = pod.communicate()
+                    codes.append((number, pod.returncode))
+                    assert pod.returncode in (-signal.SIGKILL, -signal.SIGABRT, 42), out + err
+                    pods[number] = start(number)
+            time.sleep(0.1)
+    finally:
+        for pod in pods:
+            pod.kill()
+            pod.communicate()
+    assert {number for number, _ in codes} == {0, 1} and len(codes) < 8, codes
+    assert [line["step"] for line in commands.metrics(tmp_path / "run")] == list(range(1, 21))
