@@ -1,8 +1,8 @@
 """What every command does: parse flags, be quiet, and say in one line what a user can mend.
 
 Exit codes: 0 done; 1 an error that a restart would repeat; 42 (EXIT_RESTART) stopped on request and
-saved, or hung, so that a launcher starts the same command again, as it does when a process ended by
-a signal.
+saved, or hung, or left by another process, so that a launcher starts the same command again, as it
+does when a process ended by a signal.
 """
 
 import os
@@ -83,7 +83,9 @@ def _left(error):
         jax is not None
         and isinstance(error, jax.errors.JaxRuntimeError)
         and jax.process_count() > 1
-        and re.match(r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED):|.*\b(Gloo|NCCL)\b", str(error))
+        and bool(
+            re.match(r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED):|.*\b(Gloo|NCCL)\b", str(error))
+        )
     )
 
 

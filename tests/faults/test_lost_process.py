@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from jax_pix2pix.errors import EXIT_RESTART
 from tests import commands
 from tests.faults import runs
 
@@ -32,9 +33,9 @@ def test_the_other_process_ends_within_twice_the_heartbeat(sample_data_dir, tmp_
         other = running[1 - lost]
         out, err = other.communicate(timeout=3 * HEARTBEAT)
         assert time.monotonic() - start < 2 * HEARTBEAT
-        # JAX ends it by a signal, which a launcher takes for a reason to start again.
-        assert other.returncode == -signal.SIGABRT, (other.returncode, out, err)
-        assert "another task died" in err or "unhealthy" in err
+        # JAX ends it by a signal, or a collective fails first: a launcher starts it again.
+        assert other.returncode in (-signal.SIGABRT, EXIT_RESTART), (other.returncode, out, err)
+        assert any(text in err for text in ("another task died", "unhealthy", "Gloo"))
     assert 4 <= runs.logged_step(tmp_path) < 70
 
     runs.train(arguments, 2, devices=2)
@@ -53,4 +54,4 @@ def test_a_process_that_fails_holds_the_other_up_no_longer(sample_data_dir, tmp_
         assert "KeyError: 'a mistake'" in err
         running[0].communicate(timeout=3 * HEARTBEAT)
         assert time.monotonic() - start < 2 * HEARTBEAT
-        assert running[0].returncode not in (0, 42)
+        assert running[0].returncode in (-signal.SIGABRT, EXIT_RESTART)
