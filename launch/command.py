@@ -79,14 +79,10 @@ def _exit(error):
 def _left(error):
     """Whether another process of the run is gone, whose connections broke within a collective."""
     jax = sys.modules.get("jax")
-    return (
-        jax is not None
-        and isinstance(error, jax.errors.JaxRuntimeError)
-        and jax.process_count() > 1
-        and bool(
-            re.match(r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED):|.*\b(Gloo|NCCL)\b", str(error))
-        )
-    )
+    if jax is None or not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
+        return False
+    broken = r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED):|.*\b(Gloo|NCCL)\b"
+    return re.match(broken, str(error)) is not None
 
 
 def _end(code=1):
