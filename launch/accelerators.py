@@ -1,9 +1,10 @@
 """What `launch.submit --accelerator` may name, and what each platform calls it.
 
 TPU slices have Google's names: v5e-256 and v6e-256 count chips, v4-512 and v5p-512 cores, two a
-chip. Hosts of several have four chips each. Names of Google Cloud are those of its documentation
-"TPU in GKE" (node selectors) and "TPU configurations" (accelerator types, runtime versions).
-GPUs are KIND:NUMBER of a node, h100:8, CPUs cpu:DEVICES of a process.
+chip. Hosts of several have four chips each; a TPU VM of v5e-8 or v6e-8 is one host of eight. Names
+of Google Cloud are those of its documentation "TPU in GKE" (node selectors) and "TPU
+configurations" (accelerator types, runtime versions). GPUs are KIND:NUMBER of a node, h100:8, CPUs
+cpu:DEVICES of a process.
 """
 
 import dataclasses

@@ -6,6 +6,7 @@ as it does when a process ended by a signal.
 """
 
 import os
+import re
 import sys
 import threading
 import traceback
@@ -23,10 +24,6 @@ from jax_pix2pix.errors import (
 from jax_pix2pix.process_log import logger
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
-
-# How XLA's errors of collectives begin. Those of a program itself begin with INVALID_ARGUMENT, and
-# with RESOURCE_EXHAUSTED where memory is short: a restart would repeat them.
-LOST = ("UNKNOWN", "INTERNAL", "ABORTED", "CANCELLED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def run(main, positional=False):
@@ -86,14 +83,12 @@ def _warn_of_thread(failed):
 
 
 def _lost(error):
-    """Whether it is a collective's, which a restart may not repeat."""
+    """Whether another process of the run is gone, whose connections broke within a collective."""
     jax = sys.modules.get("jax")  # which not every command needs
-    return (
-        jax is not None
-        and isinstance(error, jax.errors.JaxRuntimeError)
-        and str(error).startswith(LOST)
-        and jax.process_count() > 1
-    )
+    if jax is None or not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
+        return False
+    broken = r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED):|.*\b(Gloo|NCCL)\b"
+    return re.match(broken, str(error)) is not None
 
 
 def _exit(error, code=1):

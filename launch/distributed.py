@@ -24,8 +24,7 @@ _TIMEOUT = flags.DEFINE_integer(
     "initialization_timeout", 300, "seconds in which all processes must have started", 1
 )
 
-# Of a pod's name, which exists once its machine has been found.
-RESOLVE_SECONDS = {"KUBERNETES_SERVICE_HOST": 120, "": 5}
+RESOLVE_SECONDS = 5
 
 # The same as the three flags, for launchers that set variables. The first is JAX's own.
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -40,7 +39,8 @@ def initialize(heartbeat_seconds):
     then the environment's VARIABLES; then what JAX detects: Slurm, Open MPI, TPUs of Google Cloud
     and of its Kubernetes; else this is the only process.
 
-    Processes that are not all there within --initialization_timeout end with EXIT_RESTART.
+    Processes that are not all there within --initialization_timeout end with EXIT_RESTART. So do
+    pods whose first one has no address by then: a pod has one once a machine was found for it.
 
     Args:
         heartbeat_seconds: without a sign of life after which a process counts as dead; JAX then
@@ -60,10 +60,10 @@ def initialize(heartbeat_seconds):
         bind = address  # JAX's default listens on all interfaces
     host, port = _host_and_port(address)
     _address = address
-    if processes > 1:
-        _resolve(host)
-        _without_proxy(host)
     with _Deadline(_TIMEOUT.value, host, port, processes, process):
+        if processes > 1:
+            _resolve(host)
+            _without_proxy(host)
         jax.distributed.initialize(
             address,
             processes,
@@ -107,9 +107,12 @@ def _place() -> tuple[Any, Any, Any, Any]:
             os.environ.get(VARIABLES[0]), None, None, None, None, _TIMEOUT.value
         )
     except Exception as error:  # of servers that it asks too
-        raise ConfigError(
+        message = (
             f"JAX does not find the processes of this cluster ({error}): give {', '.join(names)}"
-        ) from None
+        )
+        if _in_pod() and isinstance(error, RuntimeError):  # its first host has no address yet
+            _end(message)
+        raise ConfigError(message) from None
     address, processes, process, _ = place
     if address is not None and (processes is None or process is None):
         raise ConfigError(
@@ -138,18 +141,22 @@ def _host_and_port(address):
     return bare, int(port)
 
 
+def _in_pod():
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
 def _resolve(host):
-    variable = next(name for name in RESOLVE_SECONDS if name in os.environ or not name)
-    end = time.monotonic() + RESOLVE_SECONDS[variable]
+    """Waits for the host's address: in a pod until the deadline, else for RESOLVE_SECONDS."""
+    end = time.monotonic() + RESOLVE_SECONDS
     while True:
         try:
             socket.getaddrinfo(host, None)
             return
         except (OSError, UnicodeError) as error:
-            if time.monotonic() > end:
+            if time.monotonic() > end and not _in_pod():
                 raise ConfigError(
                     f"the coordinator's host {host} has no address ({error}) after "
-                    f"{RESOLVE_SECONDS[variable]} s: check its name, /etc/hosts and DNS"
+                    f"{RESOLVE_SECONDS} s: check its name, /etc/hosts and DNS"
                 ) from None
         time.sleep(1)
 
@@ -189,13 +196,15 @@ class _Deadline:
             else f"process {self._process} of {self._processes} did not reach process 0 at "
             f"{self._address}, or others did not"
         )
-        print(
-            f"error: {what} within {self._seconds} s: see whether each started, and whether a "
-            "firewall lets this port through; --initialization_timeout waits longer",
-            file=sys.stderr,
-            flush=True,
+        _end(
+            f"{what} within {self._seconds} s: see whether each started, and whether a firewall "
+            "lets this port through; --initialization_timeout waits longer"
         )
-        os._exit(EXIT_RESTART)
+
+
+def _end(message):
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    os._exit(EXIT_RESTART)
 
 
 def _free_port():

@@ -46,6 +46,14 @@ flags.DEFINE_string("time", None, "limit of a start, as Slurm writes it: 1-00:00
 flags.DEFINE_string("partition", None, "of Slurm")
 flags.DEFINE_string("account", None, "of Slurm")
 flags.DEFINE_integer("cpus_per_task", None, "of Slurm: CPUs of each process", 1)
+flags.DEFINE_string("namespace", None, "of Kubernetes")
+flags.DEFINE_string("queue", None, "of Kueue, which starts the run when there is room")
+flags.DEFINE_string("priority", None, "priority class of Kubernetes")
+flags.DEFINE_string("service_account", None, "of Kubernetes, that may read and write the data")
+flags.DEFINE_string("volume", None, "CLAIM:/path, a persistent volume and where pods see it")
+flags.DEFINE_string("cluster", None, "of xpk")
+flags.DEFINE_string("project", None, "of Google Cloud; by default gcloud's")
+flags.DEFINE_string("zone", None, "of Google Cloud; by default gcloud's")
 flags.DEFINE_enum("container", "pyxis", ["pyxis", "apptainer"], "what runs --image under Slurm")
 
 
@@ -56,12 +64,14 @@ class Platform:
     template: in this folder, by the type of accelerator.
     client: the command that takes the filled-in file as its last argument.
     options, required: flags of the above that the template reads; those that must be given.
+    keeps_files: whether a restart finds what the run wrote to the machine's disk.
     """
 
     template: dict[type, str]
     client: tuple[str, ...]
     options: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    keeps_files: bool = True
 
 
 PLATFORMS = {
@@ -70,6 +80,20 @@ PLATFORMS = {
         {Cpus: "slurm/train.sbatch", Gpus: "slurm/train.sbatch"},
         ("sbatch",),
         ("restarts", "image", "time", "partition", "account", "cpus_per_task", "container"),
+    ),
+    "gke": Platform(
+        {TpuSlice: "gke/jobset_tpu.yaml", Gpus: "gke/job_gpu.yaml"},
+        ("kubectl", "create", "-f"),
+        ("restarts", "image", "namespace", "queue", "priority", "service_account", "volume"),
+        ("image",),
+        keeps_files=False,
+    ),
+    "xpk": Platform(
+        {TpuSlice: "gke/xpk.sh"},
+        ("bash",),
+        ("restarts", "image", "namespace", "priority", "cluster", "project", "zone"),
+        ("image", "cluster"),
+        keeps_files=False,
     ),
 }
 
@@ -85,6 +109,8 @@ def main(arguments):
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
     _check_flags(name, platform)
+    if not platform.keeps_files:
+        _check_workdir()
     build_system(_CONFIG.value)
     template = platform.template[type(device)]
     given = values(device, _train_arguments(passed_on), platform.options)
@@ -98,7 +124,8 @@ def main(arguments):
             f"{platform.client[0]} is not installed here: install it, or print what it would get "
             "with --dry_run"
         )
-    os.makedirs(given["logs"], exist_ok=True)
+    if platform.keeps_files:
+        os.makedirs(given["logs"], exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, os.path.basename(template))
         path.write_text(text, encoding="utf-8")
@@ -138,13 +165,35 @@ def _check_flags(name, platform):
             raise ConfigError(f"--{option} is missing, which {name} needs")
 
 
+def _check_workdir():
+    """Refuses a workdir that ends with the pod."""
+    workdir: str = flags.FLAGS.workdir
+    volume = _volume()
+    if "://" in workdir or (volume and os.path.normpath(workdir).startswith(volume["path"] + "/")):
+        return
+    raise ConfigError(
+        f"--workdir={workdir}: a pod's own files end with it: use gs://… or s3://…, or with gke a "
+        "folder in --volume=CLAIM:/path"
+    )
+
+
+def _volume():
+    """--volume -> {"claim", "path"} or None."""
+    value = flags.FLAGS["volume"].value
+    match = re.fullmatch(r"([a-z0-9][a-z0-9.-]*):(/\w.*?)/?", value or "")
+    if value and not match:
+        raise ConfigError(f"--volume={value}: use CLAIM:/path, runs:/runs for instance")
+    return {"claim": match[1], "path": match[2]} if match else None
+
+
 def values(device, arguments, options) -> dict[str, Any]:
     """What a template may read.
 
     Returns:
         {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
         launch.train, python: this interpreter, directory: the current one, folders: that the run
-        reads and writes, logs: folder for the platform's log, port: free here}.
+        reads and writes, logs: folder for the platform's log, port: free here,
+        volume: {claim, path} or None}.
     """
     workdir: str = flags.FLAGS.workdir
     paths = [os.getcwd(), workdir, _CONFIG.value.data.data_dir]
@@ -160,13 +209,14 @@ def values(device, arguments, options) -> dict[str, Any]:
         "folders": list(folders),
         "logs": os.getcwd() if "://" in workdir else os.path.abspath(workdir),
         "port": _free_port(),
+        "volume": _volume(),
     }
 
 
 def _label(name):
     """A name that Slurm, Kubernetes and Google Cloud accept: a short DNS label."""
-    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
-    return label if label[:1].isalpha() else f"run-{label}"
+    label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return (label if label[:1].isalpha() else f"run-{label}")[:40].strip("-")
 
 
 def _nodes(device):

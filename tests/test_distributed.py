@@ -32,10 +32,14 @@ def _parsed_flags():
     flags.FLAGS.unparse_flags()
 
 
-def _start(*arguments, **variables):
+# As on a machine that has TPUs.
+WITH_TPUS = "import jax._src.clusters.cloud_tpu_cluster as c; c.running_in_cloud_tpu_vm = True"
+
+
+def _start(*arguments, before="", **variables):
     """distributed.initialize in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", ALONE, *arguments],
+        [sys.executable, "-c", before + ALONE, *arguments],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | variables,
         stdout=subprocess.PIPE,
@@ -101,6 +105,31 @@ def test_a_name_without_address_is_told_within_seconds():
     ):
         distributed.initialize(10)
     assert 5 <= time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("variables", "what"),
+    [
+        (_variables("nohost.invalid:1", 2, 1), "process 1 of 2 did not reach process 0 at nohost"),
+        (  # as Google Cloud's Kubernetes tells pods on TPUs
+            {
+                "TPU_WORKER_HOSTNAMES": "nohost.invalid,host1.invalid",
+                "TPU_WORKER_ID": "1",
+                "MEGASCALE_COORDINATOR_ADDRESS": "nohost.invalid",
+                "MEGASCALE_NUM_SLICES": "1",
+                "MEGASCALE_SLICE_ID": "0",
+            },
+            "JAX does not find the processes of this cluster (Failed to recognize coordinator",
+        ),
+    ],
+)
+def test_pods_wait_for_the_first_ones_address_and_start_again(variables, what):
+    """That pod may be without a machine for now, which no restart would repeat."""
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", **variables}
+    alone = _start("--initialization_timeout=7", before=WITH_TPUS, **pod)
+    out, err = alone.communicate(timeout=120)
+    assert alone.returncode == EXIT_RESTART, err
+    assert out == "" and err.startswith(f"error: {what}") and err.count("\n") == 1
 
 
 def test_flags_win_over_variables_and_a_proxy_is_no_obstacle():

@@ -1,0 +1,247 @@
+"""Files for Kubernetes: a server takes them, and they say what the flags and exit codes mean."""
+
+import copy
+import signal
+import time
+
+import jsonschema
+import pytest
+from kubernetes_validate import ValidationError
+
+from launch.accelerators import accelerator
+from launch.submit import PLATFORMS
+from tests import commands
+from tests.faults import runs
+from tests.launch import manifests
+from tests.launch.forked import submit
+
+REFUSALS = (jsonschema.ValidationError, ValidationError, KeyError, ValueError, AssertionError)
+# What YAML, a shell or Kubernetes might take for its own.
+ODD = "--config.name=a: 'b' \"c\" #d {e} <f> \\n"
+EVERY_FLAG = (
+    "--image=europe-docker.pkg.dev/p/r/train:1",
+    "--namespace=ml",
+    "--queue=user-queue",
+    "--priority=high",
+    "--service_account=trainer",
+    "--volume=claim:/runs/",
+    "--restarts=7",
+    "--name=Lungs_3",
+    "--workdir=/runs/a",
+    "--config.data.batch_size=64",
+)
+SMALL = {"data.image_size": 32, "generator.depth": 3}
+ACCELERATORS = {"gke/jobset_tpu.yaml": "v5e-16", "gke/job_gpu.yaml": "h100:8"}
+
+
+REFUSED = {
+    ("--workdir=gs://b/a",): "--image is missing, which gke needs",
+    ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: a pod's own files end with it",
+    ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: a pod's own files",
+    ("--workdir=/runs/../a", "--image=i", "--volume=c:/runs"): "/runs/../a: a pod's own files",
+    ("--workdir=/runs/a", "--image=i", "--volume=/runs"): "--volume=/runs: use CLAIM:/path",
+    ("--workdir=gs://b/a", "--image=i", "--partition=p"): "--partition: gke has no such flag",
+}
+
+
+def _call(*arguments):
+    return ("gke", "--dry_run", "--config=configs/lidc_mask2ct.py", *arguments)
+
+
+SUBMITTED = {
+    "tpu": _call(*EVERY_FLAG, "--accelerator=v5e-16", "--", "--wandb=lungs"),
+    "gpu": _call(*EVERY_FLAG, "--accelerator=h100:8", "--nodes=2", "--", "--wandb=lungs"),
+}
+
+
+@pytest.fixture(scope="module")
+def called():
+    """What each call did: (exit code, stdout, stderr) by its arguments."""
+    calls = [*SUBMITTED.values(), *(_call("--accelerator=h100:8", *flags) for flags in REFUSED)]
+    return dict(zip(calls, submit(calls), strict=True))
+
+
+@pytest.fixture(params=SUBMITTED)
+def submitted(called, request):
+    code, out, err = called[SUBMITTED[request.param]]
+    assert (code, err) == (0, "")
+    return manifests.objects(out)
+
+
+@pytest.mark.parametrize("version", manifests.VERSIONS)
+def test_servers_take_files_with_every_flag(submitted, version):
+    for item in submitted:
+        manifests.validate(item, version)
+
+
+@pytest.mark.parametrize("version", manifests.VERSIONS)
+@pytest.mark.parametrize(
+    "name", ["v4-8", "v5e-1", "v5e-256", "v5p-512", "v6e-64", "l4:1", "gpu:4", "h100:8"]
+)
+def test_servers_take_files_with_no_flag(name, version):
+    (template,) = {PLATFORMS["gke"].template[type(accelerator(name))]}
+    for item in manifests.objects(manifests.render(template, name)):
+        manifests.validate(item, version)
+
+
+def _paths(value, path=()):
+    """Of every key in nested dicts and lists."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from _paths(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _paths(inner, (*path, index))
+
+
+def test_every_misspelt_key_is_refused(submitted):
+    found = 0
+    for item in submitted:
+        for *parents, key in _paths(item):
+            wrong = copy.deepcopy(item)
+            inner = wrong
+            for parent in parents:
+                inner = inner[parent]
+            inner[f"{key}x"] = inner.pop(key)
+            with pytest.raises(REFUSALS):
+                manifests.validate(wrong, manifests.VERSIONS[-1])
+                pytest.fail(f"{item['kind']} with {'.'.join(map(str, parents))}.{key}x passes")
+            found += 1
+    assert found > 70
+
+
+def test_flags_are_where_they_belong(submitted):
+    job = manifests.job(submitted[-1])
+    assert {item["metadata"]["name"] for item in submitted} == {"lungs-3"}
+    assert {item["metadata"]["namespace"] for item in submitted} == {"ml"}
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "user-queue"}
+    pod = job["spec"]["template"]["spec"]
+    assert (pod["priorityClassName"], pod["serviceAccountName"]) == ("high", "trainer")
+    (container,) = pod["containers"]
+    assert container["image"] == "europe-docker.pkg.dev/p/r/train:1"
+    assert container["command"] == ["python", "-m", "launch.train"]
+    assert container["args"] == [
+        "--config=configs/lidc_mask2ct.py",
+        "--config.data.batch_size=64",
+        "--workdir=/runs/a",
+        "--wandb=lungs",
+    ]
+    volume = {"name": "volume", "persistentVolumeClaim": {"claimName": "claim"}}
+    assert volume in pod["volumes"]
+    assert {"name": "volume", "mountPath": "/runs"} in container["volumeMounts"]
+
+
+@pytest.mark.parametrize("template", ACCELERATORS)
+def test_text_reaches_the_pod_as_it_is(template):
+    values = {name: ODD for name in ("image", "namespace", "queue", "priority", "service_account")}
+    text = manifests.render(template, ACCELERATORS[template], arguments=[ODD], **values)
+    item = manifests.job(manifests.objects(text)[-1])
+    pod = item["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == [ODD] and container["image"] == ODD
+    assert pod["priorityClassName"] == pod["serviceAccountName"] == ODD
+    assert item["metadata"]["namespace"] == item["metadata"]["labels"][
+        "kueue.x-k8s.io/queue-name"
+    ] == ODD  # fmt: skip
+
+
+def test_a_slice_has_a_pod_on_each_host():
+    (item,) = manifests.objects(manifests.render("gke/jobset_tpu.yaml", "v5e-256"))
+    spec = manifests.job(item)["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (64, 64)
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "16x16",
+    }
+    tpus = {"google.com/tpu": 4}
+    assert pod["containers"][0]["resources"] == {"requests": tpus, "limits": tpus}
+
+
+@pytest.mark.parametrize(("name", "selector"), [("h200:8", "nvidia-h200-141gb"), ("gpu:8", None)])
+def test_a_node_has_one_pod_with_all_its_gpus(name, selector):
+    service, job = manifests.objects(manifests.render("gke/job_gpu.yaml", name, nodes=3))
+    spec = job["spec"]
+    assert (spec["parallelism"], spec["completions"]) == (3, 3)
+    pod = spec["template"]["spec"]
+    gpus = {"nvidia.com/gpu": 8}
+    assert pod["containers"][0]["resources"] == {"requests": gpus, "limits": gpus}
+    assert pod.get("nodeSelector", {}).get("cloud.google.com/gke-accelerator") == selector
+    # A pod's name is in DNS by the Service that its subdomain names, if that selects it.
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    assert service["spec"]["clusterIP"] == "None"
+
+
+@pytest.mark.parametrize("template", ACCELERATORS)
+def test_exit_codes(template):
+    text = manifests.render(template, ACCELERATORS[template], restarts=7)
+    item = manifests.objects(text)[-1]
+    spec = manifests.job(item)["spec"]
+    assert [code for code in range(1, 256) if manifests.action(spec, code) == "FailJob"] == [1]
+    if item["kind"] == "JobSet":
+        policy = item["spec"]["failurePolicy"]
+        assert policy["maxRestarts"] == 7 and spec["backoffLimit"] == 0
+        assert policy["rules"] == [
+            {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+        ]
+    else:
+        assert (spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]) == (7, 0)
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_refusals(called, arguments):
+    code, _, err = called[_call("--accelerator=h100:8", *arguments)]
+    assert code == 1
+    assert REFUSED[arguments] in commands.error_line(err)
+
+
+def _pods(data_dir, folder, **fields):
+    """Starts a Job's pod of a number, with the variables that Kubernetes would set. -> function"""
+    training = commands.tiny_training(folder / "run", data_dir, **SMALL, **fields)
+    pods = ["--image=i", f"--volume=claim:{folder}", "--accelerator=gpu:1", "--nodes=2"]
+    out, _ = commands.run("launch.submit", "gke", "--dry_run", *training, *pods)
+    _, job = manifests.objects(out)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    given = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert given["JAX_COORDINATOR_ADDRESS"] == "run-0.run:1234"
+    given["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{commands.free_port()}"
+    (index,) = (variable for variable in container["env"] if "valueFrom" in variable)
+    assert index["valueFrom"]["fieldRef"]["fieldPath"] == (
+        "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    )
+    assert container["command"] == ["python", "-m", "launch.train"]
+
+    def start(number):
+        variables = given | {index["name"]: str(number)}
+        return commands.start("launch.train", *container["args"], variables=variables)
+
+    return start
+
+
+@pytest.mark.slow
+def test_pods_of_a_job_train_on_together_after_one_is_killed(sample_data_dir, tmp_path):
+    """Each that ended is started again by itself, as a Job does, and none ends with 1."""
+    start = _pods(sample_data_dir, tmp_path, heartbeat_seconds=10, checkpoint_every_steps=4)
+    codes = []
+    pods = [start(0), start(1)]
+    try:
+        runs.wait_for(lambda: runs.logged_step(tmp_path / "run") >= 6, pods)
+        pods[1].kill()
+        deadline = time.monotonic() + 600
+        while any(pod.poll() != 0 for pod in pods):
+            assert time.monotonic() < deadline, codes
+            for number, pod in enumerate(pods):
+                if pod.poll():
+                    out, err = pod.communicate()
+                    codes.append((number, pod.returncode))
+                    assert pod.returncode in (-signal.SIGKILL, -signal.SIGABRT, 42), out + err
+                    pods[number] = start(number)
+            time.sleep(0.1)
+    finally:
+        for pod in pods:
+            pod.kill()
+            pod.communicate()
+    assert {number for number, _ in codes} == {0, 1} and len(codes) < 8, codes
+    assert [line["step"] for line in commands.metrics(tmp_path / "run")] == list(range(1, 21))
