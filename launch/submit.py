@@ -45,6 +45,11 @@ flags.DEFINE_string("partition", None, "of Slurm")
 flags.DEFINE_string("account", None, "of Slurm")
 flags.DEFINE_integer("cpus_per_task", None, "of Slurm: CPUs of each process", 1)
 flags.DEFINE_enum("container", "pyxis", ["pyxis", "apptainer"], "what runs --image under Slurm")
+flags.DEFINE_string("project", None, "of Google Cloud")
+flags.DEFINE_string("zone", None, "of Google Cloud: us-central2-b")
+flags.DEFINE_bool("spot", False, "cheaper machines, which may be taken away at any time")
+flags.DEFINE_string("repository", None, "where every worker clones the project from")
+flags.DEFINE_string("revision", None, "of --repository: a commit or tag")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +73,17 @@ PLATFORMS = {
         {Cpus: "slurm/train.sbatch", Gpus: "slurm/train.sbatch"},
         ("sbatch",),
         ("restarts", "image", "time", "partition", "account", "cpus_per_task", "container"),
+    ),
+    "tpu_vm": Platform(
+        {TpuSlice: "tpu_vm/create.sh"},
+        ("bash",),
+        ("restarts", "project", "zone", "spot", "repository", "revision"),
+        ("project", "zone", "repository", "revision"),
+    ),
+    "sky": Platform(
+        {Gpus: "sky/train.yaml", TpuSlice: "sky/train.yaml"},
+        ("sky", "jobs", "launch", "--yes", "--detach-run"),
+        ("spot",),
     ),
 }
 
