@@ -1,7 +1,7 @@
 """Starts a run where people's machines are: fills in the platform's own file and hands it over.
 
-    python -m launch.submit slurm --config=configs/lidc_mask2ct.py --workdir=/shared/runs/a --nodes=2 --accelerator=h100:8
-    python -m launch.submit gke --dry_run …
+    python -m launch.submit slurm --config=… --workdir=/shared/runs/a --nodes=2 --accelerator=h100:8
+    python -m launch.submit local --config=… --workdir=runs/a --nodes=2 --dry_run
 
 The files are templates in `local/`, `slurm/`, `gke/`, `tpu_vm/` and `sky/`; `--dry_run` prints the
 file that would be handed to the platform's client, and what `launch/README.md` says of it holds by
@@ -168,7 +168,7 @@ def _folders():
 
 
 def _label(name):
-    """A name that Slurm, Kubernetes and Google Cloud accept: a DNS label of at most 40 characters."""
+    """A name that Slurm, Kubernetes and Google Cloud accept: a short DNS label."""
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
     return label if label[:1].isalpha() else f"run-{label}"
 
