@@ -13,13 +13,20 @@ import yaml
 from tests.commands import ROOT
 
 READ = """
-import json, sys, sky
+import json, sys, types, sky
+from sky.jobs.recovery_strategy import StrategyExecutor
+
 task = sky.Task.from_yaml(sys.argv[1])
 (resources,) = task.resources
+recovery = types.SimpleNamespace(restart_cnt_on_failure=0, **resources.job_recovery)
+
+def starts_again(*exit_codes):
+    return StrategyExecutor.should_restart_on_failure(recovery, list(exit_codes))
+
 print(json.dumps({
     "nodes": task.num_nodes, "name": task.name, "spot": resources.use_spot,
     "accelerators": resources.accelerators, "arguments": resources.accelerator_args,
-    "recovery": resources.job_recovery,
+    "starts_again": [starts_again(*codes) for codes in ((42,), (42, 137), (1, 137), (1,))],
 }))
 """
 
@@ -39,9 +46,6 @@ def read_task(tmp_path_factory):
         return subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
 
     return read
-
-
-RECOVERY = {"strategy": None, "max_restarts_on_errors": 0, "recover_on_exit_codes": [42]}
 
 
 @pytest.mark.slow
@@ -67,12 +71,12 @@ def test_skypilot_reads_the_task(rendered, read_task, file, spot, accelerators, 
         "spot": spot,
         "accelerators": accelerators,
         "arguments": arguments,
-        "recovery": RECOVERY,
+        "starts_again": [True, True, False, False],  # 137 is what SkyPilot itself ended
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", ["num_nodes", "use_spot", "recover_on_exit_codes"])
+@pytest.mark.parametrize("field", ["num_nodes", "use_spot"])
 def test_skypilot_refuses_a_misspelt_field(rendered, read_task, tmp_path, field):
     text = (rendered / "sky-Gpus-1.yaml").read_text()
     assert field in text
