@@ -1,5 +1,6 @@
 """The container images: their files, what these install, and one image built for real."""
 
+import io
 import json
 import os
 import re
@@ -16,10 +17,15 @@ FOLDER = ROOT / "launch/docker"
 EXTRAS = {"cpu": None, "gpu": "cuda", "tpu": "tpu"}
 
 
+def _parsed(kind):
+    text = (FOLDER / f"Dockerfile.{kind}").read_bytes()
+    return DockerfileParser(fileobj=io.BytesIO(text))
+
+
 def _commands(kind):
     """The commands of all RUN lines, in order."""
-    parser = DockerfileParser(str(FOLDER / f"Dockerfile.{kind}"))
-    runs = [line["value"] for line in parser.structure if line["instruction"] == "RUN"]
+    lines = _parsed(kind).structure
+    runs = [line["value"] for line in lines if line["instruction"] == "RUN"]
     return [command.strip() for run in runs for command in run.split("&&")]
 
 
@@ -67,10 +73,10 @@ def test_versions_go_together(tmp_path, kind, device):
     """What pip would install, which is not downloaded twice for a test."""
     _context(tmp_path / "project")
     create, write, install, *_ = _commands(kind)
-    report = tmp_path / "report.json"
     assert "pip install" in install
-    _run([create, write, f"{install} --dry-run --report={report}"], tmp_path)
-    installed = {item["metadata"]["name"] for item in json.loads(report.read_text())["install"]}
+    _run([create, write, f"{install} --dry-run --report=../report.json"], tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    installed = {item["metadata"]["name"] for item in report["install"]}
     assert device in installed and "torch" not in installed
 
 
@@ -126,8 +132,7 @@ def test_the_cpu_image_trains(tmp_path):
         base,
     ]
     subprocess.run(debian, check=True)
-    dockerfile = FOLDER / "Dockerfile.cpu"
-    name = DockerfileParser(str(dockerfile)).baseimage
+    dockerfile, name = FOLDER / "Dockerfile.cpu", _parsed("cpu").baseimage
     try:
         scratch = buildah("from", "scratch").stdout.strip()
         buildah("add", scratch, base, "/")
