@@ -72,10 +72,10 @@ def _loop(folder):
 @pytest.mark.parametrize(
     ("given", "started", "ended"),
     [
-        ("0", 1, 0),
-        ("1", 1, 1),
+        ("0 7", 1, 0),
+        ("1 0", 1, 1),
         ("42 42 0", 3, 0),
-        ("42 -9 1", 3, 1),
+        ("42 -9 1 0", 3, 1),
         ("-6 -15 134 0", 4, 0),
         ("42 42 42 42 0", 4, 42),
     ],
@@ -264,7 +264,7 @@ def test_a_worker_gets_the_project_and_trains(tmp_path, gcloud, monkeypatch):
     assert {"--unit=lungs", f"--setenv=HOME={os.environ['HOME']}"} <= set(options)
 
     shutil.rmtree(origin)  # a reboot needs no installation
-    codes.write_text("1")
+    codes.write_text("1 0")
     code, text = boot()
     assert code == 1 and text.endswith("ended with exit code 1\n"), text
 
