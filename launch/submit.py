@@ -52,9 +52,12 @@ flags.DEFINE_string("priority", None, "priority class of Kubernetes")
 flags.DEFINE_string("service_account", None, "of Kubernetes, that may read and write the data")
 flags.DEFINE_string("volume", None, "CLAIM:/path, a persistent volume and where pods see it")
 flags.DEFINE_string("cluster", None, "of xpk")
-flags.DEFINE_string("project", None, "of Google Cloud; by default gcloud's")
-flags.DEFINE_string("zone", None, "of Google Cloud; by default gcloud's")
+flags.DEFINE_string("project", None, "of Google Cloud; by default xpk takes gcloud's")
+flags.DEFINE_string("zone", None, "of Google Cloud, us-central2-b; likewise")
 flags.DEFINE_enum("container", "pyxis", ["pyxis", "apptainer"], "what runs --image under Slurm")
+flags.DEFINE_bool("spot", False, "cheaper machines, which may be taken away at any time")
+flags.DEFINE_string("repository", None, "where every worker clones the project from")
+flags.DEFINE_string("revision", None, "of --repository: a commit or tag")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,19 @@ PLATFORMS = {
         ("bash",),
         ("restarts", "image", "namespace", "priority", "cluster", "project", "zone"),
         ("image", "cluster"),
+        keeps_files=False,
+    ),
+    "tpu_vm": Platform(
+        {TpuSlice: "tpu_vm/create.sh"},
+        ("bash",),
+        ("restarts", "project", "zone", "spot", "repository", "revision"),
+        ("project", "zone", "repository", "revision"),
+        keeps_files=False,
+    ),
+    "sky": Platform(
+        {Gpus: "sky/train.yaml", TpuSlice: "sky/train.yaml"},
+        ("sky", "jobs", "launch", "--yes", "--detach-run"),
+        ("spot",),
         keeps_files=False,
     ),
 }
@@ -166,14 +182,14 @@ def _check_flags(name, platform):
 
 
 def _check_workdir():
-    """Refuses a workdir that ends with the pod."""
+    """Refuses a workdir that ends with the pod or the rented machine."""
     workdir: str = flags.FLAGS.workdir
     volume = _volume()
     if "://" in workdir or (volume and os.path.normpath(workdir).startswith(volume["path"] + "/")):
         return
     raise ConfigError(
-        f"--workdir={workdir}: a pod's own files end with it: use gs://… or s3://…, or with gke a "
-        "folder in --volume=CLAIM:/path"
+        f"--workdir={workdir}: files of a pod or rented machine end with it: use gs://… or s3://…, "
+        "or with gke a folder in --volume=CLAIM:/path"
     )
 
 

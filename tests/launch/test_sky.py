@@ -1,0 +1,129 @@
+"""The task of SkyPilot, read by SkyPilot, and what it runs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+
+import pytest
+import yaml
+
+from tests.commands import ROOT
+
+READ = """
+import json, sys, types, sky
+from sky.jobs.recovery_strategy import StrategyExecutor
+
+task = sky.Task.from_yaml(sys.argv[1])
+(resources,) = task.resources
+recovery = types.SimpleNamespace(restart_cnt_on_failure=0, **resources.job_recovery)
+
+def starts_again(*exit_codes):
+    return StrategyExecutor.should_restart_on_failure(recovery, list(exit_codes))
+
+print(json.dumps({
+    "nodes": task.num_nodes, "name": task.name, "spot": resources.use_spot,
+    "accelerators": resources.accelerators, "arguments": resources.accelerator_args,
+    "starts_again": [starts_again(*codes) for codes in ((42,), (42, 137), (1, 137), (1,))],
+}))
+"""
+
+
+@pytest.fixture(scope="session")
+def read_task(tmp_path_factory):
+    """Reads a file as `sky jobs launch` does, in an environment of its own. -> its result."""
+    folder = tmp_path_factory.mktemp("sky")
+    venv.create(folder / "venv", with_pip=True)
+    requirements = ROOT / "tests/launch/requirements-sky.txt"
+    python = folder / "venv/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
+
+    def read(path):
+        variables = {"HOME": str(folder), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+        command = [python, "-c", READ, path]
+        return subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
+
+    return read
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "spot", "accelerators", "arguments"),
+    [
+        ("sky-Gpus-0.yaml", False, {"H100": 8}, None),
+        ("sky-Gpus-1.yaml", True, {"H100": 8}, None),
+        (
+            "sky-TpuSlice-1.yaml",
+            True,
+            {"tpu-v5litepod-16": 1},
+            {"runtime_version": "v2-alpha-tpuv5-lite"},
+        ),
+    ],
+)
+def test_skypilot_reads_the_task(rendered, read_task, file, spot, accelerators, arguments):
+    result = read_task(rendered / file)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == {
+        "nodes": 1,
+        "name": "it-s-a-run",
+        "spot": spot,
+        "accelerators": accelerators,
+        "arguments": arguments,
+        "starts_again": [True, True, False, False],  # 137 is what SkyPilot itself ended
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["num_nodes", "use_spot"])
+def test_skypilot_refuses_a_misspelt_field(rendered, read_task, tmp_path, field):
+    text = (rendered / "sky-Gpus-1.yaml").read_text()
+    assert field in text
+    (tmp_path / "typo.yaml").write_text(text.replace(field, field[:-1]))
+    result = read_task(tmp_path / "typo.yaml")
+    assert result.returncode
+    assert re.search(rf"did you mean '{field}'|'{field[:-1]}'", result.stderr), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "ended"), [("exit 0", 0), ("exit 1", 1), ("exit 42", 42), ("kill -9 $$", 42)]
+)
+@pytest.mark.parametrize("accelerator", ["Gpus", "TpuSlice"])
+def test_a_node_runs_one_process_of_the_run(rendered, tmp_path, accelerator, code, ended):
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    seen = tmp_path / "seen"
+    python.write_text(
+        f'#!/bin/bash\n{sys.executable} -c "import json, os, sys; json.dump([sys.argv[1:], '
+        f'dict(os.environ)], open({str(seen)!r}, \'w\'))" "$@"\n{code}\n'
+    )
+    python.chmod(0o755)
+    task = yaml.safe_load((rendered / f"sky-{accelerator}-1.yaml").read_text())
+    given = {
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2\n10.0.0.3",
+        "SKYPILOT_NUM_NODES": "3",
+        "SKYPILOT_NODE_RANK": "2",
+    }
+    assert subprocess.run(["bash", "-c", task["run"]], env=given).returncode == ended
+    arguments, variables = json.loads(seen.read_text())
+    assert arguments == [
+        "-m",
+        "launch.train",
+        "--config=configs/lidc_mask2ct.py",
+        '--workdir=gs://bucket/it\'s "a run"',
+    ]
+    processes = {name: value for name, value in variables.items() if name.startswith("JAX_")}
+    assert (
+        processes
+        == {  # of TPUs JAX asks the machine itself
+            "Gpus": {
+                "JAX_COORDINATOR_ADDRESS": "10.0.0.1:8482",
+                "JAX_NUM_PROCESSES": "3",
+                "JAX_PROCESS_ID": "2",
+            },
+            "TpuSlice": {},
+        }[accelerator]
+    )
