@@ -16,7 +16,7 @@ from jax_pix2pix.clock import Clock, process_age
 from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
 from jax_pix2pix.first_process import on_first_process
 from jax_pix2pix.fit import fit
-from launch import command, distributed, goodput
+from launch import command, distributed, goodput, remote_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes; resumed if it exists")
@@ -33,7 +33,9 @@ SAMPLES = 8  # validation examples in a picture, from the first to the last
 
 def main():
     distributed.initialize(_CONFIG.value.heartbeat_seconds)
-    if not train(_CONFIG.value, _WORKDIR.value, _ALLOWED.value, Clock(process_age())):
+    with remote_workdir.training(_WORKDIR.value) as directory:
+        finished = train(_CONFIG.value, directory, _ALLOWED.value, Clock(process_age()))
+    if not finished:
         print("stopped on request and saved; the same command goes on from here")
         return EXIT_RESTART
     return 0
