@@ -59,26 +59,13 @@ def test_an_object_is_created_once(url):
 
 def test_names_that_lead_out_of_a_folder_are_left_alone():
     url = f"memory://{uuid.uuid4().hex}"
-    fsspec.filesystem("memory").store[f"/{url[9:]}/../../evil"] = fsspec.filesystem(
-        "memory"
-    ).store.get("none")
-    store = storage.Store(url)
-    store._fs = Listing({f"{store._root}/{name}": {"size": 1} for name in ("a", "../b", "c/../d")})
-    assert store.names() == {"a": 1}
-
-
-class Listing:
-    """What a hostile store lists."""
-
-    def __init__(self, found):
-        self.found = found
-
-    def find(self, root, detail):
-        return self.found
+    fsspec.filesystem("memory").pipe({f"{url}/{name}": b"1" for name in ("a", "../b", "c/../d")})
+    assert len(fsspec.filesystem("memory").find(url)) == 3
+    assert storage.Store(url).names() == {"a": 1}
 
 
 def test_a_kind_of_store_that_is_not_known_or_not_installed_is_refused(monkeypatch):
-    with pytest.raises(DataError, match="ftp://.*use gs://, s3:// or a folder"):
+    with pytest.raises(DataError, match=r"ftp://.*use gs://, s3:// or a folder"):
         storage.Store("ftp://host/run")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     fsspec.filesystem.__globals__["_registry"].pop("gs", None)
@@ -326,9 +313,10 @@ def test_a_run_is_copied_while_it_goes_on_and_at_its_end(quick, tmp_path):
         _log(folder, 10)
         _checkpoint(folder, 10)
         deadline = time.monotonic() + 10
-        while _copy(url, tmp_path / uuid.uuid4().hex) != [10]:
+        while not storage.Store(url).read(f"checkpoints/10/{file_digests.NAME}"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        assert _copy(url, tmp_path / "copy") == [10]
         with pytest.raises(WorkdirError, match=f"{url} is in use"), remote_workdir.training(url):
             pass
         _log(folder, 12)
@@ -379,7 +367,7 @@ def test_prepared_data_of_a_store_is_copied_and_its_copy_renewed(tmp_path, monke
 
 def test_commands_refuse_other_stores_in_one_line(tmp_path):
     _, err = commands.run("launch.goodput", "--workdir=ftp://host/run", code=1)
-    assert "there is no ftp:// here" in commands.error_line(err) or "ftp" in err
+    assert "ftp://host/run: no store of the kind ftp:// is known" in commands.error_line(err)
     _, err = commands.run("launch.predict", "--workdir=x", "--input=s3://b/i", "--output=o", code=1)
     assert "--input=s3://b/i: use a local path" in commands.error_line(err)
 
@@ -414,13 +402,13 @@ def s3(tmp_path_factory):
 @pytest.mark.slow
 def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
     data = quickstart_data(f"{BUCKET}/data")
+    source = prepared.SAMPLES / data.sample
     config = [
         "--config=configs/lidc_mask2ct.py:quickstart",
         f"--config.data.data_dir={BUCKET}/data",
+        f"--source={source}",
     ]
-    source = prepared.SAMPLES / data.sample
-    small = ["--config.data.stored_size=64"]
-    out, _ = commands.run("launch.prepare", *config, f"--source={source}", *small, variables=s3)
+    out, _ = commands.run("launch.prepare", *config, variables=s3)
     assert f"prepared: {BUCKET}/data/lidc_masks/" in out
 
     def arguments(workdir, data_dir):
@@ -461,6 +449,22 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
         variables=second,
     )  # fmt: skip
     assert list((tmp_path / "made").rglob("*.png"))
+
+
+@pytest.mark.slow
+def test_processes_of_a_run_share_one_copy_or_are_refused(sample_data_dir, tmp_path):
+    url = f"file://{tmp_path}/there"
+    arguments = commands.tiny_training(url, sample_data_dir)
+    apart = [{"variables": {"XDG_CACHE_HOME": str(tmp_path / name)}} for name in "ab"]
+    with runs.started(arguments, 2, each=apart) as running:
+        for _, err in runs.finish(running, 1):
+            assert "is not one folder for all processes of this run" in commands.error_line(err)
+    assert storage.Store(url).names() == {}
+
+    runs.train(arguments, 2)
+    runs.train(commands.tiny_training(tmp_path / "whole", sample_data_dir), 2)
+    runs.assert_equal(tmp_path / "whole", tmp_path / "there")
+    assert "lock" not in storage.Store(url).names()
 
 
 @pytest.mark.slow
