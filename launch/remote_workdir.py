@@ -213,8 +213,7 @@ class _Mirror:
         whole = {step for step, names in self._there.items() if file_digests.NAME in names}
         for step in self._there.keys() - whole if checkpoints else ():
             print(
-                f"warning: {self.store.url}/{step} is not whole, as its upload was cut short, and "
-                "is not used",
+                f"warning: {self.store.url}/{step} is not used: its upload goes on, or was cut short",
                 file=sys.stderr,
             )
         wanted = {}
