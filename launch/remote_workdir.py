@@ -213,7 +213,7 @@ class _Mirror:
         whole = {step for step, names in self._there.items() if file_digests.NAME in names}
         for step in self._there.keys() - whole if checkpoints else ():
             print(
-                f"warning: {self.store.url}/{step} is not used: its upload goes on, or was cut short",
+                f"warning: {self.store.url}/{step} is not used: its upload goes on or broke off",
                 file=sys.stderr,
             )
         wanted = {}
