@@ -228,7 +228,16 @@ def test_what_is_evaluated_is_copied_back(tmp_path, capsys):
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def stopped():
+    """Set when this process gets SIGTERM."""
+    event = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    yield event
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def quick(monkeypatch, stopped):
     monkeypatch.setattr(remote_workdir, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(remote_workdir, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(remote_workdir, "LOG_SECONDS", 0.2)
@@ -265,15 +274,6 @@ def _die(mirror):
     mirror._done.set()
     for thread in mirror._threads:
         thread.join()
-
-
-@pytest.fixture
-def stopped():
-    """Set when this process gets SIGTERM."""
-    event = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    yield event
-    signal.signal(signal.SIGTERM, before)
 
 
 def test_a_run_whose_workdir_was_taken_stops_and_writes_no_more(quick, stopped, url, tmp_path):
