@@ -432,6 +432,8 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
     commands.run("launch.train", *arguments(tmp_path / "whole", tmp_path / "data"))
     store.get(run, str(tmp_path / "copy"), recursive=True)
     runs.assert_equal(tmp_path / "whole", tmp_path / "copy")
+    first, resumed = (line["step"] for line in commands.metrics(tmp_path / "copy", "start"))
+    assert first == 0 and resumed >= 10
     for name in ("loss_curve.png", "samples/epoch_0004.png", "goodput.json", "training_log.txt"):
         assert (tmp_path / "copy" / name).stat().st_size
     assert len(list((tmp_path / "copy/tensorboard").iterdir())) >= 1
