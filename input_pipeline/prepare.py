@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import logging
 
-from input_pipeline import prepared_files
+from input_pipeline import prepared_files, storage
 from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 from input_pipeline.liver_ct import liver_ct_dataset_builder as liver_ct
 from input_pipeline.luna16 import luna16_dataset_builder as luna16
@@ -50,7 +50,12 @@ def prepared_directory(dataset, data_dir, **options):
     """
     module = _module(dataset)
     version = str(module.Builder.VERSION)
-    return Path(data_dir).expanduser() / dataset / module.Config(**options).name / version
+    return storage.local_folder(data_dir) / dataset / module.Config(**options).name / version
+
+
+def is_prepared(data_dir, directory):
+    """Whether `directory`, of prepared_directory, is prepared; a store's is then copied there."""
+    return storage.is_prepared(data_dir, directory, prepared_files.RECORD, prepared_files.SPLITS)
 
 
 def prepare(dataset, source, data_dir, wait=False, **options):
@@ -59,12 +64,12 @@ def prepare(dataset, source, data_dir, wait=False, **options):
     Args:
         dataset: key of DATASETS.
         source: folder, laid out as the data set's builder describes.
-        data_dir: folder for prepared data sets; made if missing.
+        data_dir: folder for prepared data sets, made if missing, or a store's; see storage.py.
         wait: for another preparation of the same data to end, instead of an error.
         **options: fields of the data set's Config.
 
     Returns:
-        Path of the prepared data set.
+        Path of the prepared data set, of a store's of its copy.
 
     Raises:
         DataError: the source is refused, `data_dir` holds the data set from another source, or
@@ -80,7 +85,8 @@ def prepare(dataset, source, data_dir, wait=False, **options):
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _lock(directory.parent / "lock", wait):
         found = module.find(source, config)
-        if directory.exists():
+        is_prepared(data_dir, directory)
+        if directory.exists():  # of a store perhaps here alone, if the last upload was cut short
             prepared = _preparation(directory)
             if found.fingerprint != prepared["fingerprint"]:
                 raise DataError(
@@ -88,18 +94,24 @@ def prepare(dataset, source, data_dir, wait=False, **options):
                     "source or changed since: delete the former, or set another "
                     "config.data.data_dir"
                 )
-            print(f"already prepared: {directory}", flush=True)
+            storage.publish(data_dir, directory, prepared_files.SPLITS)
+            print(f"already prepared: {storage.url_of(data_dir, directory)}", flush=True)
             return directory
         # TFDS makes the download folder even though nothing is downloaded.
         with _quiet_tfds(), tempfile.TemporaryDirectory() as downloads:
             builder = module.Builder(
-                source, found, data_dir=data_dir, config=config, file_format="array_record"
+                source,
+                found,
+                data_dir=storage.local_folder(data_dir),
+                config=config,
+                file_format="array_record",
             )
             builder.download_and_prepare(
                 download_dir=downloads,
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
-    print(f"prepared: {directory}", flush=True)
+        storage.publish(data_dir, directory, prepared_files.SPLITS)
+    print(f"prepared: {storage.url_of(data_dir, directory)}", flush=True)
     return directory
 
 

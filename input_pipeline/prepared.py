@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import prepared_files
-from input_pipeline.prepare import options_of, prepare, prepared_directory
+from input_pipeline import prepared_files, storage
+from input_pipeline.prepare import is_prepared, options_of, prepare, prepared_directory
 from input_pipeline.safe_io import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -19,6 +19,8 @@ SAMPLES = Path(__file__).parent / "samples"
 
 def ensure_prepared(data):
     """Returns the directory of the prepared data set; prepares data.sample there if need be.
+
+    Of a store it is the copy here, made first if need be.
 
     Every host may call it at once: one prepares and the others wait, be their disks shared or not.
 
@@ -29,12 +31,13 @@ def ensure_prepared(data):
         raise DataError(f'config.data.sample: there is no "{data.sample}" in {SAMPLES}')
     options = options_of(data)
     directory = prepared_directory(data.dataset, data.data_dir, **options)
-    if directory.exists():
+    if is_prepared(data.data_dir, directory):
         return directory
     if not data.sample:
         raise DataError(
-            f"{directory} does not exist: run python -m launch.prepare --source=DIR with the same "
-            "--config and --config.data.…, where DIR holds the source files"
+            f"{storage.url_of(data.data_dir, directory)} does not exist: run python -m "
+            "launch.prepare --source=DIR with the same --config and --config.data.…, where DIR "
+            "holds the source files"
         )
     print(f'preparing the embedded sample "{data.sample}"', flush=True)
     return prepare(data.dataset, SAMPLES / data.sample, data.data_dir, wait=True, **options)

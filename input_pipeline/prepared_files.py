@@ -17,6 +17,7 @@ import numpy as np
 from input_pipeline.safe_io import MAX_PIXELS, DataError
 
 RECORD = "preparation.json"  # how a folder was prepared; a run keeps a copy
+SPLITS = "dataset_info.json"
 MAX_BYTES = 2**20  # of a description; a shard has some 10 bytes there
 MAX_TABLE_BYTES = 2**26  # of a shard's table; a record has some 100 bytes there
 TYPES = ("uint8", "uint16", "int16")  # of arrays
@@ -59,7 +60,7 @@ def read_shards(directory, split):
             raise ValueError(f"its split {split} has no shard")
         return [_whole(length) for length in found[split]]
 
-    found = read(directory / "dataset_info.json", "the splits of prepared data", lengths)
+    found = read(directory / SPLITS, "the splits of prepared data", lengths)
     dataset = directory.parent.parent.name
     return [
         (f"{directory}/{dataset}-{split}.array_record-{i:05d}-of-{len(found):05d}", length)

@@ -15,6 +15,7 @@ import sys
 import jax
 from absl import flags
 
+from input_pipeline import storage
 from jax_pix2pix import pyramid
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError
 from jax_pix2pix.metrics_log import read_metrics
@@ -55,6 +56,7 @@ COLUMNS = {
 
 
 def main():
+    storage.check_local("workdir", FLAGS.workdir)
     distributed.initialize(FLAGS.config.heartbeat_seconds)
     options = FLAGS.terms, FLAGS.count, FLAGS.seed, FLAGS.volumes, FLAGS.allow_config_change
     if not ablate(FLAGS.config, FLAGS.workdir, *options):

@@ -14,6 +14,7 @@ from launch import (
     evaluate_segmentation,
     evaluate_synthesis,
     json_results,
+    remote_workdir,
 )
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a trained run")
@@ -39,7 +40,11 @@ flags.mark_flag_as_required("workdir")
 
 
 def main():
-    workdir = _WORKDIR.value
+    with remote_workdir.copied(_WORKDIR.value, results="evaluation") as workdir:
+        _evaluate(workdir)
+
+
+def _evaluate(workdir):
     if "pyramid" not in read_config(workdir):
         _refuse(OF_PYRAMIDS, "of pyramids")
         evaluate(workdir, _SPLIT.value or "test", _CHECKPOINT.value or "best")

@@ -15,14 +15,15 @@ from absl import flags
 from jax_pix2pix import segmenter
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.workdir import load_run
-from launch import command
+from launch import command, remote_workdir
 
 FLAGS = flags.FLAGS
 ENDING = ".safetensors"
 
 
 def main():
-    export(FLAGS.workdir, FLAGS.output, FLAGS.checkpoint)
+    with remote_workdir.copied(FLAGS.workdir) as workdir:
+        export(workdir, FLAGS.output, FLAGS.checkpoint)
 
 
 def export(workdir, output, checkpoint="best"):

@@ -14,13 +14,15 @@ from absl import flags
 
 from jax_pix2pix import goodput
 from jax_pix2pix.errors import WorkdirError
-from launch import command
+from launch import command, remote_workdir
 
 FLAGS = flags.FLAGS
 
 
 def main():
-    if not report(FLAGS.workdir, FLAGS.json):
+    with remote_workdir.copied(FLAGS.workdir, checkpoints=False) as directory:
+        reported = report(directory, FLAGS.json)
+    if not reported:
         raise WorkdirError(
             f"{FLAGS.workdir}: no line of metrics.jsonl says where time went: the run has not come "
             "to its first step, or is of an earlier version"

@@ -68,6 +68,7 @@ import os
 
 from absl import flags
 
+from input_pipeline import storage
 from jax_pix2pix import pyramid
 from jax_pix2pix.errors import ConfigError, chosen
 from jax_pix2pix.segmentation import Segmentation
@@ -80,6 +81,7 @@ from launch import (
     predict_samples,
     predict_synthesis,
     predict_volumes,
+    remote_workdir,
 )
 from launch.predict_masks import mask_model
 
@@ -88,18 +90,22 @@ OF_SAMPLES = ("count", "seed", "from_scale", "size", "reconstruct", "format")
 
 
 def main():
-    predict(
-        FLAGS.workdir,
-        FLAGS.input,
-        FLAGS.output,
-        FLAGS.checkpoint,
-        FLAGS.mc_dropout,
-        FLAGS.threshold,
-        FLAGS.largest_components,
-        FLAGS.mask,
-        FLAGS.reference,
-        {name: FLAGS[name].value for name in OF_SAMPLES if FLAGS[name].present},
-    )
+    for name in ("input", "output", "mask", "reference"):
+        storage.check_local(name, FLAGS[name].value)
+    with remote_workdir.copied(FLAGS.workdir) as workdir:
+        predict(
+            workdir,
+            FLAGS.input,
+            FLAGS.output,
+            FLAGS.checkpoint,
+            FLAGS.mc_dropout,
+            FLAGS.threshold,
+            FLAGS.largest_components,
+            FLAGS.mask,
+            FLAGS.reference,
+            {name: FLAGS[name].value for name in OF_SAMPLES if FLAGS[name].present},
+            called=FLAGS.workdir,
+        )
 
 
 def predict(
@@ -113,8 +119,11 @@ def predict(
     mask=None,
     reference=None,
     sampling=None,
+    called=None,
 ):
     """See above; the arguments are the flags, `sampling` those of OF_SAMPLES that are given.
+
+    called: what scores name as their workdir, where that is a copy of another.
 
     Raises:
         WorkdirError: there is no such run or checkpoint.
@@ -158,9 +167,9 @@ def predict(
         if pictures:
             predict_pictures.predict(config, system, generator, source, output)
         elif of_mr:
-            header = {"workdir": workdir, "checkpoint": checkpoint, "step": step}
+            header = {"workdir": called or workdir, "checkpoint": checkpoint, "step": step}
             predict_synthesis.predict(
-                config, system, generator, header, source, output, mask, reference
+                config, system, generator, header, source, output, mask, reference, workdir
             )
         else:
             predict_ct.predict(config, system, generator, source, output)

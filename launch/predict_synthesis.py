@@ -37,7 +37,9 @@ GRID = (
 COLUMNS = {"mae": "MAE, HU", "psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
 
 
-def predict(config, system, generator, header, source, output, mask=None, reference=None):
+def predict(
+    config, system, generator, header, source, output, mask=None, reference=None, workdir=None
+):
     """Writes a synthetic CT of each volume, one volume after the other.
 
     Args:
@@ -50,6 +52,8 @@ def predict(config, system, generator, header, source, output, mask=None, refere
         reference: file of the volume's real CT, to be scored against: the scores are printed and
             written beside the output, see synthesis_report.write. With config.data.resample MR and
             mask are resampled to its voxels, as for training, and so is the synthetic CT.
+
+        workdir: of the run, if the header's is not a folder here.
 
     Raises:
         DataError: there are no volumes, one cannot be read, or mask or reference are not on its
@@ -76,7 +80,7 @@ def predict(config, system, generator, header, source, output, mask=None, refere
         with replacing(result) as temporary:
             volume_file.write_hu(temporary, hu, Volume(hu, geometry))
         where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
-        trained = "" if body_path else _training_masks(header["workdir"])
+        trained = "" if body_path else _training_masks(workdir or header["workdir"])
         print(f"{result}\nbody mask: {where}{trained}", flush=True)
         if reference:
             about = header | {"input": path, "reference": reference, "mask": where}

@@ -17,7 +17,7 @@ from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
 from jax_pix2pix.first_process import on_first_process
 from jax_pix2pix.fit import fit
 from jax_pix2pix.logbook import Logbook
-from launch import command, distributed, goodput, trackers
+from launch import command, distributed, goodput, remote_workdir, trackers
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes; resumed if it exists")
@@ -36,7 +36,9 @@ def main():
     distributed.initialize(_CONFIG.value.heartbeat_seconds)
     config, clock = _CONFIG.value, Clock(process_age())
     chosen = trackers.chosen(config.system)
-    if not train(config, _WORKDIR.value, _ALLOWED.value, clock, trackers=chosen):
+    with remote_workdir.training(_WORKDIR.value) as directory:
+        finished = train(config, directory, _ALLOWED.value, clock, trackers=chosen)
+    if not finished:
         print("stopped on request and saved; the same command goes on from here")
         return EXIT_RESTART
     return 0

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from input_pipeline import pipeline
+from input_pipeline import pipeline, storage
 from jax_pix2pix import pyramid, sharding, workdir
 from jax_pix2pix.checkpoint import Checkpoints
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError, TrainingError, WorkdirError
@@ -39,6 +39,7 @@ MEASURED = ("time", "images_per_second", "input_wait")  # fields of a log's line
 
 
 def main():
+    storage.check_local("workdir", FLAGS.workdir)
     distributed.initialize(FLAGS.config.heartbeat_seconds)
     equal = verify(FLAGS.config, FLAGS.workdir, _STEPS.value)
     return {True: 0, False: 1, None: EXIT_RESTART}[equal]

@@ -36,9 +36,9 @@ ACCELERATORS = {"gke/jobset_tpu.yaml": "v5e-16", "gke/job_gpu.yaml": "h100:8"}
 
 REFUSED = {
     ("--workdir=gs://b/a",): "--image is missing, which gke needs",
-    ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: a pod's own files end with it",
-    ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: a pod's own files",
-    ("--workdir=/runs/../a", "--image=i", "--volume=c:/runs"): "/runs/../a: a pod's own files",
+    ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: files of a pod or rented machine",
+    ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: files of a pod",
+    ("--workdir=/runs/../a", "--image=i", "--volume=c:/runs"): "/runs/../a: files of a pod",
     ("--workdir=/runs/a", "--image=i", "--volume=/runs"): "--volume=/runs: use CLAIM:/path",
     ("--workdir=gs://b/a", "--image=i", "--partition=p"): "--partition: gke has no such flag",
 }

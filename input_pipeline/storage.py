@@ -1,0 +1,220 @@
+"""What lies in an object store, gs:// or s3://: the one place that talks to it. No TensorFlow.
+
+A store has no append, no rename, no locks and no fsync, but an object is there whole or not at all.
+So nothing is used in place: folders are copied here, worked in, and copied back in an order in
+which what says that the rest is whole comes last. fsspec has the connections.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import threading
+from pathlib import Path, PurePosixPath
+
+from input_pipeline.safe_io import DataError
+
+SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
+ANSWER_SECONDS = 20  # in which a store says what it holds
+
+
+def is_remote(path):
+    return "://" in os.fspath(path)
+
+
+def check_local(flag, path):
+    """Raises DataError if a path that only a folder of this machine will do for is a store's."""
+    if path and is_remote(path):
+        raise DataError(
+            f"--{flag}={path}: use a local path; only --workdir and data_dir may be a store's"
+        )
+
+
+def cache_folder(url):
+    """Folder of this machine for copies of what is at the url; below XDG_CACHE_HOME, if set."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "jax_pix2pix", hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:24])
+
+
+def local_folder(data_dir):
+    """Where prepared data is read and written: data_dir itself, or the copy of a store's."""
+    return cache_folder(data_dir) if is_remote(data_dir) else Path(data_dir).expanduser()
+
+
+class Store:
+    """The objects below a url, by their names relative to it.
+
+    Raises:
+        DataError: no such kind of store, or its package is not installed. All methods: the store
+            does not answer or refuses.
+    """
+
+    def __init__(self, url):
+        self.url = url.rstrip("/")
+        scheme = url.partition("://")[0]
+        if scheme not in SCHEMES:
+            raise DataError(
+                f"{url}: no store of the kind {scheme}:// is known; use gs://, s3:// or a folder"
+            )
+        import fsspec  # so that runs in folders need none of it
+
+        options = {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
+        try:
+            self._fs = fsspec.filesystem(scheme, **options)
+        except ImportError as error:
+            raise DataError(
+                f"{url} needs a package that is not installed ({error}): "
+                "pip install -c constraints.txt -e '.[storage]'"
+            ) from None
+        self._root = self._fs._strip_protocol(self.url)
+
+    def _path(self, name):
+        return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _asked(self):
+        """Errors of any store's package as one line."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DataError(f"{self.url}: {error}: is the name right, bucket included?") from error
+        except (DataError, FileExistsError):
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise DataError(
+                f"{self.url} cannot be used ({reason}): check credentials, permissions and network"
+            ) from error
+
+    def names(self):
+        """{name: bytes} of all objects; of a url that has none {}, which is no error."""
+        answer = []
+
+        def ask():
+            try:
+                with self._asked():
+                    answer.append(self._fs.find(self._root, detail=True))
+            except DataError as error:
+                answer.append(error)
+
+        # Packages try again for half a minute and more, also where nobody can answer.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(ANSWER_SECONDS)
+        if not answer:
+            raise DataError(f"{self.url}: no answer in {ANSWER_SECONDS} s: check the network")
+        if isinstance(answer[0], DataError):
+            raise answer[0]
+        found = {path[len(self._root) + 1 :]: x["size"] for path, x in answer[0].items()}
+        # What could lead out of a folder is left alone, and so are markers of empty folders.
+        return {
+            name: size
+            for name, size in found.items()
+            if name and name == str(PurePosixPath(name)) and ".." not in PurePosixPath(name).parts
+        }
+
+    def read(self, name):
+        """Bytes of an object; None where there is none."""
+        try:
+            with self._asked():
+                return self._fs.cat_file(self._path(name))
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def write(self, contents):
+        """contents: {name: bytes}."""
+        with self._asked():
+            self._fs.pipe({self._path(name): content for name, content in contents.items()})
+
+    def create(self, name, content):
+        """Writes an object unless there is one. -> whether it did."""
+        try:
+            with self._asked():
+                self._fs.pipe_file(self._path(name), content, mode="create")
+            return True
+        except FileExistsError:
+            return False
+
+    def get(self, sizes, folder):
+        """Copies objects, {name: bytes} as of `names`, into a folder, under their names."""
+        paths = [Path(folder, name) for name in sizes]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with self._asked():
+            self._fs.get([self._path(name) for name in sizes], list(map(os.fspath, paths)))
+        for path, (name, size) in zip(paths, sizes.items(), strict=True):
+            if path.stat().st_size != size:
+                raise DataError(f"{self.url}/{name} came as {path.stat().st_size} bytes of {size}")
+
+    def put(self, folder, names, below=""):
+        """Copies files of a folder to the objects of their names, after `below`."""
+        if names:
+            paths = [os.path.join(folder, name) for name in names]
+            with self._asked():
+                self._fs.put(paths, [self._path(below + name) for name in names])
+
+    def delete(self, names):
+        for name in names:
+            with self._asked(), contextlib.suppress(FileNotFoundError, KeyError):
+                self._fs.rm_file(self._path(name))
+
+
+_here = set()  # prepared folders that this process has found to be the store's, or made so
+
+
+def url_of(data_dir, directory):
+    """A folder below `local_folder`, as its user knows it."""
+    if not is_remote(data_dir):
+        return os.fspath(directory)
+    return (
+        f"{data_dir.rstrip('/')}/{Path(directory).relative_to(cache_folder(data_dir)).as_posix()}"
+    )
+
+
+def is_prepared(data_dir, directory, first, last):
+    """Whether a prepared folder exists; a store's is copied here, unless the copy is the same.
+
+    Args:
+        directory: of the data set, below `local_folder`.
+        first, last: names of its files that tell whether a copy is of the same preparation, the
+            second of which is written to the store when all the others are there.
+    """
+    if not is_remote(data_dir):
+        return directory.exists()
+    if directory in _here:
+        return True
+    store = Store(url_of(data_dir, directory))
+    sizes = store.names()
+    if not {first, last} <= sizes.keys():
+        return False
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{directory}.lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # other processes of this machine wait for the copy
+        if not all(_holds(directory / name, store.read(name)) for name in (first, last)):
+            part = directory.with_name(f"{directory.name}.part")
+            for old in (part, directory):
+                shutil.rmtree(old, ignore_errors=True)
+            store.get(sizes, part)
+            part.rename(directory)
+    _here.add(directory)
+    return True
+
+
+def _holds(path, content):
+    return path.is_file() and path.read_bytes() == content
+
+
+def publish(data_dir, directory, last):
+    """Copies a prepared folder to its store, if it is of one and was not there; `last` the last."""
+    if not is_remote(data_dir) or directory in _here:
+        return
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    names = [path.relative_to(directory).as_posix() for path in files]
+    store = Store(url_of(data_dir, directory))
+    store.delete([last])
+    store.put(directory, [name for name in names if name != last])
+    store.put(directory, [last])
+    _here.add(directory)

@@ -1,0 +1,360 @@
+"""A workdir in an object store: commands work in a folder of this machine, a copy of it.
+
+Training copies to the store while it goes on. What a run that is killed at any moment leaves there
+is what it would have left in a folder: whole checkpoints, and logs that are as new as these. A
+checkpoint counts there when the digests of its files do, which are written last and removed first.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from input_pipeline import storage
+from input_pipeline.safe_io import DataError
+from jax_pix2pix import file_digests, workdir_lock
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.first_process import on_first_process
+
+LOOK_SECONDS = 1  # between looks for new checkpoints, which are copied at once
+LOG_SECONDS = 30  # between copies of what else has changed, each file as a whole
+FAILING_SECONDS = 900  # without a copy, after which the run saves and stops
+BEAT_SECONDS = 10  # between signs of life in the lock
+DEAD_SECONDS = 60  # without one, after which a run counts as dead
+LOCK = "lock"
+CHECKPOINT = re.compile(r"((?:scale_\d+/)?checkpoints/\d+)/(.+)")
+RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|evaluation|damaged)/")  # nobody reads them
+
+
+@contextlib.contextmanager
+def training(workdir):
+    """The folder in which a run works: the workdir itself, or that of a store's copy.
+
+    Process 0 holds the workdir, copies it here, and what changes back until the block ends.
+
+    Raises:
+        WorkdirError: another run holds it; the store cannot be read or, in the end, written; the
+            processes of this run see different folders.
+    """
+    if not storage.is_remote(workdir):
+        yield workdir
+        return
+    cache = storage.cache_folder(workdir)
+    folder = cache / "run"
+    with contextlib.ExitStack() as stack:
+        with _names_of(workdir, cache):
+            stack.enter_context(workdir_lock.locked(cache))
+        mirror = on_first_process(lambda: _begin(workdir, cache, folder))
+        seen = multihost_utils.process_allgather(np.array(folder.is_dir()))
+        try:
+            if not seen.all():
+                jax.distributed.shutdown()  # or the first to end would abort the others
+                raise WorkdirError(
+                    f"{cache} is not one folder for all processes of this run, which write "
+                    "checkpoints together: set XDG_CACHE_HOME to one that all hosts share"
+                )
+            with _names_of(workdir, folder, f" (here in {folder})"):
+                yield os.fspath(folder)
+        except BaseException:
+            if mirror:
+                mirror.give_up()
+            raise
+        on_first_process(lambda: mirror.finish())
+
+
+@contextlib.contextmanager
+def copied(workdir, checkpoints=True, results=None):
+    """A folder that holds the workdir: itself, or a store's copy until the block ends.
+
+    Args:
+        checkpoints: whether these are needed.
+        results: a folder of the workdir, what is written to which is copied back.
+
+    Raises:
+        WorkdirError: there is nothing, or the store cannot be read or written.
+    """
+    if not storage.is_remote(workdir):
+        yield workdir
+        return
+    with tempfile.TemporaryDirectory() as folder, _names_of(workdir, folder):
+        mirror = _Mirror(workdir, Path(folder))
+        mirror.pull(checkpoints)
+        if not any(Path(folder).iterdir()):
+            raise WorkdirError(f"{workdir} holds nothing: is this the workdir of a run?")
+        yield folder
+        if results:
+            mirror.push_files()
+            print(f"{folder}/{results} is now {workdir.rstrip('/')}/{results}")
+
+
+@contextlib.contextmanager
+def _names_of(workdir, folder, more=""):
+    """Errors name the workdir, which its user knows, and not the folder here; `more` follows."""
+    try:
+        yield
+    except (DataError, WorkdirError) as error:
+        text = str(error)
+        if os.fspath(folder) in text:
+            text = text.replace(os.fspath(folder), workdir.rstrip("/")) + more
+        raise WorkdirError(text) from error
+
+
+def _begin(workdir, cache, folder):
+    """Takes the lock, copies the run here and starts to copy back. -> _Mirror."""
+    try:
+        mirror = _Mirror(workdir, folder)
+        mirror.store.names()  # refuses what does not exist before anything is written there
+        mirror.take(cache)
+        try:
+            if folder.is_dir():  # of a run that was killed: the store has what counts of it
+                for path in folder.iterdir():
+                    if not path.name.startswith("stacks_"):
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+            folder.mkdir(exist_ok=True)
+            mirror.pull()
+        except BaseException:
+            mirror.store.delete([LOCK])
+            raise
+    except DataError as error:
+        raise WorkdirError(str(error)) from error
+    mirror.start()
+    return mirror
+
+
+class _Mirror:
+    """Copies of a run, here in `folder`, and in the store at a url."""
+
+    def __init__(self, url, folder):
+        self.store, self._folder = storage.Store(url), folder
+        self._files = {}  # {name: (bytes, time)} of the file here that the store has
+        self._steps = {}  # likewise, {checkpoints/N: of its digests}
+        self._there = {}  # {checkpoints/N: names of the objects there}, also of parts
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=f, daemon=True) for f in (self._copy, self._beat)]
+        self._held = None  # what the lock there says as long as it is this run's
+
+    # The lock
+
+    def take(self, cache):
+        """Takes the lock in the store, a dead run's after DEAD_SECONDS without a sign of life.
+
+        Raises:
+            WorkdirError: another run is alive.
+        """
+        identity = cache / "identity"
+        if not identity.exists():
+            identity.write_text(uuid.uuid4().hex, encoding="utf-8")
+        self._holder = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "start": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "cache": identity.read_text("utf-8"),  # whose own lock this process holds
+            "token": uuid.uuid4().hex,
+        }
+        self._held = json.dumps(self._holder | {"beat": 0}).encode()
+        first, deadline = None, 0.0
+        while not self.store.create(LOCK, self._held):
+            there = self.store.read(LOCK)
+            if there is None:
+                continue
+            other = _holder(there)
+            if first is None:
+                first, deadline = there, time.monotonic() + DEAD_SECONDS
+                if other.get("cache") != self._holder["cache"]:
+                    print(
+                        f"{_in_use(self.store.url, other)}: waiting {DEAD_SECONDS} s for a sign "
+                        "of life",
+                        flush=True,
+                    )
+            if there != first:
+                raise WorkdirError(
+                    f"{_in_use(self.store.url, other)}: wait for that run, end it, or use another "
+                    "workdir"
+                )
+            if time.monotonic() > deadline or other.get("cache") == self._holder["cache"]:
+                self.store.delete([LOCK])
+            else:
+                time.sleep(LOOK_SECONDS)
+
+    def _beat(self):
+        beat = 0
+        while not self._done.wait(BEAT_SECONDS):
+            with contextlib.suppress(DataError):  # _copy tells of it
+                there = self.store.read(LOCK)
+                if _holder(there or b"{}").get("token") != self._holder["token"]:
+                    self._held = None
+                    _stop(f"{_in_use(self.store.url, _holder(there or b'{}'))}: this run stops")
+                    return
+                beat += 1
+                self.store.write({LOCK: json.dumps(self._holder | {"beat": beat}).encode()})
+
+    # Copies
+
+    def pull(self, checkpoints=True):
+        """Copies what a run reads: its files but for pictures and results, whole checkpoints."""
+        sizes = self.store.names()
+        for name in sizes:
+            if match := CHECKPOINT.fullmatch(name):
+                self._there.setdefault(match[1], set()).add(match[2])
+        whole = {step for step, names in self._there.items() if file_digests.NAME in names}
+        for step in self._there.keys() - whole if checkpoints else ():
+            print(
+                f"warning: {self.store.url}/{step} is not used: its upload goes on or broke off",
+                file=sys.stderr,
+            )
+        wanted = {}
+        for name, size in sizes.items():
+            match = CHECKPOINT.fullmatch(name)
+            if match[1] in whole and checkpoints if match else not RESULTS.match(name):
+                wanted[name] = size
+        wanted.pop(LOCK, None)
+        self.store.get(wanted, self._folder)
+        self._files = self._found_files()
+        self._steps = self._found_steps()
+
+    def push(self):
+        """Copies what is new, and deletes old checkpoints there when the newer ones are whole."""
+        steps = self._found_steps()
+        self.push_files()  # after that look, so that these are as new as the checkpoints
+        sound = True
+        for step, signature in steps.items():
+            if self._steps.get(step) != signature:
+                sound = self._push_step(step, signature) and sound
+        for step in self._there.keys() - steps.keys() if sound else ():
+            self._delete_step(step)
+
+    def push_files(self):
+        """Copies files that have changed, but for checkpoints."""
+        found = self._found_files()
+        changed = [name for name, signature in found.items() if self._files.get(name) != signature]
+        # As bytes: they may grow meanwhile.
+        self.store.write({name: (self._folder / name).read_bytes() for name in changed})
+        self._files.update(found)
+
+    def _push_step(self, step, signature):
+        """-> whether it is in the store; not if it was deleted here meanwhile."""
+        with tempfile.TemporaryDirectory(dir=self._folder.parent) as linked:
+            copy = os.path.join(linked, "step")  # stays when the run deletes its own
+            with contextlib.suppress(OSError):
+                shutil.copytree(self._folder / step, copy, copy_function=os.link)
+            if file_digests.damage(copy):
+                return False
+            files = [path for path in sorted(Path(copy).rglob("*")) if path.is_file()]
+            names = [path.relative_to(copy).as_posix() for path in files]
+            if step in self._there:
+                self._delete_step(step)
+            self._there[step] = set(names)
+            names.remove(file_digests.NAME)
+            self.store.put(copy, names, f"{step}/")
+            self.store.put(copy, [file_digests.NAME], f"{step}/")
+            self._steps[step] = signature
+        return True
+
+    def _delete_step(self, step):
+        names = self._there[step]
+        self.store.delete([f"{step}/{file_digests.NAME}"])
+        self.store.delete([f"{step}/{name}" for name in sorted(names - {file_digests.NAME})])
+        del self._there[step]
+        self._steps.pop(step, None)
+
+    def _found_steps(self):
+        """{checkpoints/N: what tells its digests from others} of the checkpoints here."""
+        found = {}
+        for path in self._folder.glob(f"**/checkpoints/*/{file_digests.NAME}"):
+            if path.parent.name.isdecimal():
+                with contextlib.suppress(FileNotFoundError):
+                    found[path.parent.relative_to(self._folder).as_posix()] = _signature(path)
+        return found
+
+    def _found_files(self):
+        found = {}
+        for root, folders, names in os.walk(self._folder):
+            if "checkpoints" in folders:
+                folders.remove("checkpoints")
+            for path in (Path(root, name) for name in names):
+                if path.name != LOCK and path.suffix != ".tmp":
+                    with contextlib.suppress(FileNotFoundError):
+                        found[path.relative_to(self._folder).as_posix()] = _signature(path)
+        return found
+
+    # While the run goes on
+
+    def start(self):
+        for thread in self._threads:
+            thread.start()
+
+    def _copy(self):
+        copied = time.monotonic()
+        while not self._done.wait(LOOK_SECONDS):
+            due = time.monotonic() - copied > LOG_SECONDS or self._found_steps() != self._steps
+            if not due or not self._held:
+                continue
+            try:
+                self.push()
+                copied = time.monotonic()
+            except (DataError, OSError) as error:
+                tqdm.write(f"warning: {error}; it is tried again", file=sys.stderr)
+                if time.monotonic() - copied > FAILING_SECONDS:
+                    _stop(f"{self.store.url} could not be written for {FAILING_SECONDS} s")
+                    return
+                self._done.wait(LOG_SECONDS)
+
+    def finish(self):
+        """The last copy. Raises WorkdirError if it fails, or if another run has the lock."""
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+        if not self._held:
+            raise WorkdirError(f"{self.store.url} was taken by another run: see which is to go on")
+        try:
+            self.push()
+            self.store.delete([LOCK])
+        except DataError as error:
+            raise WorkdirError(
+                f"{error}; all of the run is in {self._folder}: the next start would take what "
+                "the store has"
+            ) from error
+        print(f"{self._folder} is now {self.store.url}")
+        shutil.rmtree(self._folder)
+
+    def give_up(self):
+        """The same, as far as it goes, where another error is being raised."""
+        with contextlib.suppress(DataError, WorkdirError, OSError):
+            self.finish()
+
+
+def _signature(path):
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _holder(content):
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _in_use(url, holder):
+    who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('start')}"
+    return f"{url} is in use by {who}"
+
+
+def _stop(reason):
+    """Has the run save and stop, on all processes alike, as when its machine is taken away."""
+    tqdm.write(f"warning: {reason}", file=sys.stderr)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,488 @@
+"""Workdirs and prepared data in an object store: memory, a folder, and a real server of S3."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from input_pipeline import prepared, storage
+from input_pipeline.records import Records
+from input_pipeline.safe_io import DataError
+from jax_pix2pix import file_digests
+from jax_pix2pix.errors import WorkdirError
+from launch import remote_workdir
+from tests import commands
+from tests.faults import runs
+from tests.tiny import quickstart_data
+
+
+@pytest.fixture(params=["memory", "file"])
+def url(request, tmp_path):
+    return f"{request.param}://{tmp_path}/there/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_objects_are_written_read_and_deleted_by_name(url, tmp_path):
+    store = storage.Store(url + "/")
+    assert store.names() == {} and store.read("a") is None
+    store.write({"a": b"1", "b/c": b"22"})
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/d").write_bytes(b"333")
+    store.put(tmp_path / "here", ["d"], "b/")
+    assert store.names() == {"a": 1, "b/c": 2, "b/d": 3}
+    store.get({"a": 1, "b/d": 3}, tmp_path / "copy")
+    assert (tmp_path / "copy/b/d").read_bytes() == b"333"
+    assert store.read("b/c") == b"22"
+    store.delete(["b/c", "never there"])
+    assert store.names() == {"a": 1, "b/d": 3}
+    with pytest.raises(DataError, match="came as 1 bytes of 2"):
+        store.get({"a": 2}, tmp_path / "copy")
+
+
+def test_an_object_is_created_once(url):
+    store = storage.Store(url)
+    assert store.create("lock", b"mine") and not store.create("lock", b"theirs")
+    assert store.read("lock") == b"mine"
+
+
+def test_names_that_lead_out_of_a_folder_are_left_alone():
+    url = f"memory://{uuid.uuid4().hex}"
+    fsspec.filesystem("memory").pipe({f"{url}/{name}": b"1" for name in ("a", "../b", "c/../d")})
+    assert len(fsspec.filesystem("memory").find(url)) == 3
+    assert storage.Store(url).names() == {"a": 1}
+
+
+def test_a_kind_of_store_that_is_not_known_or_not_installed_is_refused(monkeypatch):
+    with pytest.raises(DataError, match=r"ftp://.*use gs://, s3:// or a folder"):
+        storage.Store("ftp://host/run")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    fsspec.filesystem.__globals__["_registry"].pop("gs", None)
+    with pytest.raises(DataError, match=r"pip install -c constraints.txt -e '\.\[storage\]'"):
+        storage.Store("gs://bucket/run")
+
+
+# A run's folder
+
+
+def _checkpoint(folder, step, content=b"weights"):
+    path = folder / "checkpoints" / str(step)
+    (path / "state").mkdir(parents=True)
+    (path / "state" / "array").write_bytes(content * step)
+    file_digests.write(path)
+
+
+def _log(folder, step):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(f'{{"step": {i}}}\n' for i in range(step)))
+
+
+def _copy(url, folder):
+    """What a start elsewhere gets. -> its checkpoints."""
+    remote_workdir._Mirror(url, folder).pull()
+    found = sorted(int(path.name) for path in folder.glob("checkpoints/*"))
+    for step in found:
+        assert not file_digests.damage(folder / "checkpoints" / str(step))
+    return found
+
+
+class Killed(BaseException):
+    pass
+
+
+class Dying(storage.Store):
+    """Whose process is killed after so many objects."""
+
+    left = 0
+
+    def _count(self):
+        if not self.left:
+            raise Killed
+        self.left -= 1
+
+    def write(self, contents):
+        for name, content in contents.items():
+            self._count()
+            super().write({name: content})
+
+    def put(self, folder, names, below=""):
+        for name in names:
+            self._count()
+            super().put(folder, [name], below)
+
+    def delete(self, names):
+        for name in names:
+            self._count()
+            super().delete([name])
+
+
+def test_a_run_killed_at_any_object_leaves_a_whole_checkpoint_and_logs_as_new(tmp_path):
+    seen = []
+    for left in range(100):
+        url, folder = f"memory://{uuid.uuid4().hex}", tmp_path / f"run{left}"
+        mirror = remote_workdir._Mirror(url, folder)
+        _log(folder, 10)
+        _checkpoint(folder, 10)
+        mirror.push()
+        _log(folder, 20)
+        _checkpoint(folder, 20)
+        shutil.rmtree(folder / "checkpoints/10")
+        mirror.store = Dying(url)
+        mirror.store.left = left
+        try:
+            mirror.push()
+            killed = False
+        except Killed:
+            killed = True
+        copy = tmp_path / f"copy{left}"
+        seen.append(_copy(url, copy))
+        assert len((copy / "metrics.jsonl").read_text().splitlines()) >= seen[-1][-1]
+        if not killed:
+            break
+        # The next start goes on from there, and clears what is half there.
+        again = remote_workdir._Mirror(url, tmp_path / f"again{left}")
+        again.pull()
+        again.push()
+        parts = {name.split("/")[1] for name in again.store.names() if "checkpoints/" in name}
+        assert sorted(map(int, parts)) == seen[-1]
+    assert [step for i, step in enumerate(seen) if step not in seen[:i]] == [[10], [10, 20], [20]]
+
+
+def test_a_checkpoint_that_the_run_deletes_meanwhile_is_copied_whole(tmp_path):
+    url, folder = f"memory://{uuid.uuid4().hex}", tmp_path / "run"
+
+    class Slow(storage.Store):
+        def put(self, folder_, names, below=""):
+            shutil.rmtree(folder / "checkpoints/10", ignore_errors=True)
+            super().put(folder_, names, below)
+
+    _checkpoint(folder, 10)
+    mirror = remote_workdir._Mirror(url, folder)
+    mirror.store = Slow(url)
+    mirror.push()
+    assert _copy(url, tmp_path / "copy") == [10]
+
+
+def test_a_checkpoint_saved_anew_replaces_the_damaged_one(tmp_path):
+    url, folder = f"memory://{uuid.uuid4().hex}", tmp_path / "run"
+    _checkpoint(folder, 10, b"damaged")
+    mirror = remote_workdir._Mirror(url, folder)
+    mirror.push()
+    shutil.rmtree(folder / "checkpoints/10")
+    _checkpoint(folder, 10)
+    mirror.push()
+    assert _copy(url, tmp_path / "copy") == [10]
+    assert mirror.store.read("checkpoints/10/state/array") == b"weights" * 10
+
+
+def test_scales_are_copied_and_results_are_not_read_back(tmp_path):
+    url, folder = f"memory://{uuid.uuid4().hex}", tmp_path / "run"
+    _log(folder / "scale_0", 3)
+    _checkpoint(folder / "scale_0", 3)
+    (folder / "scale_0/samples").mkdir()
+    (folder / "scale_0/samples/epoch_0001.png").write_bytes(b"picture")
+    (folder / "lock").write_text("of this machine")
+    remote_workdir._Mirror(url, folder).push()
+    names = storage.Store(url).names()
+    assert "scale_0/samples/epoch_0001.png" in names and "lock" not in names
+    with remote_workdir.copied(url) as copy:
+        found = sorted(os.listdir(f"{copy}/scale_0"))
+        assert found == ["checkpoints", "metrics.jsonl"]
+    with remote_workdir.copied(url, checkpoints=False) as copy:
+        assert os.listdir(f"{copy}/scale_0") == ["metrics.jsonl"]
+
+
+def test_what_is_evaluated_is_copied_back(tmp_path, capsys):
+    url = f"memory://{uuid.uuid4().hex}"
+    storage.Store(url).write({"config.json": b"{}"})
+    with remote_workdir.copied(url, results="evaluation") as copy:
+        os.mkdir(f"{copy}/evaluation")
+        with open(f"{copy}/evaluation/test.json", "w", encoding="utf-8") as file:
+            file.write("{}")
+    assert storage.Store(url).names() == {"config.json": 2, "evaluation/test.json": 2}
+    assert f"is now {url}/evaluation" in capsys.readouterr().out
+    with (
+        pytest.raises(WorkdirError, match=f"{url}/a.json is bad$"),
+        remote_workdir.copied(url) as copy,
+    ):
+        raise WorkdirError(f"{copy}/a.json is bad")
+    with (
+        pytest.raises(WorkdirError, match=f"{url}/none holds nothing"),
+        remote_workdir.copied(f"{url}/none"),
+    ):
+        pass
+
+
+# One run at a time
+
+
+@pytest.fixture
+def stopped():
+    """Set when this process gets SIGTERM."""
+    event = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    yield event
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def quick(monkeypatch, stopped):
+    monkeypatch.setattr(remote_workdir, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(remote_workdir, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(remote_workdir, "LOG_SECONDS", 0.2)
+    monkeypatch.setattr(remote_workdir, "DEAD_SECONDS", 2)
+
+
+def _begin(url, machine):
+    machine.mkdir(exist_ok=True)
+    return remote_workdir._begin(url, machine, machine / "run")
+
+
+def test_a_second_run_elsewhere_is_refused_while_the_first_lives(quick, url, tmp_path):
+    first = _begin(url, tmp_path / "a")
+    try:
+        with pytest.raises(WorkdirError, match=f"in use by process {os.getpid()} on .*wait"):
+            _begin(url, tmp_path / "b")
+    finally:
+        first.finish()
+    _begin(url, tmp_path / "b").finish()
+    assert storage.Store(url).names() == {}
+
+
+def test_a_dead_run_s_lock_is_taken_after_a_while_and_on_its_machine_at_once(quick, url, tmp_path):
+    _die(_begin(url, tmp_path / "a"))
+    began = time.monotonic()
+    _die(_begin(url, tmp_path / "a"))
+    assert time.monotonic() - began < 1.5
+    began = time.monotonic()
+    _begin(url, tmp_path / "b").finish()
+    assert time.monotonic() - began >= 2
+
+
+def _die(mirror):
+    mirror._done.set()
+    for thread in mirror._threads:
+        thread.join()
+
+
+def test_a_run_whose_workdir_was_taken_stops_and_writes_no_more(quick, stopped, url, tmp_path):
+    mirror = _begin(url, tmp_path / "a")
+    storage.Store(url).write({"lock": b'{"token": "another", "host": "elsewhere"}'})
+    assert stopped.wait(10)
+    _log(tmp_path / "a/run", 5)
+    time.sleep(0.5)
+    with pytest.raises(WorkdirError, match="was taken by another run"):
+        mirror.finish()
+    assert storage.Store(url).names().keys() == {"lock"}
+
+
+def test_a_run_whose_store_fails_for_long_stops(quick, stopped, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(remote_workdir, "FAILING_SECONDS", 1)
+    url = f"memory://{uuid.uuid4().hex}"
+    mirror = _begin(url, tmp_path / "a")
+
+    class Full(storage.Store):
+        def write(self, contents):
+            with self._asked():
+                raise PermissionError("no")
+
+    mirror.store = Full(url)
+    _log(tmp_path / "a/run", 5)
+    assert stopped.wait(10)
+    with pytest.raises(WorkdirError, match=f"all of the run is in {tmp_path}/a/run"):
+        mirror.finish()
+    assert f"warning: {url} cannot be used (PermissionError: no)" in capsys.readouterr().err
+
+
+def test_a_run_is_copied_while_it_goes_on_and_at_its_end(quick, tmp_path):
+    url = f"memory://{uuid.uuid4().hex}"
+    with remote_workdir.training(url) as directory:
+        folder = storage.cache_folder(url) / "run"
+        assert directory == str(folder)
+        _log(folder, 10)
+        _checkpoint(folder, 10)
+        deadline = time.monotonic() + 10
+        while not storage.Store(url).read(f"checkpoints/10/{file_digests.NAME}"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert _copy(url, tmp_path / "copy") == [10]
+        with pytest.raises(WorkdirError, match=f"{url} is in use"), remote_workdir.training(url):
+            pass
+        _log(folder, 12)
+    assert not folder.exists()
+    assert storage.Store(url).read("metrics.jsonl").count(b"\n") == 12
+    assert "lock" not in storage.Store(url).names()
+
+
+# Prepared data
+
+
+def test_prepared_data_of_a_store_is_copied_and_its_copy_renewed(tmp_path, monkeypatch):
+    url = f"memory://{uuid.uuid4().hex}"
+    data = quickstart_data(url)
+    directory = prepared.ensure_prepared(data)
+    names = storage.Store(url).names()
+    assert sum(name.endswith("dataset_info.json") for name in names) == 1
+
+    def elsewhere(name):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        monkeypatch.setattr(storage, "_here", set())
+
+    elsewhere("second")
+    data.sample = ""  # so that nothing is prepared there
+    copy = prepared.ensure_prepared(data)
+    assert copy != directory and copy.is_relative_to(tmp_path / "second")
+    for path in directory.iterdir():
+        assert (copy / path.name).read_bytes() == path.read_bytes()
+    index = np.arange(4)
+    ours, theirs = (Records(folder, data, "train").load(index) for folder in (directory, copy))
+    np.testing.assert_array_equal(ours["target"], theirs["target"])
+
+    record = storage.url_of(url, copy) + "/preparation.json"
+    changed = json.loads(fsspec.filesystem("memory").cat_file(record)) | {"notes": ["anew"]}
+    fsspec.filesystem("memory").pipe_file(record, json.dumps(changed).encode())
+    elsewhere("second")
+    assert json.loads((prepared.ensure_prepared(data) / "preparation.json").read_text()) == changed
+
+    last = next(name for name in names if name.endswith("dataset_info.json"))
+    storage.Store(url).delete([last])  # as if the upload had been cut short
+    elsewhere("second")
+    with pytest.raises(DataError, match=f"{url}/lidc_masks/.* does not exist: run"):
+        prepared.ensure_prepared(data)
+
+
+# Commands, and a server
+
+
+def test_commands_refuse_other_stores_in_one_line(tmp_path):
+    _, err = commands.run("launch.goodput", "--workdir=ftp://host/run", code=1)
+    assert "ftp://host/run: no store of the kind ftp:// is known" in commands.error_line(err)
+    _, err = commands.run("launch.predict", "--workdir=x", "--input=s3://b/i", "--output=o", code=1)
+    assert "--input=s3://b/i: use a local path" in commands.error_line(err)
+
+
+BUCKET = "s3://bucket"
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """Variables of a server of S3 in this process, with one bucket."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3").mkdir(BUCKET)
+        yield variables
+    server.stop()
+
+
+@pytest.mark.slow
+def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
+    data = quickstart_data(f"{BUCKET}/data")
+    source = prepared.SAMPLES / data.sample
+    config = [
+        "--config=configs/lidc_mask2ct.py:quickstart",
+        f"--config.data.data_dir={BUCKET}/data",
+        f"--source={source}",
+    ]
+    out, _ = commands.run("launch.prepare", *config, variables=s3)
+    assert f"prepared: {BUCKET}/data/lidc_masks/" in out
+
+    def arguments(workdir, data_dir):
+        return commands.tiny_training(workdir, data_dir, epochs=4)
+
+    run = f"{BUCKET}/runs/killed"
+    store = fsspec.filesystem("s3", use_listings_cache=False)
+    second = s3 | {"XDG_CACHE_HOME": str(tmp_path / "second")}
+    with runs.started(arguments(run, f"{BUCKET}/data"), variables=s3) as running:
+        saved = f"{run}/checkpoints/10/{file_digests.NAME}"
+        runs.wait_for(lambda: time.sleep(0.3) or store.exists(saved), running)
+        running[0].kill()
+        runs.finish(running, -signal.SIGKILL)
+    assert not store.exists(f"{run}/checkpoints/40")
+    assert store.exists(f"{run}/lock")
+
+    # What the killed run had here does not matter. Elsewhere it would wait for a sign of life.
+    for left in Path(s3["XDG_CACHE_HOME"]).glob("jax_pix2pix/*/run/*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=s3)
+    assert not store.exists(f"{run}/lock")
+    commands.run("launch.train", *arguments(tmp_path / "whole", tmp_path / "data"))
+    store.get(run, str(tmp_path / "copy"), recursive=True)
+    runs.assert_equal(tmp_path / "whole", tmp_path / "copy")
+    first, resumed = (line["step"] for line in commands.metrics(tmp_path / "copy", "start"))
+    assert first == 0 and resumed >= 10
+    for name in ("loss_curve.png", "samples/epoch_0004.png", "goodput.json", "training_log.txt"):
+        assert (tmp_path / "copy" / name).stat().st_size
+    assert len(list((tmp_path / "copy/tensorboard").iterdir())) >= 1
+
+    out, _ = commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=second)
+    assert "already finished: the checkpoint of step 40" in out
+    out, _ = commands.run("launch.evaluate", f"--workdir={run}", variables=second)
+    scores = json.loads(store.cat_file(f"{run}/evaluation/test.json"))
+    assert scores["step"] <= 40
+    out, _ = commands.run("launch.goodput", f"--workdir={run}", variables=second)
+    assert "in all" in out and out.count("steps ") >= 2
+    masks = source / "test"
+    commands.run(
+        "launch.predict", f"--workdir={run}", f"--input={masks}", f"--output={tmp_path / 'made'}",
+        variables=second,
+    )  # fmt: skip
+    assert list((tmp_path / "made").rglob("*.png"))
+
+
+@pytest.mark.slow
+def test_processes_of_a_run_share_one_copy_or_are_refused(sample_data_dir, tmp_path):
+    url = f"file://{tmp_path}/there"
+    arguments = commands.tiny_training(url, sample_data_dir)
+    apart = [{"variables": {"XDG_CACHE_HOME": str(tmp_path / name)}} for name in "ab"]
+    with runs.started(arguments, 2, each=apart) as running:
+        for _, err in runs.finish(running, 1):
+            assert "is not one folder for all processes of this run" in commands.error_line(err)
+    assert storage.Store(url).names() == {}
+
+    runs.train(arguments, 2)
+    runs.train(commands.tiny_training(tmp_path / "whole", sample_data_dir), 2)
+    runs.assert_equal(tmp_path / "whole", tmp_path / "there")
+    assert "lock" not in storage.Store(url).names()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_reached_is_one_line(s3, sample_data_dir):
+    arguments = commands.tiny_training("s3://no-such-bucket/run", sample_data_dir)
+    _, err = commands.run("launch.train", *arguments, code=1, variables=s3)
+    line = commands.error_line(err)
+    assert "s3://no-such-bucket/run: The specified bucket does not exist: is the name" in line
+    for variables, told in (
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "redentials"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Could not connect"),
+    ):
+        _, err = commands.run(
+            "launch.goodput", f"--workdir={BUCKET}/run", code=1, variables=s3 | variables
+        )
+        line = commands.error_line(err)
+        assert f"{BUCKET}/run cannot be used" in line and told in line
