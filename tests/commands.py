@@ -63,8 +63,8 @@ def error_line(stderr):
 TINY = {
     "lidc_mask2ct": {  # 142 training images
         "data.batch_size": 14,
-        "data.image_size": 64,
-        "generator.depth": 5,
+        "data.image_size": 32,
+        "generator.depth": 3,
     },
     "xray_lungs": {  # 42
         "data.batch_size": 4,

@@ -1,7 +1,10 @@
 """Eight CPU devices for every test, and as little compilation as possible."""
 
+import fcntl
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 # Before JAX is imported. Unoptimised code compiles 3 to 12 times faster.
 os.environ["XLA_FLAGS"] = (
@@ -28,11 +31,46 @@ def float64():
 
 
 @pytest.fixture(scope="session")
-def sample_data_dir(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """made_once(name, make) -> a folder that make(folder) filled, once in a session of all workers.
+
+    To be read, or copied: other tests see it too.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name, make):
+        folder, done = shared / name, Path(f"{shared / name}.done")
+        with open(f"{folder}.lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                make(folder)
+                done.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def sample_data_dir(made_once):
     """The embedded chest CT, prepared once for all commands that train on it."""
     from input_pipeline.prepared import ensure_prepared
     from tests.tiny import quickstart_data
 
-    data_dir = tmp_path_factory.mktemp("data")
-    ensure_prepared(quickstart_data(data_dir))
-    return data_dir
+    return made_once("data", lambda folder: ensure_prepared(quickstart_data(folder)))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(made_once, sample_data_dir):
+    """tiny_run(system) -> the workdir of its tiny training of two epochs; to be copied."""
+    from tests import commands
+
+    def get(system):
+        def train(workdir):
+            arguments = commands.tiny_training(workdir, sample_data_dir, system)
+            commands.run("launch.train", *arguments)
+
+        return made_once(f"tiny_{system}", train)
+
+    return get

@@ -1,6 +1,7 @@
 """launch.evaluate and launch.predict on a run of a few steps, recomputed with NumPy and PIL."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from input_pipeline.safe_io import DataError
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.evaluation import slices
 from jax_pix2pix.workdir import build_system, load_run
+from launch.predict import predict
 from tests import commands
 from tests.tiny import tiny_config
 
@@ -20,7 +23,7 @@ SAMPLE = commands.ROOT / "input_pipeline" / "samples" / "chest_ct"
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, sample_data_dir):
     workdir = tmp_path_factory.mktemp("run")
-    full_size = {"data.image_size": 128, "generator.depth": 6}
+    full_size = {"data.image_size": 128}
     commands.run("launch.train", *commands.tiny_training(workdir, sample_data_dir, **full_size))
     return workdir
 
@@ -138,27 +141,25 @@ def test_predict_one_file(workdir, predictions, tmp_path):
     assert np.abs(difference).max() <= 1
 
 
+def test_a_checkpoint_that_is_not_there_is_named(workdir):
+    with pytest.raises(WorkdirError, match='no checkpoint "7"; use best, last or'):
+        load_run(str(workdir), "7")
+
+
 @pytest.mark.parametrize(
-    ("module", "arguments", "message"),
+    ("source", "output", "message"),
     [
-        ("evaluate", ["--workdir={tmp}/none"], "config.json does not exist"),
-        ("evaluate", ["--workdir={run}", "--checkpoint=7"], 'no checkpoint "7"; use best, last or'),
-        (
-            "predict",
-            ["--workdir={run}", "--input={tmp}/absent.npy", "--output={tmp}/o"],
-            "absent.npy",
-        ),
-        ("predict", ["--workdir={run}", "--input={tmp}/no", "--output={tmp}/o"], "holds no .npy"),
-        ("predict", ["--workdir={run}", "--input={tmp}/bad.npy", "--output={tmp}/o"], "bad.npy"),
-        ("predict", ["--workdir={run}", "--input={tmp}", "--output={tmp}/."], "give another"),
+        ("absent.npy", "o", "absent.npy"),
+        ("no", "o", "holds no .npy"),
+        ("bad.npy", "o", "bad.npy"),
+        ("", ".", "give another"),
     ],
 )
-def test_refusals(workdir, tmp_path, module, arguments, message):
+def test_refusals(workdir, tmp_path, source, output, message):
     np.save(tmp_path / "bad.npy", np.array([{"an": "object"}]), allow_pickle=True)
     (tmp_path / "no").mkdir()
-    arguments = [text.format(run=workdir, tmp=tmp_path) for text in arguments]
-    _, err = commands.run(f"launch.{module}", *arguments, code=1)
-    assert message in commands.error_line(err)
+    with pytest.raises(DataError, match=re.escape(message)):
+        predict(str(workdir), str(tmp_path / source), str(tmp_path / output))
 
 
 def test_damaged_config_is_named(workdir, tmp_path):

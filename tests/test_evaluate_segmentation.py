@@ -1,6 +1,8 @@
 """launch.evaluate of masks, on runs of a few steps, recomputed with NumPy and scikit-learn."""
 
+import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -20,15 +22,14 @@ pytestmark = pytest.mark.slow  # it trains them
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, sample_data_dir):
-    workdirs = {}
+def runs(tmp_path_factory, tiny_run):
+    folder = tmp_path_factory.mktemp("runs")
     for system in SYSTEMS:
-        workdirs[system] = tmp_path_factory.mktemp(system)
-        arguments = commands.tiny_training(workdirs[system], sample_data_dir, system, epochs=2)
-        commands.run("launch.train", *arguments)
-    return workdirs
+        shutil.copytree(tiny_run(system), folder / system)
+    return {system: folder / system for system in SYSTEMS}
 
 
+@functools.cache  # the same command twice prints and writes the same
 def _evaluated(workdir, *arguments, split="test"):
     arguments = [f"--workdir={workdir}", f"--split={split}", *arguments]
     out, _ = commands.run("launch.evaluate", *arguments)

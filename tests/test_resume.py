@@ -1,9 +1,12 @@
 """Real processes, real signals: a run that was stopped equals one that was not, bit for bit."""
 
+import shutil
 import signal
 
 import pytest
 
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.workdir import claim, read_config
 from tests import commands
 from tests.faults import runs
 
@@ -11,12 +14,9 @@ pytestmark = pytest.mark.slow
 STEPS = 60  # 6 epochs of 10
 
 
-def _arguments(workdir, data_dir, system="lidc_mask2ct", epochs=6):
-    return commands.tiny_training(workdir, data_dir, system, epochs=epochs, constant_epochs=3)
-
-
-def _start(workdir, data_dir, *which):
-    return commands.start("launch.train", *_arguments(workdir, data_dir, *which))
+def _start(workdir, data_dir):
+    arguments = commands.tiny_training(workdir, data_dir, epochs=6, constant_epochs=3)
+    return commands.start("launch.train", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +44,20 @@ def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path
 
 
 @pytest.mark.parametrize("system", ["xray_lungs", "liver", "liver_3d", "mri2ct", "mri2ct_3d"])
-def test_the_other_systems_resume_bit_for_bit(system, sample_data_dir, tmp_path):
-    """With batch statistics and spectral norms' vectors among what a checkpoint holds."""
-    commands.finish(_start(tmp_path / "whole", sample_data_dir, system, 4))
-    process = _start(tmp_path / "killed", sample_data_dir, system, 4)
-    runs.wait_for(lambda: runs.steps(tmp_path / "killed"), [process])
-    process.kill()
-    commands.finish(process, -signal.SIGKILL)
-    last = runs.steps(tmp_path / "whole")[-1]
-    assert runs.steps(tmp_path / "killed")[-1] < last
+def test_the_other_systems_resume_bit_for_bit(system, tiny_run, sample_data_dir, tmp_path):
+    """With batch statistics and spectral norms' vectors among what a checkpoint holds.
 
-    commands.finish(_start(tmp_path / "killed", sample_data_dir, system, 4))
-    assert runs.steps(tmp_path / "killed")[-1] == last
-    _assert_equal_runs(tmp_path / "whole", tmp_path / "killed")
+    From what a kill leaves that comes when all steps are logged and the last is not yet saved.
+    """
+    whole, killed = tiny_run(system), tmp_path / "killed"
+    shutil.copytree(whole, killed)
+    *_, before, last = runs.steps(whole)
+    assert 0 < before < last
+    shutil.rmtree(killed / "checkpoints" / str(last))
+
+    commands.run("launch.train", *commands.tiny_training(killed, sample_data_dir, system))
+    assert runs.steps(killed)[-1] == last
+    _assert_equal_runs(whole, killed)
 
 
 def test_checkpoint_is_of_its_step_although_training_went_on(uninterrupted):
@@ -81,11 +82,12 @@ def test_finished_run_says_so(uninterrupted, sample_data_dir):
     assert (uninterrupted / "metrics.jsonl").read_bytes() == before
 
 
-def test_changed_config_is_refused_with_the_difference(uninterrupted, sample_data_dir):
-    arguments = [*_arguments(uninterrupted, sample_data_dir), "--config.loss.l1_weight=10"]
-    _, err = commands.run("launch.train", *arguments, code=1)
-    line = commands.error_line(err)
-    assert "loss.l1_weight: 100.0 there, 10.0 now" in line and "another workdir" in line
+def test_changed_config_is_refused_with_the_difference(uninterrupted):
+    config = read_config(uninterrupted)
+    claim(uninterrupted, config)
+    config.loss.l1_weight = 10.0
+    with pytest.raises(WorkdirError, match=r"loss.l1_weight: 100.0 there, 10.0 now.*another workd"):
+        claim(uninterrupted, config)
 
 
 def test_what_a_run_writes(uninterrupted):

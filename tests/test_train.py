@@ -99,19 +99,18 @@ def test_a_workdir_keeps_the_record_of_its_data(sample_data_dir, tmp_path):
 
 
 def test_unprepared_data_names_the_command(tmp_path):
-    arguments = [
-        "--config=configs/lidc_mask2ct.py",
-        f"--workdir={tmp_path}/run",
-        f"--config.data.data_dir={tmp_path}/data",
-    ]
-    _, err = commands.run("launch.train", *arguments, code=1)
-    line = commands.error_line(err)
+    config = get_config()
+    config.data.data_dir = f"{tmp_path}/data"
+    with pytest.raises(DataError) as refused:
+        train(config, tmp_path / "run")
+    line = str(refused.value)
     assert f"{tmp_path}/data/lidc_masks/" in line
     assert "run python -m launch.prepare --source=DIR with the same --config" in line
 
 
 def test_unwritable_workdir_is_named(sample_data_dir, tmp_path):
     (tmp_path / "file").write_text("")
-    arguments = commands.tiny_training(tmp_path / "file", sample_data_dir)
-    _, err = commands.run("launch.train", *arguments, code=1)
-    assert str(tmp_path / "file") in commands.error_line(err)
+    config = get_config("quickstart")
+    config.data.data_dir = str(sample_data_dir)
+    with pytest.raises(OSError, match=str(tmp_path / "file")):
+        train(config, tmp_path / "file")

@@ -92,6 +92,7 @@ def test_refuses_in_one_line():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_prints_a_table_and_writes_json(tmp_path):
     out, _ = commands.run(
         "launch.benchmark.input",

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,12 +13,18 @@ import numpy as np
 import pytest
 from jax import monitoring
 
+from configs.lidc_mask2ct import get_config
+from input_pipeline.safe_io import DataError
 from jax_pix2pix import benchmark, sharding, workdir
-from jax_pix2pix.errors import BenchmarkError
+from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.fit import initial_state, lower_step
 from jax_pix2pix.models import convolution_maps as maps
+from launch.benchmark import torch_comparison
+from launch.benchmark.jax_worker import Measurements
+from launch.benchmark.options import batch_sizes
 from launch.benchmark.processes import Worker
 from tests import commands
+from tests.oracle.benchmark_peer import Peer
 from tests.tiny import tiny_config
 
 WIDTH, SIZE, DEPTH = 4, 32, 3
@@ -300,34 +307,58 @@ def test_against_torch_compiled(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "overrides", "message"),
     [
-        (["--devices=3"], {}, "3 devices asked for, 2 present"),
-        (["--batch_sizes=3"], {}, "config.data.batch_size=3 does not divide over 2 devices"),
-        (["--batch_sizes=two"], {}, "--batch_sizes=two: use e.g. 8,16"),
-        (["--dtype=float16"], {}, 'config.dtype is "float16": use one of'),
+        (["--devices=3"], {}, "3 devices asked for, 2 present"),  # said by the worker
         (["--steps=0"], {}, "--steps"),
         (["--output=/dev/null/x.json"], {}, "/dev/null"),
-        (["--against=torch"], {}, "not on 2 cpu device(s): use --devices=1"),
-        (["--against=torch"], {"system": "x"}, '"x" has no PyTorch peer; lidc_mask2ct has'),
-        (
-            ["--against=torch", "--devices=1"],
-            {"generator.norm": "batch"},
-            "config.generator.norm=batch: the PyTorch peer has instance",
-        ),
-        (
-            ["--against=torch", "--devices=1"],
-            {"generator.skips": False},
-            "config.generator.skips=False: the PyTorch peer has True alone",
-        ),
         (["--profile=/dev/null/trace"], {}, "/dev/null/trace"),
         ([], {"data.cache": "device"}, "config.data.cache=device needs --input=real"),
-        (["--input=real"], {"data.sample": "knee"}, 'there is no "knee"'),
     ],
 )
-def test_refusals(tmp_path, flags, overrides, message):
-    arguments = _arguments(*flags, **{"data.data_dir": tmp_path} | overrides)
-    out, err = commands.run("launch.benchmark", *arguments, devices=2, code=1)
+def test_refusals_are_one_line_of_the_command(flags, overrides, message):
+    out, err = commands.run("launch.benchmark", *_arguments(*flags, **overrides), devices=2, code=1)
     assert message in commands.error_line(err)
     assert "images/s" not in out
+
+
+def _build(tmp_path, devices=2, real_input=False, **overrides):
+    """What the worker does first, in this process."""
+    config = get_config("quickstart")
+    config.update_from_flattened_dict({"data.data_dir": str(tmp_path)} | overrides)
+    Measurements().build(json.loads(config.to_json()), devices, 1, real_input, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data.batch_size": 3}, "config.data.batch_size=3 does not divide over 2 devices"),
+        ({"dtype": "float16"}, 'config.dtype is "float16": use one of'),
+        ({"real_input": True, "data.sample": "knee"}, 'there is no "knee"'),
+    ],
+)
+def test_a_worker_refuses_what_it_cannot_measure(tmp_path, options, message):
+    with pytest.raises((ConfigError, DataError), match=re.escape(message)):
+        _build(tmp_path, **options)
+
+
+def test_batch_sizes_are_numbers():
+    with pytest.raises(ConfigError, match=r"--batch_sizes=two: use e\.g\. 8,16"):
+        batch_sizes(["two"])
+
+
+def test_a_peer_is_of_one_device_and_of_its_own_networks():
+    build = {"platform": "cpu", "devices": 2}
+    with pytest.raises(BenchmarkError, match=r"not on 2 cpu device\(s\): use --devices=1"):
+        torch_comparison.fastest_peer({}, build)
+    with pytest.raises(BenchmarkError, match='"x" has no PyTorch peer; lidc_mask2ct has'):
+        torch_comparison.check("x")
+    for field, value, message in (
+        ("norm", "batch", "config.generator.norm=batch: the PyTorch peer has instance"),
+        ("skips", False, "config.generator.skips=False: the PyTorch peer has True alone"),
+    ):
+        config = json.loads(get_config("quickstart").to_json())
+        config["generator"][field] = value
+        with pytest.raises(BenchmarkError, match=message):
+            Peer().build(config, "eager", "cpu", False)
 
 
 def test_missing_torch_names_the_extra():

@@ -1,6 +1,7 @@
 """A run that goes on with another config: what does not change what is trained may be allowed."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 
 from configs.lidc_mask2ct import get_config
-from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.pyramid import scale_directory
-from jax_pix2pix.workdir import CHANGEABLE, check_changeable, claim, load_state
+from jax_pix2pix.workdir import CHANGEABLE, check_changeable, claim, load_state, read_config
+from launch.train import train
 from tests import commands
 
 STEPS = 30  # 3 epochs of 10
@@ -73,9 +75,12 @@ def test_allowed_changes_are_kept_and_train_the_same(unchanged, after_two_epochs
         {"step": 20, "field": "log_every_steps", "old": 1, "new": 5},
     ]
     # From now on these are the run's values, and there is nothing to allow.
-    out, _ = _train(*_arguments(after_two_epochs, sample_data_dir, **changes))
-    assert "already finished" in out
-    line = _refusal(*_arguments(after_two_epochs, sample_data_dir))
+    config = read_config(unchanged)
+    config.update_from_flattened_dict(changes)
+    claim(after_two_epochs, config)
+    with pytest.raises(WorkdirError) as refused:
+        claim(after_two_epochs, read_config(unchanged))
+    line = str(refused.value)
     assert "log_every_steps: 5 there, 1 now" in line
     assert f"allow it with {ALLOW}=data.cache,log_every_steps, or use another workdir" in line
 
@@ -86,10 +91,10 @@ def test_what_is_not_allowed_is_refused(unchanged, sample_data_dir):
     line = _refusal(*_arguments(unchanged, sample_data_dir, keep_last=3))
     assert f"keep_last: 2 there, 3 now): allow it with {ALLOW}=keep_last, or use another" in line
     # Where something else has changed too, nothing helps.
-    overrides = {"keep_last": 3, "loss.l1_weight": 10}
-    more = f"{ALLOW}=keep_last"
-    line = _refusal(*_arguments(unchanged, sample_data_dir, more, **overrides))
-    assert line.endswith("(loss.l1_weight: 100.0 there, 10.0 now): use another workdir")
+    config = read_config(unchanged)
+    config.keep_last, config.loss.l1_weight = 3, 10.0
+    with pytest.raises(WorkdirError, match=r"100.0 there, 10.0 now\): use another workdir$"):
+        claim(unchanged, config, ["keep_last"])
     assert {path.name: path.read_bytes() for path in unchanged.glob("*.json*")} == before
 
 
@@ -101,11 +106,9 @@ def test_what_is_not_allowed_is_refused(unchanged, sample_data_dir):
         ("log_every_step", 'the config has no field "log_every_step"'),
     ],
 )
-def test_a_field_that_changes_what_is_trained_cannot_be_allowed(
-    sample_data_dir, tmp_path, fields, message
-):
-    more = f"{ALLOW}={fields}"
-    assert message in _refusal(*_arguments(tmp_path / "run", sample_data_dir, more))
+def test_a_field_that_changes_what_is_trained_cannot_be_allowed(tmp_path, fields, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train(get_config("quickstart"), tmp_path / "run", fields.split(","))
     assert not (tmp_path / "run").exists()
 
 

@@ -208,6 +208,7 @@ def test_the_command_refuses_in_one_line(tmp_path):
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_accounts_for_a_stopwatchs_time(sample_data_dir, tmp_path):
     fields = {"data.batch_size": 8, "epochs": 3, "sample_every_epochs": 3, "log_every_steps": 5}
+    fields |= {"data.image_size": 64, "generator.depth": 5}  # slow enough to be killed in time
     arguments = commands.tiny_training(tmp_path, sample_data_dir, **fields)
     begun = time.time()
     process = commands.start("launch.train", *arguments)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def _arguments(workdir, data_dir):
-    """A state of some 60 MB, which takes a moment to write."""
+    """A state of some 28 MB, which takes a moment to write."""
     return commands.tiny_training(
         workdir,
         data_dir,
@@ -19,8 +19,8 @@ def _arguments(workdir, data_dir):
             "data.batch_size": 12,
             "data.image_size": 32,
             "generator.depth": 5,
-            "generator.width": 48,
-            "checkpoint_every_steps": 2,
+            "generator.width": 24,
+            "checkpoint_every_steps": 4,
             "checkpoint_every_epochs": 2,
         },
     )

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from input_pipeline import order
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.workdir import claim, read_config
 from tests import commands
 from tests.faults import runs
 
@@ -21,7 +23,7 @@ STEPS = 34  # 2 epochs of 17
 TOPOLOGIES = {"one_by_one": (1, 1), "one_by_eight": (1, 8), "two_by_two": (2, 2)}
 
 
-def _train(workdir, data_dir, topology, code=0, **overrides):
+def _train(workdir, data_dir, topology, **overrides):
     processes, devices = TOPOLOGIES[topology]
     fields = {
         "data.batch_size": BATCH,
@@ -33,7 +35,7 @@ def _train(workdir, data_dir, topology, code=0, **overrides):
         "dtype": "float64",
     }
     arguments = commands.tiny_training(workdir, data_dir, **fields | overrides)
-    return runs.train(arguments, processes, code, devices=devices, float64=True)
+    return runs.train(arguments, processes, devices=devices, float64=True)
 
 
 def _cut(source, step, workdir):
@@ -104,8 +106,9 @@ def test_split_parameters_of_two_processes_continue_on_eight_devices_of_one(
     _assert_same_training(workdir, whole, "one_by_eight", start=16)
 
 
-def test_another_seed_is_refused(whole, sample_data_dir, tmp_path):
+def test_another_seed_is_refused(whole):
     """It would be in charge of all that is still to come: the steps so far had the old one."""
-    workdir = _cut(whole, 8, tmp_path / "cut")
-    ((_, err),) = _train(workdir, sample_data_dir, "one_by_one", code=1, seed=1)
-    assert "seed: 0 there, 1 now" in commands.error_line(err)
+    config = read_config(whole)
+    config.seed = 1
+    with pytest.raises(WorkdirError, match="seed: 0 there, 1 now"):
+        claim(whole, config)

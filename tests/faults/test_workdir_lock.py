@@ -11,26 +11,13 @@ import time
 import pytest
 
 from tests import commands
+from tests.faults import runs
 
 
-def _start(workdir, data_dir, processes):
-    """The processes of one run, with two devices each where there are several."""
-    fields = {"data.batch_size": 16, "epochs": 3, "sample_every_epochs": 3}
-    arguments = commands.tiny_training(workdir, data_dir, **fields)
-    if processes == 1:
-        return [commands.start("launch.train", *arguments)]
-    address = f"--coordinator_address=127.0.0.1:{commands.free_port()}"
-    return [
-        commands.start(
-            "launch.train",
-            *arguments,
-            address,
-            f"--num_processes={processes}",
-            f"--process_id={number}",
-            devices=2,
-        )
-        for number in range(processes)
-    ]
+def _arguments(workdir, data_dir):
+    """A run that outlasts whatever happens here, of 8 steps an epoch."""
+    fields = {"data.batch_size": 16, "epochs": 1000, "sample_every_epochs": 1000}
+    return commands.tiny_training(workdir, data_dir, **fields)
 
 
 def _holder(workdir):
@@ -40,61 +27,39 @@ def _holder(workdir):
         return {}
 
 
-def _wait_for(condition, process):
-    deadline = time.monotonic() + 600
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def _has_gone_on(workdir):
+    """A condition: another checkpoint is there than those of now."""
+    step = max(runs.steps(workdir), default=0)
+    return lambda: max(runs.steps(workdir), default=0) > step
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_second_run_is_refused_and_the_first_goes_on(sample_data_dir, tmp_path, processes):
-    first = _start(tmp_path, sample_data_dir, processes)
-    second = []
-    try:
-        _wait_for(lambda: _holder(tmp_path).get("pid") == first[0].pid, first[0])
-        second = _start(tmp_path, sample_data_dir, processes)
-        for process in second:
-            _, err = commands.finish(process, 1)
+@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 2)])
+def test_a_second_run_is_refused_until_the_first_is_dead(
+    sample_data_dir, tmp_path, processes, devices
+):
+    arguments = _arguments(tmp_path, sample_data_dir)
+    with runs.started(arguments, processes, devices=devices) as first:
+        runs.wait_for(lambda: _holder(tmp_path).get("pid") == first[0].pid, first)
+        for _, err in runs.train(arguments, processes, 1, devices=devices):
             line = commands.error_line(err)
             assert (
                 f"{tmp_path} is in use by process {first[0].pid} on {socket.gethostname()}" in line
             )
             assert f"since {time.strftime('%Y-')}" in line and "another workdir" in line
-        assert first[0].poll() is None, "the first run was too short to be in the way"
-        for process in first:
-            commands.finish(process)
-    finally:
-        for process in first + second:
-            process.kill()
-    assert (tmp_path / "checkpoints" / "24").exists()
-    assert not (tmp_path / "lock").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_the_lock_of_a_dead_run_is_taken_over_without_a_word(sample_data_dir, tmp_path, processes):
-    first = _start(tmp_path, sample_data_dir, processes)
-    try:
-        _wait_for((tmp_path / "checkpoints" / "8").exists, first[0])
-    finally:
+        runs.wait_for(_has_gone_on(tmp_path), first)  # it was not disturbed
         for process in first:
             process.kill()
-    for process in first:
-        commands.finish(process, -signal.SIGKILL)
+        runs.finish(first, -signal.SIGKILL)
     assert _holder(tmp_path)["pid"] == first[0].pid  # left behind
 
-    second = _start(tmp_path, sample_data_dir, processes)
-    try:
-        for process in second:
-            _, err = commands.finish(process)
+    with runs.started(arguments, processes, devices=devices) as second:
+        runs.wait_for(_has_gone_on(tmp_path), second)
+        assert _holder(tmp_path)["pid"] == second[0].pid
+        second[-1].send_signal(signal.SIGTERM)
+        for _, err in runs.finish(second, 42):
             assert "in use" not in err and "lock" not in err
-    finally:
-        for process in second:
-            process.kill()
-    assert (tmp_path / "checkpoints" / "24").exists()
+    assert not (tmp_path / "lock").exists()
 
 
 HOLD = """
