@@ -33,11 +33,11 @@ def test_all_ways_of_this_project_give_the_same_batches(written, augmented):
     folder, data = written
     expected = None
     for name in benchmark.OURS:
-        row = benchmark.run_ours(name, fields(data, augmented), folder, 0.01, expected)
+        row = benchmark.run_ours(name, fields(data, augmented), folder, 0.1, expected)
         expected = expected or row["digests"]
         assert row["pairs_per_second"] > 0 and row["pairs_per_cpu_second"] > 0
         assert row["startup_seconds"].keys() == {0, meter.FAR}
-        assert row["peak_mb"] >= row["imports_mb"] > 0
+        assert row["peak_mb"] >= 0.99 * row["imports_mb"] > 0  # the kernel counts in batches
     assert expected[0] != expected[1]
 
 

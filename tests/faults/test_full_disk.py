@@ -87,7 +87,7 @@ def test_a_read_only_workdir(sample_data_dir, disk):
 def test_a_disk_that_is_full_for_tensorboard_alone(tmp_path):
     """Its thread ends, and so has the run to: it would wait for the thread for ever."""
     log = Logbook(str(tmp_path), 0, 1000, 10, Clock())
-    events = log._board.file_writer.event_writer._ev_writer._py_recordio_writer
+    events = log._writers[0]._board.file_writer.event_writer._ev_writer._py_recordio_writer
     file, events._writer = events._writer, open("/dev/full", "wb")
     with pytest.raises(OSError) as raised:
         for step in range(1, 500):

@@ -53,7 +53,8 @@ def test_killed_and_started_again(sample_data_dir, tmp_path):
     assert picture.path == "samples/step_00000020.png"
 
     attempts = list(wandb_files.attempts(workdir))
-    assert len({run_id for run_id, _, _ in attempts}) == 1 and len(attempts) == 2
+    # W&B's own process may have written nothing yet when it was killed too.
+    assert len({run_id for run_id, _, _ in attempts if run_id}) == 1 and len(attempts) == 2
     losses = [
         (row["_step"], row["train/loss_G"])
         for _, _, rows in attempts
@@ -63,7 +64,7 @@ def test_killed_and_started_again(sample_data_dir, tmp_path):
     assert dict(losses).items() <= expected["train/loss_G"].items()
     assert len(dict(losses)) == len(losses)
     missing = set(expected["train/loss_G"]) - set(dict(losses))
-    assert missing <= {killed_at - 1, killed_at}  # on their way
+    assert missing <= set(range(1, killed_at + 1))  # on their way
 
     board = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
