@@ -125,8 +125,8 @@ def _run_name(workdir):
 class Wandb:
     """A run of Weights & Biases, of this id and no other. WANDB_MODE, WANDB_ENTITY, ... hold.
 
-    W&B says of no step whether it has it, so that metrics.jsonl says it: at most the lines that were
-    on their way when a process was killed are missing there.
+    W&B says of no step whether it has it, so that metrics.jsonl says it: lines that were on their
+    way when a process was killed may be missing there.
 
     Args:
         history: {"kept": lines of metrics.jsonl that stay, "last": {split: the last step that any
