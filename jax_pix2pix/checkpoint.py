@@ -28,7 +28,7 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
-from jax_pix2pix import file_digests
+from jax_pix2pix import apart, file_digests
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.first_process import on_first_process
 from jax_pix2pix.process_log import logger
@@ -122,15 +122,24 @@ class Checkpoints:
             return value if math.isfinite(value) else -math.inf
 
         self._score = score
+        self._apart, multiprocessing = False, ocp.options.MultiprocessingOptions()
         if not read_only:
             on_first_process(self._move_damaged)
+            self._apart = apart.are_apart(directory)
+        if self._apart:  # a manager each, of which that of process 0 alone saves
+            self.directory.mkdir(parents=True, exist_ok=True)
+            me = jax.process_index()
+            multiprocessing = ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+            )
         # BestN decides what is kept; without best_fn the manager forgets metrics when restarted.
         best = BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy([LatestN(keep_last), best]),
             best_fn=score,
             read_only=read_only,
-            create=not read_only,
+            create=not read_only and not self._apart,
+            multiprocessing_options=multiprocessing,
             cleanup_tmp_directories=not read_only,
             lightweight_initialize=read_only,  # leaves metrics alone, which may be damaged
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._digest),
@@ -172,6 +181,10 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        if self._apart:
+            state = apart.whole(state)
+            if jax.process_index():
+                return
         contents = ocp.args.Composite(
             state=ocp.args.StandardSave(state), environment=ocp.args.JsonSave(environment())
         )
@@ -200,7 +213,8 @@ class Checkpoints:
 
     def latest(self):
         """The newest step, or None."""
-        return self._manager.latest_step()
+        step = self._manager.latest_step()
+        return apart.of_first_process(step) if self._apart else step
 
     def check_sound(self, step):
         """Raises WorkdirError, naming the file, if a step is not as it was written."""
@@ -277,8 +291,9 @@ class Checkpoints:
             WorkdirError: it is of other shapes or types, or damaged, which `check_sound` says
                 better.
         """
+        placed = apart.as_numpy(abstract_state) if self._apart else abstract_state
         contents = ocp.args.Composite(
-            state=ocp.args.StandardRestore(abstract_state), environment=ocp.args.JsonRestore()
+            state=ocp.args.StandardRestore(placed), environment=ocp.args.JsonRestore()
         )
         try:
             self._check_types(step, abstract_state)
@@ -306,7 +321,8 @@ class Checkpoints:
                 stacklevel=2,
             )
         logger.info("restored the checkpoint of step %d", step)
-        return restored["state"]
+        state = restored["state"]
+        return apart.spread(state, abstract_state) if self._apart else state
 
     def _check_types(self, step, abstract_state):
         """Raises ValueError, naming an array, if whole numbers are stored for others or vice versa.

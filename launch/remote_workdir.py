@@ -20,13 +20,12 @@ import uuid
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from input_pipeline import storage
 from input_pipeline.safe_io import DataError
 from jax_pix2pix import file_digests, workdir_lock
+from jax_pix2pix.apart import are_apart
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.first_process import on_first_process
 
@@ -41,14 +40,18 @@ RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|evaluation|damaged)/") 
 
 
 @contextlib.contextmanager
-def training(workdir):
+def training(workdir, pyramid=False):
     """The folder in which a run works: the workdir itself, or that of a store's copy.
 
     Process 0 holds the workdir, copies it here, and what changes back until the block ends.
+    Processes that do not see its folder have copies of their own, of which their logs go back.
+
+    Args:
+        pyramid: whether processes have to read what process 0 saved in the same start.
 
     Raises:
         WorkdirError: another run holds it; the store cannot be read or, in the end, written; the
-            processes of this run see different folders.
+            processes of a pyramid see different folders.
     """
     if not storage.is_remote(workdir):
         yield workdir
@@ -59,20 +62,27 @@ def training(workdir):
         with _names_of(workdir, cache):
             stack.enter_context(workdir_lock.locked(cache))
         mirror = on_first_process(lambda: _begin(workdir, cache, folder))
-        seen = multihost_utils.process_allgather(np.array(folder.is_dir()))
+        apart, own = are_apart(folder), None
         try:
-            if not seen.all():
+            if apart and pyramid:
                 jax.distributed.shutdown()  # or the first to end would abort the others
                 raise WorkdirError(
-                    f"{cache} is not one folder for all processes of this run, which write "
-                    "checkpoints together: set XDG_CACHE_HOME to one that all hosts share"
+                    f"{cache} is not one folder for all processes of this run, whose scales read "
+                    "coarser ones: set XDG_CACHE_HOME to one that all hosts share"
                 )
+            if apart and not mirror:
+                folder = cache / f"run_{jax.process_index()}"
+                own = _Mirror(workdir, folder)
+                own.pull_anew()
             with _names_of(workdir, folder, f" (here in {folder})"):
                 yield os.fspath(folder)
         except BaseException:
             if mirror:
                 mirror.give_up()
             raise
+        finally:
+            if own:
+                own.push_logs()
         on_first_process(lambda: mirror.finish())
 
 
@@ -120,12 +130,7 @@ def _begin(workdir, cache, folder):
         mirror.store.names()  # refuses what does not exist before anything is written there
         mirror.take(cache)
         try:
-            if folder.is_dir():  # of a run that was killed: the store has what counts of it
-                for path in folder.iterdir():
-                    if not path.name.startswith("stacks_"):
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
-            folder.mkdir(exist_ok=True)
-            mirror.pull()
+            mirror.pull_anew()
         except BaseException:
             mirror.store.delete([LOCK])
             raise
@@ -204,6 +209,15 @@ class _Mirror:
 
     # Copies
 
+    def pull_anew(self):
+        """Copies the run here, where a run that was killed may have left files."""
+        if self._folder.is_dir():  # the store has what counts of it
+            for path in self._folder.iterdir():
+                if not path.name.startswith("stacks_"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.pull()
+
     def pull(self, checkpoints=True):
         """Copies what a run reads: its files but for pictures and results, whole checkpoints."""
         sizes = self.store.names()
@@ -244,6 +258,14 @@ class _Mirror:
         # As bytes: they may grow meanwhile.
         self.store.write({name: (self._folder / name).read_bytes() for name in changed})
         self._files.update(found)
+
+    def push_logs(self):
+        """Copies what a process other than the first writes, and ends the copy here."""
+        names = [f"logs/process_{jax.process_index():04d}.log"]
+        names += [path.name for path in self._folder.glob("stacks_*")]
+        with contextlib.suppress(DataError):  # process 0 tells of a store that fails
+            self.store.put(self._folder, [name for name in names if (self._folder / name).exists()])
+        shutil.rmtree(self._folder)
 
     def _push_step(self, step, signature):
         """-> whether it is in the store; not if it was deleted here meanwhile."""

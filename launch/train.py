@@ -36,7 +36,7 @@ def main():
     distributed.initialize(_CONFIG.value.heartbeat_seconds)
     config, clock = _CONFIG.value, Clock(process_age())
     chosen = trackers.chosen(config.system)
-    with remote_workdir.training(_WORKDIR.value) as directory:
+    with remote_workdir.training(_WORKDIR.value, "pyramid" in config) as directory:
         finished = train(config, directory, _ALLOWED.value, clock, trackers=chosen)
     if not finished:
         print("stopped on request and saved; the same command goes on from here")

@@ -18,7 +18,7 @@ from input_pipeline import prepared, storage
 from input_pipeline.records import Records
 from input_pipeline.safe_io import DataError
 from jax_pix2pix import file_digests
-from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
 from launch import remote_workdir
 from tests import commands
 from tests.faults import runs
@@ -456,19 +456,24 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_of_a_run_share_one_copy_or_are_refused(sample_data_dir, tmp_path):
+def test_processes_with_a_copy_each_train_what_those_with_one_do(sample_data_dir, tmp_path):
+    """Two hosts that share nothing but the store: stopped, and gone on with."""
     url = f"file://{tmp_path}/there"
-    arguments = commands.tiny_training(url, sample_data_dir)
+    fields = {"checkpoint_every_steps": 4}
+    arguments = commands.tiny_training(url, sample_data_dir, **fields)
     apart = [{"variables": {"XDG_CACHE_HOME": str(tmp_path / name)}} for name in "ab"]
     with runs.started(arguments, 2, each=apart) as running:
-        for _, err in runs.finish(running, 1):
-            assert "is not one folder for all processes of this run" in commands.error_line(err)
-    assert storage.Store(url).names() == {}
-
-    runs.train(arguments, 2)
-    runs.train(commands.tiny_training(tmp_path / "whole", sample_data_dir), 2)
+        runs.wait_for(lambda: "checkpoints/8/digests.json" in storage.Store(url).names(), running)
+        running[1].send_signal(signal.SIGTERM)
+        runs.finish(running, EXIT_RESTART)
+    with runs.started(arguments, 2, each=apart) as running:
+        runs.finish(running)
+    runs.train(commands.tiny_training(tmp_path / "whole", sample_data_dir, **fields), 2)
     runs.assert_equal(tmp_path / "whole", tmp_path / "there")
-    assert "lock" not in storage.Store(url).names()
+    names = storage.Store(url).names()
+    assert "lock" not in names and "logs/process_0001.log" in names
+    assert len(runs.process_log(tmp_path / "there", 1).split("start on ")) == 3
+    assert not list(tmp_path.glob("[ab]/jax_pix2pix/*/run*"))
 
 
 @pytest.mark.slow
