@@ -19,7 +19,12 @@ from launch.accelerators import Cpus, Gpus, TpuSlice
 
 ACCELERATORS = {Cpus: "cpu:2", Gpus: "h100:8", TpuSlice: "v5e-16"}
 # Values of flags that are text; others get "some".
-TEXT = {"time": "1-00:00:00", "repository": "https://example.com/a.git", "zone": "us-west4-a"}
+TEXT = {
+    "time": "1-00:00:00",
+    "repository": "https://example.com/a.git",
+    "zone": "us-west4-a",
+    "volume": "runs:/runs",
+}
 
 
 def flag_sets(platform):
