@@ -91,7 +91,7 @@ class Cluster:
         )
         return fields[name]
 
-    def wait(self, job, *states, seconds=240):
+    def wait(self, job, *states, seconds=480):
         """Until the job is in one of the states. -> the state."""
         end = time.monotonic() + seconds
         while (state := self.field(job, "JobState")) not in states:

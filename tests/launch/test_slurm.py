@@ -54,7 +54,7 @@ def _log(workdir, job):
 
 
 def _wait_for_step(cluster, workdir, job, step):
-    end = time.monotonic() + 240
+    end = time.monotonic() + 480
     while runs.logged_step(workdir) < step:
         assert time.monotonic() < end and cluster.field(job, "JobState") in ("PENDING", "RUNNING")
         time.sleep(0.1)
