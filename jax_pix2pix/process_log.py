@@ -9,34 +9,22 @@ import os
 import socket
 import time
 
-from etils import epath
-
 logger = logging.getLogger("jax_pix2pix")
 logger.addHandler(logging.NullHandler())  # until `start`
 logger.propagate = False  # the terminal has its own lines
 
 
 class _File(logging.Handler):
-    """Appends each record to a file at once; what cannot be written must not end a run.
+    """Appends each record to a file at once; what cannot be written must not end a run."""
 
-    Args:
-        whole: write the file anew each time, as objects in a bucket have to be.
-    """
-
-    def __init__(self, path, whole):
+    def __init__(self, path):
         super().__init__()
-        self._path, self._whole = epath.Path(path), whole
-        self._text = self._path.read_text() if whole and self._path.exists() else ""
+        self._path = path
 
     def emit(self, record):
         with contextlib.suppress(OSError):
-            line = self.format(record) + "\n"
-            if self._whole:
-                self._text += line
-                self._path.write_text(self._text)
-            else:
-                with open(self._path, "a", encoding="utf-8", errors="replace") as file:
-                    file.write(line)
+            with open(self._path, "a", encoding="utf-8", errors="replace") as file:
+                file.write(self.format(record) + "\n")
 
 
 def log_path(workdir, process):
@@ -53,12 +41,12 @@ def start(workdir, coordinator):
 
     path = log_path(workdir, jax.process_index())
     with contextlib.suppress(OSError):  # a full or read-only disk, which what comes next names
-        epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
     for handler in (*logger.handlers, *logging.root.handlers):
         if isinstance(handler, _File):
             logger.removeHandler(handler)
             logging.root.removeHandler(handler)
-    file = _File(path, whole="://" in path)
+    file = _File(path)
     rank = f"[{jax.process_index()}/{jax.process_count()}]"
     formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ {rank} %(levelname)s %(message)s")
     formatter.datefmt, formatter.converter = "%Y-%m-%dT%H:%M:%S", time.gmtime

@@ -11,8 +11,7 @@ import os
 import re
 import time
 import uuid
-
-from etils import epath
+from pathlib import Path
 
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.metrics_log import points
@@ -97,7 +96,7 @@ class _Record:
     """
 
     def __init__(self, workdir, name, target):
-        self._path = epath.Path(workdir) / f"tracker_{name}.json"
+        self._path = Path(workdir) / f"tracker_{name}.json"
         self._target, self._all = target, {}
         try:
             if self._path.exists():
@@ -118,7 +117,7 @@ class _Record:
 
 def _run_name(workdir):
     """The workdir's last part; of a scale of a pyramid the last two."""
-    parts = epath.Path(workdir).absolute().parts
+    parts = Path(workdir).absolute().parts
     return "/".join(parts[-2:] if re.fullmatch(r"scale_\d+", parts[-1]) else parts[-1:])
 
 
@@ -146,7 +145,7 @@ class Wandb:
             project=project,
             id=self._record.fields["id"],
             name=_run_name(workdir),
-            dir=None if "://" in str(workdir) else workdir,
+            dir=workdir,
             resume="allow",
             settings=wandb.Settings(
                 console="off",
