@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -30,8 +31,16 @@ def records(path):
 
 
 def attempts(workdir):
-    """Of each start of a run: (its id, config, rows of its history), oldest first."""
-    for path in sorted(workdir.glob("wandb/offline-run-*/run-*.wandb")):
+    """Of each start of a run: (its id, config, rows of its history), oldest first.
+
+    The last one has to have ended: W&B's own process writes it for a moment longer.
+    """
+    paths = sorted(workdir.glob("wandb/offline-run-*/run-*.wandb"))
+    deadline = time.monotonic() + 60
+    while not any(record.HasField("exit") for record in records(paths[-1])):
+        assert time.monotonic() < deadline, paths[-1]
+        time.sleep(0.1)
+    for path in paths:
         run_id, config, rows = None, {}, []
         for record in records(path):
             if record.HasField("run"):
