@@ -107,8 +107,9 @@ class Cluster:
             time.sleep(0.5)
 
     def start_now(self, job):
-        """When what is left of it has ended; rather than two minutes after it was queued again."""
+        """Rather than two minutes after it was queued again."""
         _until(lambda: _idle(self))
+        time.sleep(15)  # idle nodes may still clear away a start, and a new one would find them busy
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def stop(self):
