@@ -109,7 +109,7 @@ class Cluster:
     def start_now(self, job):
         """Rather than two minutes after it was queued again."""
         _until(lambda: _idle(self))
-        time.sleep(15)  # idle nodes may still clear away a start, and a new one would find them busy
+        time.sleep(15)  # idle nodes may still clear a start away, and would be busy for another
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def stop(self):
