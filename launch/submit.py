@@ -26,6 +26,7 @@ import jinja2
 from absl import flags
 from ml_collections import config_flags
 
+from input_pipeline import storage
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.workdir import build_system
 from launch import command
@@ -185,7 +186,8 @@ def _check_workdir():
     """Refuses a workdir that ends with the pod or the rented machine."""
     workdir: str = flags.FLAGS.workdir
     volume = _volume()
-    if "://" in workdir or (volume and os.path.normpath(workdir).startswith(volume["path"] + "/")):
+    in_volume = volume and os.path.normpath(workdir).startswith(volume["path"] + "/")
+    if storage.is_remote(workdir) or in_volume:
         return
     raise ConfigError(
         f"--workdir={workdir}: files of a pod or rented machine end with it: use gs://… or s3://…, "
@@ -213,7 +215,7 @@ def values(device, arguments, options) -> dict[str, Any]:
     """
     workdir: str = flags.FLAGS.workdir
     paths = [os.getcwd(), workdir, _CONFIG.value.data.data_dir]
-    folders = dict.fromkeys(os.path.abspath(path) for path in paths if "://" not in path)
+    folders = dict.fromkeys(os.path.abspath(path) for path in paths if not storage.is_remote(path))
     name = _NAME.value or os.path.basename(workdir.rstrip("/"))
     return {option: flags.FLAGS[option].value for option in options} | {
         "name": _label(name),
@@ -223,7 +225,7 @@ def values(device, arguments, options) -> dict[str, Any]:
         "python": sys.executable,
         "directory": os.getcwd(),
         "folders": list(folders),
-        "logs": os.getcwd() if "://" in workdir else os.path.abspath(workdir),
+        "logs": os.getcwd() if storage.is_remote(workdir) else os.path.abspath(workdir),
         "port": _free_port(),
         "volume": _volume(),
     }
