@@ -9,10 +9,8 @@ hand too. Fields of the config are set as for launch.train; flags of launch.trai
 `--`: `-- --wandb=lungs`.
 """
 
-import dataclasses
 import os
 import re
-import shlex
 import shutil
 import signal
 import socket
@@ -22,7 +20,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from absl import flags
 from ml_collections import config_flags
 
@@ -30,7 +27,8 @@ from input_pipeline import storage
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.workdir import build_system
 from launch import command
-from launch.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
+from launch.accelerators import EXAMPLES, Cpus, TpuSlice, accelerator
+from launch.platforms import PLATFORMS, render
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes, as its processes see it")
@@ -59,60 +57,6 @@ flags.DEFINE_enum("container", "pyxis", ["pyxis", "apptainer"], "what runs --ima
 flags.DEFINE_bool("spot", False, "cheaper machines, which may be taken away at any time")
 flags.DEFINE_string("repository", None, "where every worker clones the project from")
 flags.DEFINE_string("revision", None, "of --repository: a commit or tag")
-
-
-@dataclasses.dataclass(frozen=True)
-class Platform:
-    """How one platform is told.
-
-    template: in this folder, by the type of accelerator.
-    client: the command that takes the filled-in file as its last argument.
-    options, required: flags of the above that the template reads; those that must be given.
-    keeps_files: whether a restart finds what the run wrote to the machine's disk.
-    """
-
-    template: dict[type, str]
-    client: tuple[str, ...]
-    options: tuple[str, ...] = ()
-    required: tuple[str, ...] = ()
-    keeps_files: bool = True
-
-
-PLATFORMS = {
-    "local": Platform({Cpus: "local/train.sh"}, ("bash",)),
-    "slurm": Platform(
-        {Cpus: "slurm/train.sbatch", Gpus: "slurm/train.sbatch"},
-        ("sbatch",),
-        ("restarts", "image", "time", "partition", "account", "cpus_per_task", "container"),
-    ),
-    "gke": Platform(
-        {TpuSlice: "gke/jobset_tpu.yaml", Gpus: "gke/job_gpu.yaml"},
-        ("kubectl", "create", "-f"),
-        ("restarts", "image", "namespace", "queue", "priority", "service_account", "volume"),
-        ("image",),
-        keeps_files=False,
-    ),
-    "xpk": Platform(
-        {TpuSlice: "gke/xpk.sh"},
-        ("bash",),
-        ("restarts", "image", "namespace", "priority", "cluster", "project", "zone"),
-        ("image", "cluster"),
-        keeps_files=False,
-    ),
-    "tpu_vm": Platform(
-        {TpuSlice: "tpu_vm/create.sh"},
-        ("bash",),
-        ("restarts", "project", "zone", "spot", "repository", "revision"),
-        ("project", "zone", "repository", "revision"),
-        keeps_files=False,
-    ),
-    "sky": Platform(
-        {Gpus: "sky/train.yaml", TpuSlice: "sky/train.yaml"},
-        ("sky", "jobs", "launch", "--yes", "--detach-run"),
-        ("spot",),
-        keeps_files=False,
-    ),
-}
 
 
 def main(arguments):
@@ -258,19 +202,6 @@ def _free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
-
-
-def render(template, values):
-    """A template of this folder, filled in; a name that it reads and is not given is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"quote": shlex.quote, "join_quoted": shlex.join}
-    return environment.get_template(template).render(values)
 
 
 if __name__ == "__main__":

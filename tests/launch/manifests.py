@@ -9,7 +9,7 @@ import kubernetes_validate
 import yaml
 from kubernetes_validate import utils
 
-from launch import submit
+from launch import platforms
 from launch.accelerators import Gpus, accelerator
 
 VERSIONS = ("1.29", "1.37")  # the first that has backoffLimitPerIndex without asking, and the last
@@ -40,7 +40,7 @@ def render(template, name, nodes=1, **values):
     )
     given = {"name": "run-a", "image": "img:1", "restarts": 100, "cluster": "c", "arguments": []}
     nodes = nodes if isinstance(device, Gpus) else device.hosts
-    return submit.render(template, options | given | {"device": device, "nodes": nodes} | values)
+    return platforms.render(template, options | given | {"device": device, "nodes": nodes} | values)
 
 
 def objects(text):

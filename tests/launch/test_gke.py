@@ -9,7 +9,7 @@ import pytest
 from kubernetes_validate import ValidationError
 
 from launch.accelerators import accelerator
-from launch.submit import PLATFORMS
+from launch.platforms import PLATFORMS
 from tests import commands
 from tests.faults import runs
 from tests.launch import manifests
