@@ -52,7 +52,8 @@ def run(main, positional=False):
         except Exception as error:
             if _lost(error):
                 _exit(
-                    f"another process of the run, or the way to it, was lost ({error})",
+                    f"another process of the run, or the way to it, was lost ({error}): "
+                    "start the same command again",
                     EXIT_RESTART,
                 )
             logger.exception("end, exit code 1")  # a mistake of ours

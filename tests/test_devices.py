@@ -40,7 +40,9 @@ def _assert_same_losses(ours, reference):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fsdp", "cache"), [(1, "none"), (2, "none"), (2, "device")])
+@pytest.mark.parametrize(
+    ("fsdp", "cache"), [pytest.param(1, "none", marks=pytest.mark.long), (2, "none"), (2, "device")]
+)
 def test_eight_devices(one_device, sample_data_dir, tmp_path, fsdp, cache):
     arguments = _arguments(tmp_path, sample_data_dir, **{"fsdp": fsdp, "data.cache": cache})
     out, _ = commands.run("launch.train", *arguments, devices=8, float64=True)

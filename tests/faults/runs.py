@@ -9,10 +9,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from jax_pix2pix.process_log import log_path
 from jax_pix2pix.workdir import load_state
 from tests import commands
+
+# Processes and devices of each. Two of two come upon all that one does, and more.
+ONE_AND_MORE = [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def _arguments(workdir, data_dir):
     )
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("processes", "devices"), runs.ONE_AND_MORE)
 def test_a_full_disk(sample_data_dir, disk, tmp_path, processes, devices):
     workdir = disk / "run"
     arguments = _arguments(workdir, sample_data_dir)

@@ -84,7 +84,9 @@ def test_undisturbed(whole):
     _assert_same_training(whole, whole, "one_by_one")
 
 
-@pytest.mark.parametrize("topology", ["one_by_eight", "two_by_two"])
+@pytest.mark.parametrize(
+    "topology", [pytest.param("one_by_eight", marks=pytest.mark.long), "two_by_two"]
+)
 def test_there_and_back(whole, sample_data_dir, tmp_path, topology):
     there = _cut(whole, 8, tmp_path / "there")
     outputs = _train(there, sample_data_dir, topology)

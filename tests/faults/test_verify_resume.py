@@ -21,7 +21,7 @@ def _arguments(workdir, data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("processes", "devices"), runs.ONE_AND_MORE)
 def test_equal(sample_data_dir, tmp_path, processes, devices):
     arguments = _arguments(tmp_path / "new", sample_data_dir)
     outputs = runs.train(arguments, processes, devices=devices, module="launch.verify_resume")

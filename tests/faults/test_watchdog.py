@@ -22,7 +22,9 @@ def _arguments(workdir, data_dir, **fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 1)])
+@pytest.mark.parametrize(
+    ("processes", "devices"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 1)]
+)
 def test_a_hung_reader_ends_the_run(sample_data_dir, tmp_path, processes, devices):
     arguments = _arguments(tmp_path, sample_data_dir, watchdog_seconds=SECONDS)
     hanging = [*arguments, "--hang_at=7"]
@@ -32,16 +34,16 @@ def test_a_hung_reader_ends_the_run(sample_data_dir, tmp_path, processes, device
         start = time.monotonic()
         outputs = runs.finish(running, 42)
         assert time.monotonic() - start < 3 * SECONDS
-    lines = [line for _, err in outputs for line in err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == processes
-    hung = [line for line in lines if "nothing has moved for 15 s" in line]
-    assert hung and all("start the same command again" in line for line in hung)
-    # The other sees either its own time pass or the connection close.
-    assert all("was lost" in line for line in lines if line not in hung)
+    # Process 0 waits for the hung one: it sees either its own time pass or the connection close.
+    *waiting, hung = [
+        [line for line in err.splitlines() if line.startswith("error: ")] for _, err in outputs
+    ]
+    for lines in (*waiting, hung):
+        assert lines and all("start the same command again" in line for line in lines)
+    assert "nothing has moved for 15 s" in hung[0]
     assert runs.logged(tmp_path, processes - 1, "error: nothing has moved", "exit code 42")
-    stacks = sorted(tmp_path.glob("stacks_*.txt"))
-    assert [path.name.split("_")[1] for path in stacks] == [str(n) for n in range(processes)]
-    assert "_wait_for_the_file_server" in stacks[-1].read_text()
+    (stacks,) = tmp_path.glob(f"stacks_{processes - 1}_*.txt")
+    assert "_wait_for_the_file_server" in stacks.read_text()
 
     runs.train(arguments, processes, devices=devices)
     assert runs.steps(tmp_path)[-1] == 20

@@ -34,7 +34,7 @@ def _has_gone_on(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize(("processes", "devices"), runs.ONE_AND_MORE)
 def test_a_second_run_is_refused_until_the_first_is_dead(
     sample_data_dir, tmp_path, processes, devices
 ):
