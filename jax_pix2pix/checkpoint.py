@@ -122,12 +122,15 @@ class Checkpoints:
             return value if math.isfinite(value) else -math.inf
 
         self._score = score
-        self._apart, multiprocessing = False, ocp.options.MultiprocessingOptions()
-        if not read_only:
+        multiprocessing = ocp.options.MultiprocessingOptions()
+        if read_only:  # which a process may do on its own
+            self._apart = jax.process_count() > 1
+        else:
             on_first_process(self._move_damaged)
             self._apart = apart.are_apart(directory)
         if self._apart:  # a manager each, of which that of process 0 alone saves
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if not read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
             me = jax.process_index()
             multiprocessing = ocp.options.MultiprocessingOptions(
                 primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
@@ -172,6 +175,11 @@ class Checkpoints:
         """The steps that have a folder, also those that the manager is about to delete."""
         names = [path.name for path in self.directory.glob("*")]
         return sorted(int(name) for name in names if name.isdecimal())
+
+    def check_whole(self, state):
+        """Raises WorkdirError if `save` could not get all of a state that is placed as this one."""
+        if self._apart:
+            apart.whole(state)
 
     def save(self, step, state, metrics=None):
         """Starts to write ``state`` (a pytree of arrays), unless ``step`` is already there.

@@ -1,6 +1,7 @@
 """What one process of a run does for all of them, such that all go on or all refuse."""
 
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,6 +43,22 @@ def on_first_process(function):
             raise OSError(number, os.strerror(number))
         raise WorkdirError(refusal)
     return result
+
+
+def of_first_process(tree, like) -> Any:
+    """process 0's arrays on every process, as NumPy's where there are several.
+
+    Args:
+        tree: pytree of arrays; of process 0 alone.
+        like: pytree of the same structure, with their shapes and types.
+    """
+    if jax.process_count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(like)
+    mine = [np.zeros(x.shape, x.dtype) for x in leaves]
+    if jax.process_index() == 0:
+        mine = [np.asarray(x) for x in structure.flatten_up_to(tree)]
+    return structure.unflatten(multihost_utils.broadcast_one_to_all(mine))
 
 
 def _of_first_process(text):

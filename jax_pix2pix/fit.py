@@ -87,6 +87,7 @@ def fit(
         state = initial_state(system, config, shardings)
         if warm_start:
             state = warm_start(state, shardings)
+    checkpoints.check_whole(state)  # before hours of training
 
     batches = train_batches(start_step)
     clock.book("startup")

@@ -14,6 +14,7 @@ import numpy as np
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.evaluation.slices import check_any_counted
+from jax_pix2pix.first_process import of_first_process, on_first_process
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.sharding import placed
@@ -88,6 +89,8 @@ def grow(config, coarser, examples, state, shardings):
     The amplitude of its noise is config.pyramid.noise_factor times the root-mean-square error with
     which the coarser scale's reconstructions, upsampled, miss the training volumes.
 
+    Process 0 reads and measures for all, as the others may not see what it saved.
+
     Args:
         config: of the scale.
         coarser: workdir of the scale before.
@@ -95,20 +98,29 @@ def grow(config, coarser, examples, state, shardings):
         state: TrainState of fresh weights.
         shardings: of ``state``, a pytree alike.
     """
-    _, coarse_system, coarse, _ = load_state(coarser, "last")
-    error = reconstruction_error(coarse_system, coarse.generator, build_system(config), examples())
-    frozen = coarse.generator.frozen
-    number = config.pyramid.scale - 1
-    variables = frozen["scales"] | {f"scale_{number}": scale_variables(coarse.generator)[-1]}
-    amplitude = jnp.float32(config.pyramid.noise_factor * error)
-    frozen = {"scales": variables, "amplitudes": jnp.append(frozen["amplitudes"], amplitude)}
 
-    def warm(fresh, old):
-        return fresh.replace(params=old.params, batch_stats=old.batch_stats, average=old.average)
+    def weights(network):
+        names = ("params", "batch_stats", "average", "frozen")
+        return {name: getattr(network, name) for name in names}
 
-    generator = warm(state.generator, coarse.generator).replace(frozen=frozen)
-    discriminator = warm(state.discriminator, coarse.discriminator)
-    return placed(state.replace(generator=generator, discriminator=discriminator), shardings)
+    def warm():
+        _, coarse_system, coarse, _ = load_state(coarser, "last")
+        generator, system = coarse.generator, build_system(config)
+        error = reconstruction_error(coarse_system, generator, system, examples())
+        frozen = generator.frozen
+        number = config.pyramid.scale - 1
+        variables = frozen["scales"] | {f"scale_{number}": scale_variables(generator)[-1]}
+        amplitude = jnp.float32(config.pyramid.noise_factor * error)
+        frozen = {"scales": variables, "amplitudes": jnp.append(frozen["amplitudes"], amplitude)}
+        return weights(generator.replace(frozen=frozen)), weights(coarse.discriminator)
+
+    like = weights(state.generator), weights(state.discriminator)
+    generator, discriminator = of_first_process(on_first_process(warm), like)
+    state = state.replace(
+        generator=state.generator.replace(**generator),
+        discriminator=state.discriminator.replace(**discriminator),
+    )
+    return placed(state, shardings)
 
 
 def reconstruction_error(coarse_system, generator, system, examples):

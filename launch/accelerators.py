@@ -71,8 +71,11 @@ _GPUS = {
 }
 
 
-def accelerator(name):
+def accelerator(name, any_gpu=False):
     """ "v5e-256" -> TpuSlice, "h100:8" -> Gpus, "cpu:2" -> Cpus.
+
+    Args:
+        any_gpu: whether a GPU may have any name: Slurm's are those that a site gave them.
 
     Raises:
         ConfigError: nothing is called so.
@@ -80,11 +83,11 @@ def accelerator(name):
     match = re.fullmatch(r"(v\d\w*)-(\d+)", name)
     if match and match[1] in _TPUS:
         return _tpu_slice(name, match[1], int(match[2]))
-    match = re.fullmatch(r"([\w-]+):([1-9]\d*)", name)
+    match = re.fullmatch(r"([\w.-]+):([1-9]\d*)", name)
     if match and match[1] == "cpu":
         return Cpus(int(match[2]))
-    if match and match[1] in _GPUS:
-        return Gpus(match[1], int(match[2]), _GPUS[match[1]])
+    if match and (match[1] in _GPUS or any_gpu):
+        return Gpus(match[1], int(match[2]), _GPUS.get(match[1]))
     kinds = ", ".join(["cpu", *_GPUS])
     raise ConfigError(
         f"--accelerator={name} is unknown: use e.g. {EXAMPLES}; TPUs {', '.join(_TPUS)}, "

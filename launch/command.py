@@ -48,7 +48,7 @@ def run(main, positional=False):
             logger.info("end, exit code %d", code or 0)
             return code
         except MENDABLE as error:
-            _exit(error)
+            _exit(_without_traceback(error))
         except Exception as error:
             if _lost(error):
                 _exit(
@@ -72,9 +72,16 @@ def _parse_flags(argv):
         (reason,) = error.args
         reason = reason.args[0] if isinstance(reason, KeyError) else reason
         _exit(f"--config.…: the config has no field {reason}")
-    except (flags.Error, TypeError, ValueError) as error:
-        # ml_collections puts the traceback of a failing config file into the message.
-        _exit(str(error).strip().splitlines()[-1] if "Traceback" in str(error) else error)
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        _exit(_without_traceback(error))
+
+
+def _without_traceback(error):
+    """What ml_collections says of a config file that is not there, or fails."""
+    text = str(error)
+    if isinstance(error, OSError) and (path := re.search(r"Attempted \[.*?\]:\s*(.+)", text)):
+        return f"--config={path[1]}: there is no such file, or it cannot be read"
+    return text.strip().splitlines()[-1] if "Traceback" in text else error
 
 
 def _warn_of_thread(failed):

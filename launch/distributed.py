@@ -37,7 +37,7 @@ def initialize(heartbeat_seconds):
 
     SIGUSR1, which batch systems send some time before the end, does the same. Explicit flags win;
     then the environment's VARIABLES; then what JAX detects: Slurm, Open MPI, TPUs of Google Cloud
-    and of its Kubernetes; else this is the only process.
+    and of its Kubernetes; else this is the only process. Open MPI 5 wants the first variable.
 
     Processes that are not all there within --initialization_timeout end with EXIT_RESTART. So do
     pods whose first one has no address by then: a pod has one once a machine was found for it.
@@ -90,7 +90,7 @@ def _place() -> tuple[Any, Any, Any, Any]:
     """
     given = [_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value]
     names = ["--coordinator_address", "--num_processes", "--process_id"]
-    if all(value is None for value in given) and any(name in os.environ for name in VARIABLES[1:]):
+    if all(value is None for value in given) and any(map(os.environ.get, VARIABLES[1:])):
         given = [os.environ.get(VARIABLES[0]), *map(_number, VARIABLES[1:])]
         names = list(VARIABLES)
     if all(value is not None for value in given):
@@ -114,6 +114,14 @@ def _place() -> tuple[Any, Any, Any, Any]:
             _end(message)
         raise ConfigError(message) from None
     address, processes, process, _ = place
+    ranks = [int(os.environ.get(f"OMPI_COMM_WORLD_{name}", 0)) for name in ("SIZE", "RANK")]
+    if processes is None and ranks[0] > 1:
+        if address is None:
+            raise ConfigError(
+                "Open MPI 5 and later does not say where process 0 is: mpirun -x "
+                f"{VARIABLES[0]}=HOST:PORT, its first host and a port that is free there"
+            )
+        return address, *ranks, None
     if address is not None and (processes is None or process is None):
         raise ConfigError(
             f"{VARIABLES[0]} is set, but not how many processes there are and which is this: set "
@@ -124,9 +132,9 @@ def _place() -> tuple[Any, Any, Any, Any]:
 
 def _number(name):
     value = os.environ.get(name)
-    if value is not None and not value.isdecimal():
+    if value and not value.isdecimal():
         raise ConfigError(f'{name}="{value}": use a whole number')
-    return None if value is None else int(value)
+    return int(value) if value else None
 
 
 def _host_and_port(address):

@@ -40,18 +40,14 @@ RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|evaluation|damaged)/") 
 
 
 @contextlib.contextmanager
-def training(workdir, pyramid=False):
+def training(workdir):
     """The folder in which a run works: the workdir itself, or that of a store's copy.
 
     Process 0 holds the workdir, copies it here, and what changes back until the block ends.
     Processes that do not see its folder have copies of their own, of which their logs go back.
 
-    Args:
-        pyramid: whether processes have to read what process 0 saved in the same start.
-
     Raises:
-        WorkdirError: another run holds it; the store cannot be read or, in the end, written; the
-            processes of a pyramid see different folders.
+        WorkdirError: another run holds it; the store cannot be read or, in the end, written.
     """
     if not storage.is_remote(workdir):
         yield workdir
@@ -64,12 +60,6 @@ def training(workdir, pyramid=False):
         mirror = on_first_process(lambda: _begin(workdir, cache, folder))
         apart, own = are_apart(folder), None
         try:
-            if apart and pyramid:
-                jax.distributed.shutdown()  # or the first to end would abort the others
-                raise WorkdirError(
-                    f"{cache} is not one folder for all processes of this run, whose scales read "
-                    "coarser ones: set XDG_CACHE_HOME to one that all hosts share"
-                )
             if apart and not mirror:
                 folder = cache / f"run_{jax.process_index()}"
                 own = _Mirror(workdir, folder)

@@ -5,8 +5,7 @@
 
 The files are templates in `local/`, `slurm/`, `gke/`, `tpu_vm/` and `sky/`; `--dry_run` prints the
 file that would be handed to the platform's client, and what `launch/README.md` says of it holds by
-hand too. Fields of the config are set as for launch.train; flags of launch.train alone follow a
-`--`: `-- --wandb=lungs`.
+hand too. Flags of launch.train, and fields of the config, are given as to it.
 """
 
 import os
@@ -23,20 +22,19 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from input_pipeline import storage
+from input_pipeline import prepared, storage
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.workdir import build_system
-from launch import command
+from launch import command, distributed, trackers, train_flags  # noqa: F401, for their flags
 from launch.accelerators import EXAMPLES, Cpus, TpuSlice, accelerator
 from launch.platforms import PLATFORMS, render
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes, as its processes see it")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be submitted")
 _NODES = flags.DEFINE_integer("nodes", 1, "machines, or processes of `local`", 1)
-_ACCELERATOR = flags.DEFINE_string("accelerator", "cpu:1", f"of each: {EXAMPLES}")
+_ACCELERATOR = flags.DEFINE_string("accelerator", None, f"of each: {EXAMPLES}; local: cpu:1")
 _NAME = flags.DEFINE_string("name", None, "of the job; by default the workdir's last part")
-flags.mark_flags_as_required(["config", "workdir"])
+PASSED_ON = ("allow_config_change", "initialization_timeout", "wandb", "mlflow")
+SET_BY_TEMPLATES = {"coordinator_address", "num_processes", "process_id"}
 
 # Flags that only some platforms have.
 flags.DEFINE_integer("restarts", 100, "how often a stopped or killed run is started again", 0)
@@ -60,25 +58,25 @@ flags.DEFINE_string("revision", None, "of --repository: a commit or tag")
 
 
 def main(arguments):
-    name, *passed_on = arguments or [""]
-    if name not in PLATFORMS or not all(argument.startswith("--") for argument in passed_on):
-        raise ConfigError(
-            f"name one platform, {', '.join(PLATFORMS)}, and flags of launch.train after a --"
-        )
+    if len(arguments) != 1 or arguments[0] not in PLATFORMS:
+        raise ConfigError(f"name one platform, {', '.join(PLATFORMS)}, and flags as --name=value")
+    (name,) = arguments
     platform = PLATFORMS[name]
-    device = accelerator(_ACCELERATOR.value)
+    _check_flags(name, platform)
+    device = accelerator(_ACCELERATOR.value or "cpu:1", any_gpu=name == "slurm")
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
-    _check_flags(name, platform)
-    if not platform.keeps_files:
-        _check_workdir()
-    build_system(_CONFIG.value)
+    _check_paths(platform)
+    config = train_flags.CONFIG.value
+    build_system(config)
     template = platform.template[type(device)]
-    given = values(device, _train_arguments(passed_on), platform.options)
+    given = values(device, platform.options)
     text = render(template, given)
     if _DRY_RUN.value:
         print(text, end="")
         return 0
+    if platform.keeps_files and not (config.data.sample or storage.is_remote(config.data.data_dir)):
+        prepared.ensure_prepared(config.data)  # rather than when the queue is through
     client = shutil.which(platform.client[0])
     if client is None:
         raise ConfigError(
@@ -103,40 +101,48 @@ def _run(command):
     return code if code >= 0 else 128 - code
 
 
-def _train_arguments(passed_on):
-    """Arguments of launch.train: the config with its fields, the workdir, and what is passed on."""
+def _train_arguments():
+    """Arguments of launch.train: the config with its fields, the workdir, and others if given."""
     config = flags.FLAGS["config"]
     fields = config_flags.get_override_values(config)
+    given = [flags.FLAGS[name] for name in ("workdir", *PASSED_ON)]
     return [
         f"--config={config_flags.get_config_filename(config)}",
         *[f"--config.{field}={value}" for field, value in fields.items()],
-        f"--workdir={_WORKDIR.value}",
-        *passed_on,
+        *[flag.serialize() for flag in given if flag.present],
     ]
 
 
 def _check_flags(name, platform):
     """Refuses flags that belong to another platform, or a missing one."""
     every = {option for other in PLATFORMS.values() for option in other.options}
-    for option in sorted(every - set(platform.options)):
+    for option in sorted((every | SET_BY_TEMPLATES) - set(platform.options)):
         if flags.FLAGS[option].present:
             raise ConfigError(f"--{option}: {name} has no such flag")
-    for option in platform.required:
-        if flags.FLAGS[option].value is None:
+    elsewhere = () if name == "local" else ("accelerator",)
+    for option in ("config", "workdir", *elsewhere, *platform.required):
+        if not flags.FLAGS[option].value:
             raise ConfigError(f"--{option} is missing, which {name} needs")
 
 
-def _check_workdir():
-    """Refuses a workdir that ends with the pod or the rented machine."""
-    workdir: str = flags.FLAGS.workdir
+def _check_paths(platform):
+    """Refuses data that a pod or rented machine does not have, and a workdir that ends with it."""
+    data = train_flags.CONFIG.value.data
+    paths: dict[str, str] = {"--workdir": flags.FLAGS.workdir}
+    if not data.sample:
+        paths["--config.data.data_dir"] = data.data_dir
     volume = _volume()
-    in_volume = volume and os.path.normpath(workdir).startswith(volume["path"] + "/")
-    if storage.is_remote(workdir) or in_volume:
-        return
-    raise ConfigError(
-        f"--workdir={workdir}: files of a pod or rented machine end with it: use gs://… or s3://…, "
-        "or with gke a folder in --volume=CLAIM:/path"
-    )
+    for flag, path in paths.items():
+        if storage.is_remote(path):
+            if not re.match("(gs|s3)://[^/]", path):
+                raise ConfigError(f"{flag}={path}: use gs://BUCKET/… or s3://BUCKET/…")
+        elif not platform.keeps_files and not (
+            volume and os.path.normpath(path).startswith(volume["path"] + "/")
+        ):
+            raise ConfigError(
+                f"{flag}={path}: a pod or rented machine has no files of yours, and its own end "
+                "with it: use gs://… or s3://…, or with gke a folder in --volume=CLAIM:/path"
+            )
 
 
 def _volume():
@@ -148,7 +154,7 @@ def _volume():
     return {"claim": match[1], "path": match[2]} if match else None
 
 
-def values(device, arguments, options) -> dict[str, Any]:
+def values(device, options) -> dict[str, Any]:
     """What a template may read.
 
     Returns:
@@ -158,14 +164,14 @@ def values(device, arguments, options) -> dict[str, Any]:
         volume: {claim, path} or None}.
     """
     workdir: str = flags.FLAGS.workdir
-    paths = [os.getcwd(), workdir, _CONFIG.value.data.data_dir]
+    paths = [os.getcwd(), workdir, train_flags.CONFIG.value.data.data_dir]
     folders = dict.fromkeys(os.path.abspath(path) for path in paths if not storage.is_remote(path))
     name = _NAME.value or os.path.basename(workdir.rstrip("/"))
     return {option: flags.FLAGS[option].value for option in options} | {
         "name": _label(name),
         "nodes": _nodes(device),
         "device": device,
-        "arguments": arguments,
+        "arguments": _train_arguments(),
         "python": sys.executable,
         "directory": os.getcwd(),
         "folders": list(folders),
@@ -182,7 +188,7 @@ def _label(name):
 
 
 def _nodes(device):
-    """Checks that the global batch divides over all devices."""
+    """Checks that the global batch and config.fsdp divide over all devices. -> nodes."""
     if isinstance(device, TpuSlice):
         if flags.FLAGS["nodes"].present and _NODES.value != device.hosts:
             raise ConfigError(
@@ -192,9 +198,18 @@ def _nodes(device):
     else:
         nodes = _NODES.value
         devices = nodes * (device.devices if isinstance(device, Cpus) else device.per_node)
-    batch = _CONFIG.value.data.batch_size
-    if batch % devices:
-        raise ConfigError(f"config.data.batch_size={batch} does not divide over {devices} devices")
+    config = train_flags.CONFIG.value
+    for field, fits in (
+        (f"data.batch_size={config.data.batch_size}", config.data.batch_size % devices == 0),
+        (f"fsdp={config.fsdp}", devices % config.fsdp == 0),
+    ):
+        if not fits:
+            raise ConfigError(f"config.{field} does not divide over {devices} devices")
+    if storage.is_remote(train_flags.WORKDIR.value) and config.fsdp > devices // nodes:
+        raise ConfigError(
+            f"config.fsdp={config.fsdp}: with a workdir in a store each host needs all parameters: "
+            f"use at most its {devices // nodes} devices"
+        )
     return nodes
 
 

@@ -7,7 +7,6 @@ import shutil
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from input_pipeline import order, pipeline, prepared
 from input_pipeline.prepared_files import RECORD
@@ -17,27 +16,19 @@ from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
 from jax_pix2pix.first_process import on_first_process
 from jax_pix2pix.fit import fit
 from jax_pix2pix.logbook import Logbook
-from launch import command, distributed, goodput, remote_workdir, trackers
+from launch import command, distributed, goodput, remote_workdir, trackers, train_flags
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes; resumed if it exists")
-_ALLOWED = flags.DEFINE_list(
-    "allow_config_change",
-    [],
-    "fields that may differ from the workdir's config.json, of those that do not change what is "
-    "trained: log_every_steps,data.cache for instance",
-)
 flags.mark_flags_as_required(["config", "workdir"])
 
 SAMPLES = 8  # validation examples in a picture, from the first to the last
 
 
 def main():
-    distributed.initialize(_CONFIG.value.heartbeat_seconds)
-    config, clock = _CONFIG.value, Clock(process_age())
+    config, clock = train_flags.CONFIG.value, Clock(process_age())
+    distributed.initialize(config.heartbeat_seconds)
     chosen = trackers.chosen(config.system)
-    with remote_workdir.training(_WORKDIR.value, "pyramid" in config) as directory:
-        finished = train(config, directory, _ALLOWED.value, clock, trackers=chosen)
+    with remote_workdir.training(train_flags.WORKDIR.value) as directory:
+        finished = train(config, directory, train_flags.ALLOWED.value, clock, trackers=chosen)
     if not finished:
         print("stopped on request and saved; the same command goes on from here")
         return EXIT_RESTART

@@ -164,27 +164,39 @@ def test_others_that_do_not_come_are_one_line(process, what):
     assert out == "" and err.startswith(f"error: {what} {address}") and err.count("\n") == 1
 
 
-def test_open_mpi_is_detected():
+@pytest.fixture
+def mpirun():
+    """Runs a command on two ranks."""
     if shutil.which("mpirun") is None:
         if "CI" in os.environ:
             pytest.fail("needs mpirun")
         pytest.skip("needs mpirun")
-    done = subprocess.run(
-        [
-            "mpirun",
-            "--allow-run-as-root",
-            "--oversubscribe",
-            "-n",
-            "2",
-            sys.executable,
-            "-c",
-            ALONE,
-        ],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+
+    def run(*command, **variables):
+        return subprocess.run(
+            ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", *command],
+            cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | variables,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+def test_open_mpi_is_detected(mpirun):
+    done = mpirun(sys.executable, "-c", ALONE)
     assert done.returncode == 0, done
     assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"]
+
+
+def test_open_mpi_5_is_told_where_the_first_process_is(mpirun):
+    """As far as it differs from 4: it does not set the variable by which JAX knows it."""
+    command = ["env", "-u", "OMPI_MCA_orte_hnp_uri", sys.executable, "-c", ALONE]
+    done = mpirun(*command, JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port()}")
+    assert done.returncode == 0, done
+    assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"]
+    done = mpirun(*command)
+    assert done.returncode == 1
+    assert "error: Open MPI 5 and later does not say where process 0 is" in done.stderr

@@ -477,6 +477,48 @@ def test_processes_with_a_copy_each_train_what_those_with_one_do(sample_data_dir
 
 
 @pytest.mark.slow
+@pytest.mark.long
+def test_a_pyramids_processes_with_a_copy_each_train_what_those_with_one_do(tmp_path):
+    """Process 1 has no file of the coarser scale that the finer one begins with."""
+    fields = {
+        "data.data_dir": tmp_path / "data",
+        "data.batch_size": 2,
+        "data.image_size": 24,
+        "data.depth": 4,
+        "data.repeat": 4,
+        "pyramid.min_size": 16,
+        "pyramid.max_size": 24,
+        "pyramid.factor": 1.5,
+        "pyramid.discriminator_updates": 1,
+        "pyramid.generator_updates": 1,
+        "generator.width": 4,
+        "discriminator.width": 4,
+        "loss.segmentation_weight": 0.0,
+        "epochs": 1,
+        "log_every_steps": 1,
+        "sample_every_epochs": 100,
+    }
+    config = ["--config=configs/ct_pyramid_2d.py:quickstart"]
+    config += [f"--config.{name}={value}" for name, value in fields.items()]
+    apart = [{"variables": {"XDG_CACHE_HOME": str(tmp_path / name)}} for name in "ab"]
+    runs.train([*config, f"--workdir=file://{tmp_path}/there"], 2, each=apart)
+    runs.train([*config, f"--workdir={tmp_path}/whole"], 2)
+    for scale in ("scale_0", "scale_1"):
+        assert runs.steps(tmp_path / "there" / scale)
+        runs.assert_equal(tmp_path / "whole" / scale, tmp_path / "there" / scale)
+
+
+@pytest.mark.slow
+def test_parameters_that_no_host_has_whole_are_refused_at_once(sample_data_dir, tmp_path):
+    url = f"file://{tmp_path}/there"
+    arguments = commands.tiny_training(url, sample_data_dir, fsdp=2)
+    apart = [{"variables": {"XDG_CACHE_HOME": str(tmp_path / name)}} for name in "ab"]
+    for _, err in runs.train(arguments, 2, 1, each=apart):
+        assert "parameters are split over several hosts" in commands.error_line(err)
+    assert "metrics.jsonl" not in storage.Store(url).names()
+
+
+@pytest.mark.slow
 def test_what_cannot_be_reached_is_one_line(s3, sample_data_dir):
     arguments = commands.tiny_training("s3://no-such-bucket/run", sample_data_dir)
     _, err = commands.run("launch.train", *arguments, code=1, variables=s3)

@@ -57,20 +57,58 @@ def test_accelerators_that_there_are_not(name, message):
         accelerator(name)
 
 
+GKE = ("gke", "--accelerator=v5e-16", "--image=i")
 REFUSED = {
     ("slrm", "--workdir=a"): "name one platform, local, slurm",
+    ("--workdir=a",): "name one platform",
     ("local", "slurm", "--workdir=a"): "name one platform",
+    ("local",): "--workdir is missing",
+    ("slurm", "--workdir=a"): "--accelerator is missing, which slurm needs",
+    ("local", "--workdir=a", "--num_processes=2"): "--num_processes: local has no such flag",
+    (
+        "local",
+        "--workdir=a",
+        "--config=configs/none.py",
+        "--config.seed=1",
+    ): "--config=configs/none.py: there is no such file",
+    (
+        "local",
+        "--workdir=a",
+        "--config=configs/none.py",
+    ): "--config=configs/none.py: there is no such file",
     ("local", "--workdir=a", "--time=10"): "--time: local has no such flag",
     ("local", "--workdir=a", "--accelerator=h100:8"): "local is not for such",
     ("local", "--workdir=a", "--nodes=3"): "batch_size=64 does not divide over 3 devices",
     ("local", "--workdir=a", "--config.dtype=float16"): 'config.dtype is "float16"',
-    ("slurm", "--workdir=a"): "sbatch is not installed here",
+    (
+        "local",
+        "--workdir=a",
+        "--accelerator=cpu:4",
+        "--config.fsdp=3",
+    ): "config.fsdp=3 does not divide over 4 devices",
+    ("local", "--workdir=a"): "data/lidc_masks/128_nearest_0-1-2_0.1/2.0.0 does not exist: run",
+    (
+        "slurm",
+        "--workdir=a",
+        "--accelerator=v100:4",
+        f"{CONFIG}:quickstart",
+    ): "sbatch is not installed here",
+    (*GKE, "--workdir=gs://b/a"): "--config.data.data_dir=data: a pod or rented machine has no",
+    (*GKE, "--workdir=/r/a", "--config.data.data_dir=gs://b/d"): "--workdir=/r/a: a pod or rented",
+    (*GKE, "--workdir=gs:///a"): "--workdir=gs:///a: use gs://BUCKET/",
+    (*GKE, "--workdir=ftp://b/a"): "--workdir=ftp://b/a: use gs://BUCKET/",
+    (
+        *GKE,
+        "--workdir=gs://b/a",
+        "--config.data.data_dir=gs://b/d",
+        "--config.fsdp=8",
+    ): "config.fsdp=8: with a workdir in a store each host needs all parameters: use at most its 4",
 }
 RUN = [CONFIG, "--workdir=/runs/My run", "--dry_run"]
 SLURM = [
     "slurm", "--nodes=2", "--accelerator=h100:4", "--cpus_per_task=12", "--time=1-00:00:00",
     "--partition=gpu", "--account=lungs", "--restarts=7", "--config.seed=20",
-    "--", "--allow_config_change=data.cache",
+    "--allow_config_change=data.cache,log_every_steps", "--wandb=it's lungs",
 ]  # fmt: skip
 CONTAINER = ["slurm", "--accelerator=gpu:8", "--image=/images/a.sqsh", "--config.data.data_dir=/d"]
 
@@ -108,8 +146,8 @@ def test_a_file_for_slurm(called):
     ):  # fmt: skip
         assert f"#SBATCH {line}" in head
     assert (
-        f"{CONFIG} --config.seed=20 '--workdir=/runs/My run' --allow_config_change=data.cache"
-        in text
+        f"{CONFIG} --config.seed=20 '--workdir=/runs/My run' "
+        "--allow_config_change=data.cache,log_every_steps '--wandb=it'\"'\"'s lungs'" in text
     )
     assert "${SLURM_RESTART_COUNT:-0} < 7" in text
     assert "JAX_PLATFORMS" not in text

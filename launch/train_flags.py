@@ -1,0 +1,13 @@
+"""Flags of launch.train, which launch.submit takes too."""
+
+from absl import flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
+WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes; resumed if it exists")
+ALLOWED = flags.DEFINE_list(
+    "allow_config_change",
+    [],
+    "fields that may differ from the workdir's config.json, of those that do not change what is "
+    "trained: log_every_steps,data.cache for instance",
+)
