@@ -16,7 +16,7 @@ if [[ ! -e installed ]]; then
   # Runtimes of TPU VMs have an older Python than the project needs; uv gets one where it is missing.
   python3 -m pip install --quiet --upgrade --target=uv uv
   uv/bin/uv venv --quiet --seed --python=3.11 venv
-  (cd code && ../venv/bin/pip install --quiet -c constraints.txt -e '.[tpu]')
+  (cd code && ../venv/bin/pip install --quiet -c constraints.txt -e '.[tpu,storage,wandb,mlflow]')
   touch installed
 fi
 

@@ -214,7 +214,7 @@ PROJECT = """
 [project]
 name = "stand-in"
 version = "1"
-optional-dependencies = { tpu = ["six"] }
+optional-dependencies = { tpu = ["six"], storage = [], wandb = [], mlflow = [] }
 [tool.setuptools]
 packages = ["launch"]
 """
