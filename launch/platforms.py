@@ -36,7 +36,17 @@ PLATFORMS = {
     "gke": Platform(
         {TpuSlice: "gke/jobset_tpu.yaml", Gpus: "gke/job_gpu.yaml"},
         ("kubectl", "create", "-f"),
-        ("restarts", "image", "namespace", "queue", "priority", "service_account", "volume"),
+        (
+            "restarts",
+            "image",
+            "namespace",
+            "queue",
+            "priority",
+            "service_account",
+            "volume",
+            "secret",
+            "spot",
+        ),
         ("image",),
         keeps_files=False,
     ),

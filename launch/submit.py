@@ -50,6 +50,7 @@ flags.DEFINE_string("queue", None, "of Kueue, which starts the run when there is
 flags.DEFINE_string("priority", None, "priority class of Kubernetes")
 flags.DEFINE_string("service_account", None, "of Kubernetes, that may read and write the data")
 flags.DEFINE_string("volume", None, "CLAIM:/path, a persistent volume and where pods see it")
+flags.DEFINE_string("secret", None, "of Kubernetes, with variables for the run, WANDB_API_KEY")
 flags.DEFINE_string("cluster", None, "of xpk")
 flags.DEFINE_string("project", None, "of Google Cloud; by default xpk takes gcloud's")
 flags.DEFINE_string("zone", None, "of Google Cloud, us-central2-b; likewise")
