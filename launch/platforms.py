@@ -67,7 +67,7 @@ PLATFORMS = {
     "sky": Platform(
         {Gpus: "sky/train.yaml", TpuSlice: "sky/train.yaml"},
         ("sky", "jobs", "launch", "--yes", "--detach-run"),
-        ("spot",),
+        ("restarts", "spot"),
         keeps_files=False,
     ),
 }

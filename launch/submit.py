@@ -154,8 +154,8 @@ def values(device, arguments, options) -> dict[str, Any]:
 
     Returns:
         {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
-        launch.train, python: this interpreter, directory: the current one, folders: that the run
-        reads and writes, logs: folder for the platform's log, port: free here,
+        launch.train, python: this interpreter, directory: the current one, workdir, folders: that the
+        run reads and writes, logs: folder for the platform's log, port: free here,
         volume: {claim, path} or None}.
     """
     workdir: str = flags.FLAGS.workdir
@@ -169,6 +169,7 @@ def values(device, arguments, options) -> dict[str, Any]:
         "arguments": arguments,
         "python": sys.executable,
         "directory": os.getcwd(),
+        "workdir": workdir,
         "folders": list(folders),
         "logs": os.getcwd() if storage.is_remote(workdir) else os.path.abspath(workdir),
         "port": _free_port(),

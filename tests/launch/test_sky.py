@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.commands import ROOT
+from tests.faults import runs
 
 READ = """
 import json, sys, types, sky
@@ -86,29 +87,42 @@ def test_skypilot_refuses_a_misspelt_field(rendered, read_task, tmp_path, field)
     assert re.search(rf"did you mean '{field}'|'{field[:-1]}'", result.stderr), result.stderr
 
 
-@pytest.mark.parametrize(
-    ("code", "ended"), [("exit 0", 0), ("exit 1", 1), ("exit 42", 42), ("kill -9 $$", 42)]
-)
-@pytest.mark.parametrize("accelerator", ["Gpus", "TpuSlice"])
-def test_a_node_runs_one_process_of_the_run(rendered, tmp_path, accelerator, code, ended):
-    python = tmp_path / "venv/bin/python"
+def _node(rendered, folder, accelerator, code):
+    """Starts what a node runs, with a Python that keeps what it got and ends so. -> Popen"""
+    python = folder / "venv/bin/python"
     python.parent.mkdir(parents=True)
-    seen = tmp_path / "seen"
     python.write_text(
-        f'#!/bin/bash\n{sys.executable} -c "import json, os, sys; json.dump([sys.argv[1:], '
-        f'dict(os.environ)], open({str(seen)!r}, \'w\'))" "$@"\n{code}\n'
+        f'#!/bin/bash\n{sys.executable} -c "import json, os, sys; print(json.dumps([sys.argv[1:], '
+        f'dict(os.environ)]), file=open({str(folder / "seen")!r}, \'a\'))" "$@"\n{code}\n'
     )
     python.chmod(0o755)
     task = yaml.safe_load((rendered / f"sky-{accelerator}-1.yaml").read_text())
     given = {
-        "HOME": str(tmp_path),
+        "HOME": str(folder),
         "PATH": os.environ["PATH"],
         "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2\n10.0.0.3",
         "SKYPILOT_NUM_NODES": "3",
         "SKYPILOT_NODE_RANK": "2",
+        "BASH_FUNC_sleep%%": "() { :; }",
     }
-    assert subprocess.run(["bash", "-c", task["run"]], env=given).returncode == ended
-    arguments, variables = json.loads(seen.read_text())
+    return subprocess.Popen(["bash", "-c", task["run"]], env=given)
+
+
+def _starts(folder):
+    return [json.loads(line) for line in (folder / "seen").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("code", "starts", "ended"),
+    [("exit 0", 1, 0), ("exit 1", 1, 1), ("exit 42", 4, 1), ("kill -9 $$", 4, 1)],
+)
+@pytest.mark.parametrize("accelerator", ["Gpus", "TpuSlice"])
+def test_a_node_runs_one_process_of_the_run(rendered, tmp_path, accelerator, code, starts, ended):
+    """Up to --restarts=3 times again; SkyPilot takes none of these codes for one to start again."""
+    assert _node(rendered, tmp_path, accelerator, code).wait(timeout=60) == ended
+    seen = _starts(tmp_path)
+    assert len(seen) == starts
+    arguments, variables = seen[0]
     assert arguments == [
         "-m",
         "launch.train",
@@ -123,7 +137,18 @@ def test_a_node_runs_one_process_of_the_run(rendered, tmp_path, accelerator, cod
                 "JAX_COORDINATOR_ADDRESS": "10.0.0.1:8482",
                 "JAX_NUM_PROCESSES": "3",
                 "JAX_PROCESS_ID": "2",
+                "JAX_PLATFORMS": "cuda",
             },
-            "TpuSlice": {},
+            "TpuSlice": {"JAX_PLATFORMS": "tpu"},
         }[accelerator]
     )
+
+
+def test_a_node_that_is_told_to_stop_ends_with_what_skypilot_starts_again(rendered, tmp_path):
+    """On another machine, as this one may be gone soon."""
+    code = 'trap "exit 42" TERM; touch "$HOME/ready"; while :; do /bin/sleep 0.1; done'
+    node = _node(rendered, tmp_path, "Gpus", code)
+    runs.wait_for((tmp_path / "ready").exists, [node])
+    node.terminate()
+    assert node.wait(timeout=60) == 42
+    assert len(_starts(tmp_path)) == 1
