@@ -27,7 +27,7 @@ from input_pipeline import storage
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.workdir import build_system
 from launch import command
-from launch.accelerators import EXAMPLES, Cpus, TpuSlice, accelerator
+from launch.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
 from launch.platforms import PLATFORMS, render
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
@@ -73,6 +73,8 @@ def main(arguments):
     _check_flags(name, platform)
     if not platform.keeps_files:
         _check_workdir()
+    if name == "sky":
+        _check_sky(device)
     build_system(_CONFIG.value)
     template = platform.template[type(device)]
     given = values(device, _train_arguments(passed_on), platform.options)
@@ -140,6 +142,26 @@ def _check_workdir():
     )
 
 
+def _check_sky(device):
+    """Refuses what SkyPilot would copy or look for in vain."""
+    config = config_flags.get_config_filename(flags.FLAGS["config"])
+    here = Path.cwd()
+    if not (here / "pyproject.toml").is_file() or not (here / "launch/submit.py").is_file():
+        raise ConfigError(
+            f"{here} is not the project's root, which sky copies to every node: start it there"
+        )
+    if os.path.isabs(config) or not (here / config).resolve().is_relative_to(here.resolve()):
+        raise ConfigError(
+            f"--config={config}: use a path relative to the project's root, of which nodes have a "
+            "copy"
+        )
+    if isinstance(device, Gpus) and device.node_selector is None:
+        raise ConfigError(
+            f"--accelerator={_ACCELERATOR.value}: SkyPilot has to know the kind, h100:8 for "
+            "instance"
+        )
+
+
 def _volume():
     """--volume -> {"claim", "path"} or None."""
     value = flags.FLAGS["volume"].value
@@ -154,8 +176,8 @@ def values(device, arguments, options) -> dict[str, Any]:
 
     Returns:
         {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
-        launch.train, python: this interpreter, directory: the current one, workdir, folders: that the
-        run reads and writes, logs: folder for the platform's log, port: free here,
+        launch.train, python: this interpreter, directory: the current one, workdir, folders: that
+        the run reads and writes, logs: folder for the platform's log, port: free here,
         volume: {claim, path} or None}.
     """
     workdir: str = flags.FLAGS.workdir
@@ -188,7 +210,8 @@ def _nodes(device):
     if isinstance(device, TpuSlice):
         if flags.FLAGS["nodes"].present and _NODES.value != device.hosts:
             raise ConfigError(
-                f"--nodes={_NODES.value}: --accelerator={_ACCELERATOR.value} has {device.hosts}"
+                f"--nodes={_NODES.value}: leave it out, as --accelerator={_ACCELERATOR.value} says "
+                "how many hosts there are"
             )
         nodes, devices = device.hosts, device.chips
     else:

@@ -40,6 +40,9 @@ ACCELERATORS = {"gke/jobset_tpu.yaml": "v5e-16", "gke/job_gpu.yaml": "h100:8"}
 
 
 REFUSED = {
+    ("--workdir=gs://b/a", "--image=i", "--accelerator=v5e-8", "--nodes=1"): (
+        "--nodes=1: leave it out, as --accelerator=v5e-8 says how many hosts there are"
+    ),
     ("--workdir=gs://b/a",): "--image is missing, which gke needs",
     ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: files of a pod or rented machine",
     ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: files of a pod",

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -10,8 +11,9 @@ import venv
 import pytest
 import yaml
 
-from tests.commands import ROOT
+from tests.commands import ROOT, error_line
 from tests.faults import runs
+from tests.launch.forked import submit
 
 READ = """
 import json, sys, types, sky
@@ -30,6 +32,31 @@ print(json.dumps({
     "starts_again": [starts_again(*codes) for codes in ((42,), (42, 137), (1, 137), (1,))],
 }))
 """
+
+
+def test_what_nodes_would_miss_is_refused(tmp_path):
+    """Outside of the project, configs that are no part of it, and GPUs of no kind."""
+    config = "configs/lidc_mask2ct.py"
+    outside = tmp_path / "outside.py"
+    shutil.copy(ROOT / config, outside)
+    relative = os.path.relpath(outside, ROOT)
+    messages = {
+        (f"--config={ROOT / config}", "--accelerator=h100:8"): f"{ROOT / config}: use a path relat",
+        (
+            f"--config={relative}",
+            "--accelerator=h100:8",
+        ): f"--config={relative}: use a path relative",
+        (
+            f"--config={config}",
+            "--accelerator=gpu:8",
+        ): "gpu:8: SkyPilot has to know the kind, h100:8",
+    }
+    sky = ("sky", "--workdir=gs://bucket/a", "--dry_run")
+    results = submit([(*sky, *given) for given in messages])
+    elsewhere = submit([(*sky, f"--config={outside}", "--accelerator=h100:8")], folder=tmp_path)
+    wanted = [*messages.values(), f"error: {tmp_path} is not the project's root, which sky copies"]
+    for (code, out, err), message in zip(results + elsewhere, wanted, strict=True):
+        assert (code, out) == (1, "") and message in error_line(err)
 
 
 @pytest.fixture(scope="session")
