@@ -13,6 +13,7 @@ import yaml
 
 from tests.commands import ROOT, error_line
 from tests.faults import runs
+from tests.launch import test_readme as readme
 from tests.launch.forked import submit
 
 READ = """
@@ -59,21 +60,36 @@ def test_what_nodes_would_miss_is_refused(tmp_path):
         assert (code, out) == (1, "") and message in error_line(err)
 
 
+UNDERSTAND = """
+import json, sys
+from click import UsageError
+from sky.client.cli.command import cli
+
+def understands(words):
+    try:  # it prints its help in place of doing it, once it has read all flags
+        cli.main([*words, "--help"], standalone_mode=False)
+    except UsageError as error:
+        return error.format_message()
+
+print(json.dumps([understands(words) for words in json.loads(sys.argv[1])]))
+"""
+
+
 @pytest.fixture(scope="session")
-def read_task(tmp_path_factory):
-    """Reads a file as `sky jobs launch` does, in an environment of its own. -> its result."""
+def in_sky(tmp_path_factory):
+    """Runs Python with SkyPilot, in an environment of its own. -> its result."""
     folder = tmp_path_factory.mktemp("sky")
     venv.create(folder / "venv", with_pip=True)
     requirements = ROOT / "tests/launch/requirements-sky.txt"
     python = folder / "venv/bin/python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", requirements], check=True)
 
-    def read(path):
+    def python_with_sky(*arguments):
         variables = {"HOME": str(folder), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-        command = [python, "-c", READ, path]
+        command = [python, "-c", *arguments]
         return subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
 
-    return read
+    return python_with_sky
 
 
 @pytest.mark.slow
@@ -90,8 +106,8 @@ def read_task(tmp_path_factory):
         ),
     ],
 )
-def test_skypilot_reads_the_task(rendered, read_task, file, spot, accelerators, arguments):
-    result = read_task(rendered / file)
+def test_skypilot_reads_the_task(rendered, in_sky, file, spot, accelerators, arguments):
+    result = in_sky(READ, rendered / file)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1]) == {
         "nodes": 1,
@@ -105,13 +121,23 @@ def test_skypilot_reads_the_task(rendered, read_task, file, spot, accelerators, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("field", ["num_nodes", "use_spot"])
-def test_skypilot_refuses_a_misspelt_field(rendered, read_task, tmp_path, field):
+def test_skypilot_refuses_a_misspelt_field(rendered, in_sky, tmp_path, field):
     text = (rendered / "sky-Gpus-1.yaml").read_text()
     assert field in text
     (tmp_path / "typo.yaml").write_text(text.replace(field, field[:-1]))
-    result = read_task(tmp_path / "typo.yaml")
+    result = in_sky(READ, tmp_path / "typo.yaml")
     assert result.returncode
     assert re.search(rf"did you mean '{field}'|'{field[:-1]}'", result.stderr), result.stderr
+
+
+@pytest.mark.slow
+def test_skypilot_understands_the_commands_of_the_readme(in_sky):
+    lines = [words for _, (program, *words) in readme.every() if program == "sky"]
+    assert {"jobs", "check"} <= {words[0] for words in lines}
+    result = in_sky(UNDERSTAND, json.dumps([*lines, ["jobs", "launch", "--restarts=3"]]))
+    assert result.returncode == 0, result.stderr
+    *understood, wrong = json.loads(result.stdout.splitlines()[-1])
+    assert understood == [None] * len(lines) and "--restarts" in wrong
 
 
 def _node(rendered, folder, accelerator, code):
