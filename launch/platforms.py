@@ -36,7 +36,17 @@ PLATFORMS = {
     "gke": Platform(
         {TpuSlice: "gke/jobset_tpu.yaml", Gpus: "gke/job_gpu.yaml"},
         ("kubectl", "create", "-f"),
-        ("restarts", "image", "namespace", "queue", "priority", "service_account", "volume"),
+        (
+            "restarts",
+            "image",
+            "namespace",
+            "queue",
+            "priority",
+            "service_account",
+            "volume",
+            "secret",
+            "spot",
+        ),
         ("image",),
         keeps_files=False,
     ),
@@ -57,7 +67,7 @@ PLATFORMS = {
     "sky": Platform(
         {Gpus: "sky/train.yaml", TpuSlice: "sky/train.yaml"},
         ("sky", "jobs", "launch", "--yes", "--detach-run"),
-        ("spot",),
+        ("restarts", "spot"),
         keeps_files=False,
     ),
 }

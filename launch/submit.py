@@ -26,7 +26,7 @@ from input_pipeline import prepared, storage
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.workdir import build_system
 from launch import command, distributed, trackers, train_flags  # noqa: F401, for their flags
-from launch.accelerators import EXAMPLES, Cpus, TpuSlice, accelerator
+from launch.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
 from launch.platforms import PLATFORMS, render
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be submitted")
@@ -48,6 +48,7 @@ flags.DEFINE_string("queue", None, "of Kueue, which starts the run when there is
 flags.DEFINE_string("priority", None, "priority class of Kubernetes")
 flags.DEFINE_string("service_account", None, "of Kubernetes, that may read and write the data")
 flags.DEFINE_string("volume", None, "CLAIM:/path, a persistent volume and where pods see it")
+flags.DEFINE_string("secret", None, "of Kubernetes, with variables for the run, WANDB_API_KEY")
 flags.DEFINE_string("cluster", None, "of xpk")
 flags.DEFINE_string("project", None, "of Google Cloud; by default xpk takes gcloud's")
 flags.DEFINE_string("zone", None, "of Google Cloud, us-central2-b; likewise")
@@ -67,6 +68,8 @@ def main(arguments):
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
     _check_paths(platform)
+    if name == "sky":
+        _check_sky(device)
     config = train_flags.CONFIG.value
     build_system(config)
     template = platform.template[type(device)]
@@ -145,6 +148,26 @@ def _check_paths(platform):
             )
 
 
+def _check_sky(device):
+    """Refuses what SkyPilot would copy or look for in vain."""
+    config = config_flags.get_config_filename(flags.FLAGS["config"])
+    here = Path.cwd()
+    if not (here / "pyproject.toml").is_file() or not (here / "launch/submit.py").is_file():
+        raise ConfigError(
+            f"{here} is not the project's root, which sky copies to every node: start it there"
+        )
+    if os.path.isabs(config) or not (here / config).resolve().is_relative_to(here.resolve()):
+        raise ConfigError(
+            f"--config={config}: use a path relative to the project's root, of which nodes have a "
+            "copy"
+        )
+    if isinstance(device, Gpus) and device.node_selector is None:
+        raise ConfigError(
+            f"--accelerator={_ACCELERATOR.value}: SkyPilot has to know the kind, h100:8 for "
+            "instance"
+        )
+
+
 def _volume():
     """--volume -> {"claim", "path"} or None."""
     value = flags.FLAGS["volume"].value
@@ -159,8 +182,8 @@ def values(device, options) -> dict[str, Any]:
 
     Returns:
         {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
-        launch.train, python: this interpreter, directory: the current one, folders: that the run
-        reads and writes, logs: folder for the platform's log, port: free here,
+        launch.train, python: this interpreter, directory: the current one, workdir, folders: that
+        the run reads and writes, logs: folder for the platform's log, port: free here,
         volume: {claim, path} or None}.
     """
     workdir: str = flags.FLAGS.workdir
@@ -174,6 +197,7 @@ def values(device, options) -> dict[str, Any]:
         "arguments": _train_arguments(),
         "python": sys.executable,
         "directory": os.getcwd(),
+        "workdir": workdir,
         "folders": list(folders),
         "logs": os.getcwd() if storage.is_remote(workdir) else os.path.abspath(workdir),
         "port": _free_port(),
@@ -192,7 +216,8 @@ def _nodes(device):
     if isinstance(device, TpuSlice):
         if flags.FLAGS["nodes"].present and _NODES.value != device.hosts:
             raise ConfigError(
-                f"--nodes={_NODES.value}: --accelerator={_ACCELERATOR.value} has {device.hosts}"
+                f"--nodes={_NODES.value}: leave it out, as --accelerator={_ACCELERATOR.value} says "
+                "how many hosts there are"
             )
         nodes, devices = device.hosts, device.chips
     else:

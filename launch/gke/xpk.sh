@@ -21,6 +21,7 @@ exec xpk workload create \
 {% if priority %}
   --priority={{ priority | quote }} \
 {% endif %}
+  --env=JAX_PLATFORMS=tpu \
   --tpu-type={{ device.accelerator_type.split("-")[0] }}-{{ device.topology }} \
   --docker-image={{ image | quote }} \
   --max-restarts={{ restarts }} \

@@ -1,20 +1,30 @@
 #!/usr/bin/env bash
 # Asks for a slice of TPUs, as a queued resource, whose workers train as soon as they have booted.
-# One of the same name that was preempted or could not be had is deleted first, so that the same
-# command goes on from the workdir.
+# One of the same name and run that was preempted or could not be had is deleted first, so that the
+# same command goes on from the workdir; the workdir, of which the slice's metadata tell, is the run.
 set -euo pipefail
 flags=({{ ["--zone=" ~ zone, "--project=" ~ project] | join_quoted }})
 
-startup=$(mktemp)
-trap 'rm -f "$startup"' EXIT
-cat >"$startup" <<'END_OF_STARTUP'
+workdir={{ workdir | quote }}
+
+files=$(mktemp -d)
+trap 'rm -rf "$files"' EXIT
+printf %s "$workdir" >"$files/workdir"
+cat >"$files/startup" <<'END_OF_STARTUP'
 {% include "tpu_vm/startup.sh" %}
 END_OF_STARTUP
 
-state=$(gcloud compute tpus queued-resources describe {{ name }} "${flags[@]}" \
-  --format='value(state.state)' 2>/dev/null) || true
-if [[ $state == SUSPENDED || $state == FAILED ]]; then
-  gcloud compute tpus queued-resources delete {{ name }} "${flags[@]}" --force --quiet
+if found=$(gcloud compute tpus queued-resources describe {{ name }} "${flags[@]}" \
+  --format='value[separator="\n"](state.state,tpu.nodeSpec[0].node.metadata.pix2pix_workdir)' \
+  2>/dev/null); then
+  { read -r state && read -r other; } <<<"$found" || true
+  if [[ $other != "$workdir" ]]; then
+    echo "error: the slice {{ name }} is another run's (${other:-of no workdir}): give a --name" >&2
+    exit 1
+  fi
+  if [[ $state == SUSPENDED || $state == FAILED ]]; then
+    gcloud compute tpus queued-resources delete {{ name }} "${flags[@]}" --force --quiet
+  fi
 fi
 gcloud compute tpus queued-resources create {{ name }} "${flags[@]}" \
   --node-id={{ name }} \
@@ -24,4 +34,4 @@ gcloud compute tpus queued-resources create {{ name }} "${flags[@]}" \
   --spot \
 {% endif %}
   --scopes=cloud-platform \
-  --metadata-from-file=startup-script="$startup"
+  --metadata-from-file="startup-script=$files/startup,pix2pix_workdir=$files/workdir"

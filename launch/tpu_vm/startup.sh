@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every worker of the slice runs this as root when it boots, and so after a reboot again: it gets
-# the project where it is not there yet, and starts training as the systemd unit {{ name }}.
+# the project where it is not there yet, and starts training as the systemd unit pix2pix-{{ name }}.
 set -euo pipefail
 folder=${1:-/opt/{{ name }}}
 mkdir -p "$folder"
@@ -16,17 +16,18 @@ if [[ ! -e installed ]]; then
   # Runtimes of TPU VMs have an older Python than the project needs; uv gets one where it is missing.
   python3 -m pip install --quiet --upgrade --target=uv uv
   uv/bin/uv venv --quiet --seed --python=3.11 venv
-  (cd code && ../venv/bin/pip install --quiet -c constraints.txt -e '.[tpu]')
+  (cd code && ../venv/bin/pip install --quiet -c constraints.txt -e '.[tpu,storage,wandb,mlflow]')
   touch installed
 fi
 
 cat >train.sh <<'END_OF_TRAIN'
 {% include "tpu_vm/train.sh" %}
 END_OF_TRAIN
-if systemctl is-active --quiet {{ name }}; then
+if systemctl is-active --quiet pix2pix-{{ name }}; then
   echo "training runs already"
 else
-  systemd-run --quiet --collect --unit={{ name }} --setenv="HOME=$HOME" \
+  systemd-run --quiet --collect --unit=pix2pix-{{ name }} --setenv="HOME=$HOME" \
+    --property=TimeoutStopSec=600 \
     --property="StandardOutput=append:$PWD/log.txt" --property="StandardError=append:$PWD/log.txt" \
     bash "$PWD/train.sh"
 fi

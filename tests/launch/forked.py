@@ -13,12 +13,12 @@ import tempfile
 from tests.commands import ROOT
 
 
-def submit(calls, variables=None):
-    """-> [(exit code, stdout, stderr)] of the calls, each a list of arguments."""
+def submit(calls, variables=None, folder=ROOT):
+    """-> [(exit code, stdout, stderr)] of the calls in a folder, each a list of arguments."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.launch.forked"],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | (variables or {}),
+        cwd=folder,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)} | (variables or {}),
         input=json.dumps(calls),
         stdout=subprocess.PIPE,
         text=True,

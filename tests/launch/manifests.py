@@ -21,6 +21,7 @@ NAMES = {
     "selector": {"batch.kubernetes.io/job-name"},
     "nodeSelector": {
         "cloud.google.com/gke-accelerator",
+        "cloud.google.com/gke-spot",
         "cloud.google.com/gke-tpu-accelerator",
         "cloud.google.com/gke-tpu-topology",
     },
@@ -36,8 +37,11 @@ def render(template, name, nodes=1, **values):
     """A template's text for an accelerator, with all options left out that are not given."""
     device = accelerator(name)
     options = dict.fromkeys(
-        ("namespace", "queue", "priority", "service_account", "volume", "project", "zone")
-    )
+        (
+            "namespace", "queue", "priority", "service_account", "volume", "secret", "spot",
+            "project", "zone",
+        )
+    )  # fmt: skip
     given = {"name": "run-a", "image": "img:1", "restarts": 100, "cluster": "c", "arguments": []}
     nodes = nodes if isinstance(device, Gpus) else device.hosts
     return platforms.render(template, options | given | {"device": device, "nodes": nodes} | values)

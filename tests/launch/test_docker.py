@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from dockerfile_parse import DockerfileParser
@@ -37,14 +38,47 @@ def test_dockerfiles_are_sound():
 
 
 def test_dockerfiles_differ_in_the_extra_alone():
+    """And in where the GPU's look for the driver."""
+
     def plain(kind):
         text = (FOLDER / f"Dockerfile.{kind}").read_text(encoding="utf-8")
         instructions = "".join(line for line in text.splitlines(True) if line[0] != "#")
-        extra = f" *project['optional-dependencies']['{EXTRAS[kind]}'],"
+        extra = f" *extras['{EXTRAS[kind]}'],"
         assert instructions.count(extra) == (kind != "cpu")
-        return instructions.replace(extra, "")
+        driver = re.findall("^ENV .*/usr/local/nvidia/lib64.*\n", instructions, re.MULTILINE)
+        assert len(driver) == (kind == "gpu")
+        return instructions.replace(extra, "").replace("".join(driver), "")
 
     assert plain("cpu") == plain("gpu") == plain("tpu")
+
+
+@pytest.mark.parametrize("kind", EXTRAS)
+def test_images_have_what_runs_with_workdirs_in_buckets_and_trackers_need(tmp_path, kind):
+    """What the RUN line hands to pip, to the last package of each extra."""
+    (tmp_path / "project").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path / "project")
+    write = next(command for command in _commands(kind) if "requirements.txt" in command)
+    _run([write], tmp_path)
+    asked = (tmp_path / "requirements.txt").read_text().splitlines()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = ["storage", "wandb", "mlflow", *filter(None, [EXTRAS[kind]])]
+    wanted = [package for extra in extras for package in project["optional-dependencies"][extra]]
+    assert sorted(asked) == sorted(project["dependencies"] + wanted)
+
+
+def test_every_launched_environment_can_read_buckets(rendered):
+    """As a run's workdir and data are there; and that has W&B and MLflow."""
+    lines = {
+        (path.name, line.strip())
+        for path in rendered.iterdir()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"pip.* install .*-e ", line)
+    }
+    assert {name.split("-")[0] for name, _ in lines} == {"sky", "tpu_vm"}
+    for name, line in lines:
+        (extras,) = re.findall(r"-e '\.\[([\w,]+)\]'", line)
+        device = "cuda" if "Gpus" in name else "tpu"
+        assert set(extras.split(",")) == {device, "storage", "wandb", "mlflow"}, name
 
 
 def _context(folder):
@@ -78,7 +112,8 @@ def test_versions_go_together(tmp_path, kind, device):
     _run([create, write, f"{install} --dry-run --report=../report.json"], tmp_path)
     report = json.loads((tmp_path / "report.json").read_text())
     installed = {item["metadata"]["name"] for item in report["install"]}
-    assert device in installed and "torch" not in installed
+    assert device in installed and {"gcsfs", "s3fs", "wandb", "mlflow-skinny"} <= installed
+    assert "torch" not in installed
 
 
 def _check(run_python):
@@ -103,6 +138,8 @@ def test_the_cpu_image_installs_what_training_needs(tmp_path):
         )
 
     _check(run_python)
+    run_python("-c", "import gcsfs, s3fs, wandb, mlflow").check_returncode()
+    assert (tmp_path / "project/data").stat().st_mode & 0o7777 == 0o1777
 
 
 @pytest.mark.slow
@@ -151,7 +188,8 @@ def test_the_cpu_image_trains(tmp_path):
         assert buildah(*isolated, "id", "-u").stdout == "1000\n"
         found = buildah("inspect", "--format={{.OCIv1.Config.Entrypoint}}", "--type=image", "cpu")
         assert found.stdout == "[python -m]"
-        training = tiny_training("/tmp/run", "/tmp/data", epochs=1, constant_epochs=1)
+        # Where configs have their data, in a folder that is root's.
+        training = tiny_training("/tmp/run", "data/sample", epochs=1, constant_epochs=1)
         trained = run_python("-m", "launch.train", *training)
         assert "finished 1 epochs" in trained.stdout, trained.stdout + trained.stderr
     finally:

@@ -1,7 +1,10 @@
 """Files for Kubernetes: a server takes them, and they say what the flags and exit codes mean."""
 
 import copy
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import jsonschema
@@ -25,6 +28,8 @@ EVERY_FLAG = (
     "--priority=high",
     "--service_account=trainer",
     "--volume=claim:/runs/",
+    "--secret=wandb",
+    "--spot",
     "--restarts=7",
     "--name=Lungs_3",
     "--workdir=/runs/a",
@@ -35,6 +40,9 @@ ACCELERATORS = {"gke/jobset_tpu.yaml": "v5e-16", "gke/job_gpu.yaml": "h100:8"}
 
 
 REFUSED = {
+    ("--workdir=gs://b/a", "--image=i", "--accelerator=v5e-8", "--nodes=1"): (
+        "--nodes=1: leave it out, as --accelerator=v5e-8 says how many hosts there are"
+    ),
     ("--workdir=gs://b/a",): "--image is missing, which gke needs",
     ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: files of a pod or rented machine",
     ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: files of a pod",
@@ -120,7 +128,10 @@ def test_flags_are_where_they_belong(submitted):
     assert (pod["priorityClassName"], pod["serviceAccountName"]) == ("high", "trainer")
     (container,) = pod["containers"]
     assert container["image"] == "europe-docker.pkg.dev/p/r/train:1"
-    assert container["command"] == ["python", "-m", "launch.train"]
+    assert container["command"][-3:] == ["python", "-m", "launch.train"]
+    assert container["envFrom"] == [{"secretRef": {"name": "wandb"}}]
+    assert pod["nodeSelector"]["cloud.google.com/gke-spot"] == "true"
+    assert {"key": "cloud.google.com/gke-spot", "operator": "Exists"} in pod["tolerations"]
     assert container["args"] == [
         "--config=configs/lidc_mask2ct.py",
         "--config.data.batch_size=64",
@@ -132,18 +143,88 @@ def test_flags_are_where_they_belong(submitted):
     assert {"name": "volume", "mountPath": "/runs"} in container["volumeMounts"]
 
 
+TEXTS = ("image", "namespace", "queue", "priority", "service_account", "secret")
+
+
 @pytest.mark.parametrize("template", ACCELERATORS)
 def test_text_reaches_the_pod_as_it_is(template):
-    values = {name: ODD for name in ("image", "namespace", "queue", "priority", "service_account")}
+    values = {name: ODD for name in TEXTS}
     text = manifests.render(template, ACCELERATORS[template], arguments=[ODD], **values)
     item = manifests.job(manifests.objects(text)[-1])
     pod = item["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["args"] == [ODD] and container["image"] == ODD
     assert pod["priorityClassName"] == pod["serviceAccountName"] == ODD
+    assert container["envFrom"] == [{"secretRef": {"name": ODD}}]
     assert item["metadata"]["namespace"] == item["metadata"]["labels"][
         "kueue.x-k8s.io/queue-name"
     ] == ODD  # fmt: skip
+
+
+def _container(template):
+    """(spec of the pod, its container, its variables) without any option."""
+    text = manifests.render(template, ACCELERATORS[template])
+    pod = manifests.job(manifests.objects(text)[-1])["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return pod, container, {item["name"]: item.get("value") for item in container["env"]}
+
+
+@pytest.mark.parametrize("template", ACCELERATORS)
+def test_copies_of_buckets_leave_the_writable_layer_alone(template):
+    pod, container, variables = _container(template)
+    assert {"name": "cache", "emptyDir": {}} in pod["volumes"]
+    assert {"name": "cache", "mountPath": variables["XDG_CACHE_HOME"]} in container["volumeMounts"]
+    assert "envFrom" not in container
+    assert "cloud.google.com/gke-spot" not in str(pod)
+
+
+def test_a_pod_without_its_device_does_not_train_on_the_cpu():
+    for template, platform in (("gke/job_gpu.yaml", "cuda"), ("gke/jobset_tpu.yaml", "tpu")):
+        assert _container(template)[2]["JAX_PLATFORMS"] == platform
+
+
+def test_a_pod_with_gpus_has_no_rights():
+    pod, container, _ = _container("gke/job_gpu.yaml")
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def _run_in_pod(program, ulimit):
+    """What a TPU pod runs, up to the program in place of launch.train. -> Popen"""
+    pod, container, _ = _container("gke/jobset_tpu.yaml")
+    # GKE: root alone may have a capability, and this one is for the limit on locked memory.
+    assert pod["securityContext"]["runAsUser"] == 0
+    assert "runAsNonRoot" not in pod["securityContext"]
+    rights = container["securityContext"]["capabilities"]
+    assert rights == {"drop": ["ALL"], "add": ["SYS_RESOURCE"]}
+    *shell, python, module, train = container["command"]
+    assert (python, module, train) == ("python", "-m", "launch.train")
+    environment = os.environ | {"BASH_FUNC_ulimit%%": f"() {{ {ulimit}; }}"}
+    return subprocess.Popen(
+        [*shell, sys.executable, "-c", program, "an argument"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+PROGRAM = "import os, sys, time; print(os.getpid(), sys.argv[1:], flush=True);"
+
+
+def test_a_pod_with_tpus_raises_its_limit_first_and_is_then_the_run_itself():
+    """A stand-in for `ulimit`, which this machine may refuse: it tells what it is asked for."""
+    with _run_in_pod(f"{PROGRAM} sys.exit(42)", 'echo "$@"') as pod:
+        out, _ = pod.communicate(timeout=60)
+    assert out == f"-l 68719476736\n{pod.pid} ['an argument']\n" and pod.returncode == 42
+    with _run_in_pod(f"{PROGRAM} time.sleep(60)", ":") as pod:
+        pod.stdout.readline()
+        pod.send_signal(signal.SIGTERM)
+        assert pod.wait(timeout=60) == -signal.SIGTERM
+
+
+def test_a_pod_that_may_not_raise_its_limit_ends_for_good():
+    with _run_in_pod(PROGRAM, "return 1") as pod:
+        assert pod.communicate(timeout=60) == ("", None) and pod.returncode == 1
 
 
 def test_a_slice_has_a_pod_on_each_host():
@@ -207,6 +288,7 @@ def _pods(data_dir, folder, **fields):
     given = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert given["JAX_COORDINATOR_ADDRESS"] == "run-0.run:1234"
     given["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{commands.free_port()}"
+    del given["JAX_PLATFORMS"], given["XDG_CACHE_HOME"]  # of pods, which have GPUs and a volume
     (index,) = (variable for variable in container["env"] if "valueFrom" in variable)
     assert index["valueFrom"]["fieldRef"]["fieldPath"] == (
         "metadata.annotations['batch.kubernetes.io/job-completion-index']"

@@ -28,6 +28,7 @@ ARGUMENTS = "-m launch.train --config=configs/lidc_mask2ct.py --workdir=gs://buc
 # In place of launch.train: each start takes the next of the codes, negative ones are signals.
 TRAIN = """
 import os, pathlib, sys
+assert os.environ["JAX_PLATFORMS"] == "tpu"
 codes = pathlib.Path({codes!r})
 code, *rest = codes.read_text().split()
 codes.write_text(" ".join(rest))
@@ -111,9 +112,10 @@ def test_a_worker_that_is_told_to_stop_saves_and_stays_stopped(worker):
 
 @pytest.fixture
 def gcloud(tmp_path):
-    """A stand-in that keeps what it is given. -> call(command, state): its lists of arguments.
+    """A stand-in that keeps what it is given. -> call(command, state, run): lists of its arguments.
 
-    The start-up script of a slice that it is to create becomes startup.sh in tmp_path.
+    state: of the slice that there is; run: its workdir. The files of metadata of a slice that it is
+    to create become startup.sh and workdir in tmp_path.
     """
     log = tmp_path / "gcloud.jsonl"
     _executable(
@@ -123,18 +125,25 @@ import json, os, shutil, sys
 with open({str(log)!r}, "a") as log:
     log.write(json.dumps(sys.argv[1:]) + "\\n")
 if "describe" in sys.argv:
-    sys.exit(print(os.environ["STATE"]) if os.environ["STATE"] else "error: not found")
-start = "--metadata-from-file=startup-script="
+    found = [os.environ["STATE"], os.environ["RUN"]]
+    sys.exit(print("\\n".join(found)) if found[0] else "error: not found")
+start = "--metadata-from-file="
 for argument in sys.argv:
     if argument.startswith(start):
-        shutil.copy(argument.removeprefix(start), {str(tmp_path / "startup.sh")!r})
+        for item in argument.removeprefix(start).split(","):
+            key, _, path = item.partition("=")
+            name = {{"startup-script": "startup.sh", "pix2pix_workdir": "workdir"}}[key]
+            shutil.copy(path, os.path.join({str(tmp_path)!r}, name))
 """,
     )
 
-    def call(*command, state=""):
+    def call(*command, state="", run=WORKDIR, code=0):
         log.unlink(missing_ok=True)
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
-        subprocess.run(command, env=os.environ | {"PATH": path, "STATE": state}, check=True)
+        environment = os.environ | {"PATH": path, "STATE": state, "RUN": run}
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == code, done.stderr
+        call.stderr = done.stderr
         return [json.loads(line) for line in log.read_text().splitlines()]
 
     return call
@@ -145,6 +154,7 @@ def _tool(name):
 
 
 WHERE = ["--zone=us-west4-a", "--project=some"]
+WORKDIR = 'gs://bucket/it\'s "a run"'  # of what tests.launch.rendered writes
 
 
 @pytest.mark.parametrize("state", ["", "ACTIVE", "SUSPENDED", "FAILED"])
@@ -155,7 +165,25 @@ def test_a_slice_that_was_preempted_makes_room(rendered, gcloud, state):
     assert verbs == ["describe", *gone, "create"]
     assert len({call[4] for call in calls}) == 1  # they mean the same slice
     assert "--spot" in calls[-1]
-    assert not any(Path(call[-1].rpartition("=")[2]).exists() for call in calls)  # no file is left
+    assert not Path(calls[-1][-1].rpartition("=")[2]).parent.exists()  # no file is left
+
+
+@pytest.mark.parametrize("state", ["ACTIVE", "SUSPENDED", "FAILED"])
+@pytest.mark.parametrize("run", ["gs://bucket/other", ""])
+def test_a_slice_of_another_run_is_left_alone(rendered, gcloud, state, run):
+    calls = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh", state=state, run=run, code=1)
+    assert [call[3] for call in calls] == ["describe"]
+    whose = run or "of no workdir"
+    line = f"error: the slice it-s-a-run is another run's ({whose}): give a --name\n"
+    assert gcloud.stderr == line
+
+
+def test_a_slice_says_whose_it_is(rendered, gcloud, tmp_path):
+    """In its metadata, where the same command looks the next time."""
+    describe, create = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh")
+    assert (tmp_path / "workdir").read_text() == WORKDIR
+    assert "pix2pix_workdir=" in create[-1]
+    assert ".metadata.pix2pix_workdir" in describe[-1]
 
 
 @pytest.mark.slow
@@ -175,7 +203,8 @@ def test_gcloud_understands_every_command(rendered, gcloud, tmp_path):
     }
 
     def answer(call):
-        call = [re.sub("(startup-script=).*", rf"\1{script}", argument) for argument in call]
+        there = rf"--metadata-from-file=startup-script={script},pix2pix_workdir={script}"
+        call = [re.sub("--metadata-from-file=.*", there, argument) for argument in call]
         result = subprocess.run(["gcloud", *call], env=nobody, capture_output=True, text=True)
         assert result.returncode
         return result.stderr
@@ -214,7 +243,7 @@ PROJECT = """
 [project]
 name = "stand-in"
 version = "1"
-optional-dependencies = { tpu = ["six"] }
+optional-dependencies = { tpu = ["six"], storage = [], wandb = [], mlflow = [] }
 [tool.setuptools]
 packages = ["launch"]
 """
@@ -241,7 +270,9 @@ def test_a_worker_gets_the_project_and_trains(tmp_path, gcloud, monkeypatch):
     create.write_text(text, encoding="utf-8")
     gcloud("bash", create)
     _executable(tmp_path / "bin/systemd-run", SYSTEMD_RUN)
-    _executable(tmp_path / "bin/systemctl", "#!/bin/bash\n[[ -e $ACTIVE ]]\n")
+    _executable(
+        tmp_path / "bin/systemctl", "#!/bin/bash\n[[ -e $ACTIVE && $3 == pix2pix-lungs ]]\n"
+    )
     active = tmp_path / "active"
     environment = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
@@ -261,7 +292,9 @@ def test_a_worker_gets_the_project_and_trains(tmp_path, gcloud, monkeypatch):
     assert code == 0 and text.endswith("ended with exit code 0\n"), text
     assert starts.read_text() == f"{ARGUMENTS}\n" * 3
     options = log.read_text().split()
-    assert {"--unit=lungs", f"--setenv=HOME={os.environ['HOME']}"} <= set(options)
+    # No unit of the system has such a name, and a save takes longer than systemd's 90 seconds.
+    wanted = {"--unit=pix2pix-lungs", "--property=TimeoutStopSec=600"}
+    assert {*wanted, f"--setenv=HOME={os.environ['HOME']}"} <= set(options)
 
     shutil.rmtree(origin)  # a reboot needs no installation
     codes.write_text("1 0")

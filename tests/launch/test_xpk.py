@@ -89,6 +89,8 @@ def test_it_asks_for_the_slice_that_our_file_asks_for(xpk, tmp_path, name):
     (their_container,), (our_container,) = their_pod["containers"], our_pod["containers"]
     assert their_container["resources"]["limits"] == our_container["resources"]["limits"]
     assert their_container["image"] == our_container["image"]
+    assert {"name": "JAX_PLATFORMS", "value": "tpu"} in their_container["env"]
+    assert {"name": "JAX_PLATFORMS", "value": "tpu"} in our_container["env"]
 
 
 def test_slices_are_those_that_xpk_knows(xpk):
