@@ -45,6 +45,8 @@ flags.DEFINE_string("time", None, "limit of a start, as Slurm writes it: 1-00:00
 flags.DEFINE_string("partition", None, "of Slurm")
 flags.DEFINE_string("account", None, "of Slurm")
 flags.DEFINE_integer("cpus_per_task", None, "of Slurm: CPUs of each process", 1)
+flags.DEFINE_string("mem", None, "of Slurm: memory of each node, 400G")
+flags.DEFINE_enum("process_per", "gpu", ["gpu", "node"], "of Slurm, for what there is a process")
 flags.DEFINE_string("namespace", None, "of Kubernetes")
 flags.DEFINE_string("queue", None, "of Kueue, which starts the run when there is room")
 flags.DEFINE_string("priority", None, "priority class of Kubernetes")
@@ -70,6 +72,8 @@ def main(arguments):
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
     _check_flags(name, platform)
+    if "container" in platform.options:
+        _check_container()
     if not platform.keeps_files:
         _check_workdir()
     build_system(_CONFIG.value)
@@ -126,6 +130,36 @@ def _check_flags(name, platform):
             raise ConfigError(f"--{option} is missing, which {name} needs")
 
 
+def _check_container():
+    """Refuses a container without image, and folders that no container's options can name."""
+    image = flags.FLAGS["image"].value
+    if image is None and flags.FLAGS["container"].present:
+        raise ConfigError(
+            f"--container={flags.FLAGS['container'].value} runs --image: give that too"
+        )
+    for folder in _folders() if image else ():
+        if re.search("[,:]", folder):
+            raise ConfigError(f'{folder}: a container mounts no folder with "," or ":" in its name')
+
+
+def _folders():
+    """What the run reads and writes on this file system: those that are in no other, absolute."""
+    config = config_flags.get_config_filename(flags.FLAGS["config"])
+    paths = [os.getcwd(), flags.FLAGS.workdir, _CONFIG.value.data.data_dir, os.path.dirname(config)]
+    found = {os.path.abspath(path) for path in paths if not storage.is_remote(path)}
+    return sorted(
+        folder
+        for folder in found
+        if not any(str(parent) in found for parent in Path(folder).parents)
+    )
+
+
+def _image():
+    """--image, absolute where it is a file: Pyxis takes a name for one in a registry."""
+    image = flags.FLAGS["image"].value
+    return os.path.abspath(image) if image and os.path.isfile(image) else image
+
+
 def _check_workdir():
     """Refuses a workdir that ends with the pod or the rented machine."""
     workdir: str = flags.FLAGS.workdir
@@ -153,13 +187,11 @@ def values(device, arguments, options) -> dict[str, Any]:
 
     Returns:
         {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
-        launch.train, python: this interpreter, directory: the current one, folders: that the run
-        reads and writes, logs: folder for the platform's log, port: free here,
-        volume: {claim, path} or None}.
+        launch.train, image: absolute if a file, python: this interpreter, directory: the current
+        one, folders: that the run reads and writes, logs: folder for the platform's log, the
+        workdir if that is one, port: free here, volume: {claim, path} or None}.
     """
     workdir: str = flags.FLAGS.workdir
-    paths = [os.getcwd(), workdir, _CONFIG.value.data.data_dir]
-    folders = dict.fromkeys(os.path.abspath(path) for path in paths if not storage.is_remote(path))
     name = _NAME.value or os.path.basename(workdir.rstrip("/"))
     return {option: flags.FLAGS[option].value for option in options} | {
         "name": _label(name),
@@ -168,7 +200,8 @@ def values(device, arguments, options) -> dict[str, Any]:
         "arguments": arguments,
         "python": sys.executable,
         "directory": os.getcwd(),
-        "folders": list(folders),
+        "image": _image(),
+        "folders": _folders(),
         "logs": os.getcwd() if storage.is_remote(workdir) else os.path.abspath(workdir),
         "port": _free_port(),
         "volume": _volume(),
