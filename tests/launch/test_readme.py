@@ -46,4 +46,4 @@ def test_other_commands_are_known(printed):
             assert line.split()[0] in KNOWN, f"{path}: {line}"
 
 
-KNOWN = ("python", "sbatch", "docker")
+KNOWN = ("python", "bash", "sbatch", "mkdir", "docker", "enroot", "apptainer")

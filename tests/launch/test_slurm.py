@@ -150,7 +150,7 @@ def test_a_printed_file_trains_in_containers_with_a_process_a_node(
     call = [
         "slurm", "--nodes=2", "--accelerator=h100:2", "--mem=1G", "--container=apptainer",
         f"--image={os.path.relpath(images / 'trains')}",
-        *_arguments(workdir, sample_data_dir, **{"data.batch_size": 28}),
+        *_arguments(workdir, sample_data_dir, epochs=1, **{"data.batch_size": 28}),
     ]  # fmt: skip
     (code, whole, err), (_, each, _) = submit(
         [[*call, "--process_per=node", "--dry_run"], [*call, "--process_per=gpu", "--dry_run"]],
@@ -181,7 +181,7 @@ def test_a_printed_file_trains_in_containers_with_a_process_a_node(
     assert cluster.field(job, "MinMemoryNode") == "1G"
     assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", _log(workdir, job)
     assert "devices      2 cpu in 2 process(es)" in _log(workdir, job)
-    assert "finished 2 epochs" in _log(workdir, job)
+    assert "finished 1 epochs" in _log(workdir, job)
 
 
 def _first_on_path(folder):
@@ -198,12 +198,12 @@ def test_an_error_is_final(cluster, tmp_path):
 
 @pytest.fixture(scope="module")
 def ended(cluster, images, tmp_path_factory):
-    """Jobs that train nothing, just submitted: {image: (number, workdir)}."""
+    """Jobs that train nothing, just submitted: {name: (number, workdir)}."""
     folder = tmp_path_factory.mktemp("ended")
-    names = ["fails", "missing", "pyxis", "killed", "waits"]
+    names = ["fails", "missing", "pyxis", "killed", "waits", "waits too"]
     calls = [
         [
-            "slurm", "--nodes=2", f"--image={images / name}", f"--workdir={folder / name}",
+            "slurm", "--nodes=2", f"--image={images / name.split()[0]}", f"--workdir={folder / name}",
             "--config=configs/lidc_mask2ct.py",
             f"--container={'pyxis' if name == 'pyxis' else 'apptainer'}",
         ]
@@ -235,6 +235,16 @@ def test_a_killed_process_is_queued_again(cluster, ended):
     job, workdir = ended["killed"]
     cluster.wait_for_restart(job)
     assert "exit code 137: queued again" in _log(workdir, job)
+    cluster.run("scancel", str(job))
+
+
+def test_term_of_srun_too_queues_again(cluster, ended):
+    job, workdir = ended["waits too"]
+    cluster.wait(job, "RUNNING")
+    time.sleep(2)
+    cluster.run("scancel", "--full", "--signal=TERM", str(job))
+    cluster.wait_for_restart(job)
+    assert re.search(r"exit code (137|143): queued again", _log(workdir, job))
     cluster.run("scancel", str(job))
 
 
