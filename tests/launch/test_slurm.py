@@ -203,8 +203,8 @@ def ended(cluster, images, tmp_path_factory):
     names = ["fails", "missing", "pyxis", "killed", "waits", "waits too"]
     calls = [
         [
-            "slurm", "--nodes=2", f"--image={images / name.split()[0]}", f"--workdir={folder / name}",
-            "--config=configs/lidc_mask2ct.py",
+            "slurm", "--nodes=2", f"--image={images / name.split()[0]}",
+            f"--workdir={folder / name}", "--config=configs/lidc_mask2ct.py",
             f"--container={'pyxis' if name == 'pyxis' else 'apptainer'}",
         ]
         for name in names
