@@ -31,7 +31,10 @@ PLATFORMS = {
     "slurm": Platform(
         {Cpus: "slurm/train.sbatch", Gpus: "slurm/train.sbatch"},
         ("sbatch",),
-        ("restarts", "image", "time", "partition", "account", "cpus_per_task", "container"),
+        (
+            *("restarts", "image", "container", "time", "partition", "account"),
+            *("cpus_per_task", "mem", "process_per"),
+        ),
     ),
     "gke": Platform(
         {TpuSlice: "gke/jobset_tpu.yaml", Gpus: "gke/job_gpu.yaml"},

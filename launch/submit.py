@@ -43,6 +43,8 @@ flags.DEFINE_string("time", None, "limit of a start, as Slurm writes it: 1-00:00
 flags.DEFINE_string("partition", None, "of Slurm")
 flags.DEFINE_string("account", None, "of Slurm")
 flags.DEFINE_integer("cpus_per_task", None, "of Slurm: CPUs of each process", 1)
+flags.DEFINE_string("mem", None, "of Slurm: memory of each node, 400G")
+flags.DEFINE_enum("process_per", "gpu", ["gpu", "node"], "of Slurm, for what there is a process")
 flags.DEFINE_string("namespace", None, "of Kubernetes")
 flags.DEFINE_string("queue", None, "of Kueue, which starts the run when there is room")
 flags.DEFINE_string("priority", None, "priority class of Kubernetes")
@@ -68,6 +70,8 @@ def main(arguments):
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
     _check_paths(platform)
+    if "container" in platform.options:
+        _check_container()
     if name == "sky":
         _check_sky(device)
     config = train_flags.CONFIG.value
@@ -128,6 +132,41 @@ def _check_flags(name, platform):
             raise ConfigError(f"--{option} is missing, which {name} needs")
 
 
+def _check_container():
+    """Refuses a container without image, and folders that no container's options can name."""
+    image = flags.FLAGS["image"].value
+    if image is None and flags.FLAGS["container"].present:
+        raise ConfigError(
+            f"--container={flags.FLAGS['container'].value} runs --image: give that too"
+        )
+    for folder in _folders() if image else ():
+        if re.search("[,:]", folder):
+            raise ConfigError(f'{folder}: a container mounts no folder with "," or ":" in its name')
+
+
+def _folders():
+    """What the run reads and writes on this file system: those that are in no other, absolute."""
+    config = config_flags.get_config_filename(flags.FLAGS["config"])
+    paths = [
+        os.getcwd(),
+        flags.FLAGS.workdir,
+        train_flags.CONFIG.value.data.data_dir,
+        os.path.dirname(config),
+    ]
+    found = {os.path.abspath(path) for path in paths if not storage.is_remote(path)}
+    return sorted(
+        folder
+        for folder in found
+        if not any(str(parent) in found for parent in Path(folder).parents)
+    )
+
+
+def _image():
+    """--image, absolute where it is a file: Pyxis takes a name for one in a registry."""
+    image = flags.FLAGS["image"].value
+    return os.path.abspath(image) if image and os.path.isfile(image) else image
+
+
 def _check_paths(platform):
     """Refuses data that a pod or rented machine does not have, and a workdir that ends with it."""
     data = train_flags.CONFIG.value.data
@@ -182,13 +221,11 @@ def values(device, options) -> dict[str, Any]:
 
     Returns:
         {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
-        launch.train, python: this interpreter, directory: the current one, workdir, folders: that
-        the run reads and writes, logs: folder for the platform's log, port: free here,
-        volume: {claim, path} or None}.
+        launch.train, image: absolute if a file, python: this interpreter, directory: the current
+        one, workdir, folders: that the run reads and writes, logs: folder for the platform's log,
+        the workdir if that is one, port: free here, volume: {claim, path} or None}.
     """
     workdir: str = flags.FLAGS.workdir
-    paths = [os.getcwd(), workdir, train_flags.CONFIG.value.data.data_dir]
-    folders = dict.fromkeys(os.path.abspath(path) for path in paths if not storage.is_remote(path))
     name = _NAME.value or os.path.basename(workdir.rstrip("/"))
     return {option: flags.FLAGS[option].value for option in options} | {
         "name": _label(name),
@@ -198,7 +235,8 @@ def values(device, options) -> dict[str, Any]:
         "python": sys.executable,
         "directory": os.getcwd(),
         "workdir": workdir,
-        "folders": list(folders),
+        "image": _image(),
+        "folders": _folders(),
         "logs": os.getcwd() if storage.is_remote(workdir) else os.path.abspath(workdir),
         "port": _free_port(),
         "volume": _volume(),

@@ -31,6 +31,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
+GresTypes=gpu
 MpiDefault=none
 ReturnToService=2
 SlurmdTimeout=10
@@ -42,10 +43,14 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[0]} CPUs=2 State=UNKNOWN
-NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 State=UNKNOWN
+NodeName=DEFAULT CPUs=2 RealMemory=2000 Gres=gpu:h100:2 State=UNKNOWN
+NodeName={nodes[0]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[0]}
+NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+
+# GPUs to ask for: any files do, as long as no cgroups are made of them.
+GPUS = "Name=gpu Type=h100 File={folder}/gpu[0-1]\n"
 
 
 class Cluster:
@@ -108,9 +113,12 @@ class Cluster:
 
     def start_now(self, job):
         """Rather than two minutes after it was queued again."""
-        _until(lambda: _idle(self))
+        self.wait_for_idle()
         time.sleep(15)  # idle nodes may still clear a start away, and would be busy for another
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+
+    def wait_for_idle(self):
+        _until(lambda: _idle(self))
 
     def stop(self):
         for daemon in self._daemons.values():
@@ -159,6 +167,9 @@ def slurm(folder):
             nodes=NODES,
         )
     )
+    (cluster.folder / "gres.conf").write_text(GPUS.format(folder=folder))
+    for number in range(2):
+        (cluster.folder / f"gpu{number}").touch()
     (cluster.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     with _names_in_hosts():
         try:

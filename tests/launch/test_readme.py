@@ -15,7 +15,20 @@ from tests.launch.forked import submit
 READMES = sorted((ROOT / "launch").rglob("README.md"))
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # Programs that are no part of the project; those below judge their lines themselves.
-OTHERS = {"bash", "mpirun", "pip", "python", "sbatch", "scancel", "sky", "ulimit", "xpk"}
+OTHERS = {
+    "apptainer",
+    "bash",
+    "enroot",
+    "mkdir",
+    "mpirun",
+    "pip",
+    "python",
+    "sbatch",
+    "scancel",
+    "sky",
+    "ulimit",
+    "xpk",
+}
 PARSERS = {"docker", "gcloud", "kubectl"}
 
 

@@ -1,5 +1,6 @@
 """What launch.submit refuses, what accelerators are called, and a run by it on this machine."""
 
+import re
 import signal
 
 import numpy as np
@@ -58,6 +59,7 @@ def test_accelerators_that_there_are_not(name, message):
 
 
 GKE = ("gke", "--accelerator=v5e-16", "--image=i")
+GPU = ("slurm", "--accelerator=gpu:1")
 REFUSED = {
     ("slrm", "--workdir=a"): "name one platform, local, slurm",
     ("--workdir=a",): "name one platform",
@@ -103,23 +105,36 @@ REFUSED = {
         "--config.data.data_dir=gs://b/d",
         "--config.fsdp=8",
     ): "config.fsdp=8: with a workdir in a store each host needs all parameters: use at most its 4",
+    (*GPU, "--workdir=a", "--container=apptainer"): "--container=apptainer runs --image",
+    (*GPU, "--workdir=/a,b", "--image=a.sif"): 'a,b: a container mounts no folder with ","',
+    (*GPU, "--workdir=/a:b", "--image=a.sif"): 'a:b: a container mounts no folder with ","',
 }
 RUN = [CONFIG, "--workdir=/runs/My run", "--dry_run"]
 SLURM = [
-    "slurm", "--nodes=2", "--accelerator=h100:4", "--cpus_per_task=12", "--time=1-00:00:00",
+    "slurm", "--nodes=2", "--accelerator=h100:4", "--cpus_per_task=12", "--mem=400G",
+    "--time=1-00:00:00",
     "--partition=gpu", "--account=lungs", "--restarts=7", "--config.seed=20",
     "--allow_config_change=data.cache,log_every_steps", "--wandb=it's lungs",
 ]  # fmt: skip
-CONTAINER = ["slurm", "--accelerator=gpu:8", "--image=/images/a.sqsh", "--config.data.data_dir=/d"]
+CONTAINER = [
+    "slurm", "--accelerator=gpu:8", "--image=LICENSE", "--config.data.data_dir=/runs/My run/data"
+]  # fmt: skip
+ELSEWHERE = [
+    "slurm", "--accelerator=gpu:8", "--process_per=node", "--image=r/a", "--config.data.data_dir=/d"
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def called():
+def called(tmp_path_factory):
     """What each of the calls above did: (exit code, stdout, stderr) by its arguments."""
     calls = [(CONFIG, *arguments) for arguments in REFUSED]
     calls += [(*RUN, *SLURM)]
     calls += [(*RUN, *CONTAINER, f"--container={name}") for name in ("pyxis", "apptainer")]
-    return dict(zip(calls, submit(calls, {"PATH": ""}), strict=True))
+    elsewhere = tmp_path_factory.mktemp("configs") / "own.py"
+    elsewhere.write_bytes((commands.ROOT / "configs/lidc_mask2ct.py").read_bytes())
+    calls += [(f"--config={elsewhere}", *RUN[1:], *ELSEWHERE)]
+    called = dict(zip(calls, submit(calls, {"PATH": ""}), strict=True))
+    return called | {"elsewhere": (elsewhere.parent, called[calls[-1]])}
 
 
 @pytest.mark.parametrize("arguments", REFUSED)
@@ -141,7 +156,7 @@ def test_a_file_for_slurm(called):
     assert "#SBATCH --job-name=my-run" in head
     for line in (
         "--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=h100:4", "--cpus-per-task=12",
-        "--time=1-00:00:00", "--partition=gpu", "--account=lungs", "--requeue",
+        "--mem=400G", "--time=1-00:00:00", "--partition=gpu", "--account=lungs", "--requeue",
         "--signal=B:USR1@120", "--open-mode=append", "--output='/runs/My run/slurm-%j.log'",
     ):  # fmt: skip
         assert f"#SBATCH {line}" in head
@@ -149,14 +164,14 @@ def test_a_file_for_slurm(called):
         f"{CONFIG} --config.seed=20 '--workdir=/runs/My run' "
         "--allow_config_change=data.cache,log_every_steps '--wandb=it'\"'\"'s lungs'" in text
     )
-    assert "${SLURM_RESTART_COUNT:-0} < 7" in text
-    assert "JAX_PLATFORMS" not in text
+    assert "${SLURM_RESTART_COUNT:-0} >= 7" in text
+    assert re.findall(r"JAX_\w+=\w*", text) == ["JAX_PLATFORMS=cuda"]
 
 
 @pytest.mark.parametrize(
     ("container", "command"),
     [
-        ("pyxis", "srun --kill-on-bad-exit=0 --container-image=/images/a.sqsh"),
+        ("pyxis", f"srun --kill-on-bad-exit=0 --container-image={commands.ROOT}/LICENSE --"),
         ("apptainer", "apptainer exec --nv --pwd"),
     ],
 )
@@ -164,9 +179,22 @@ def test_a_container_under_slurm_sees_what_the_run_does(called, container, comma
     text = _printed(called, *CONTAINER, f"--container={container}")
     assert "--gpus-per-node=8" in text
     call = text[text.index(command) :]
-    for folder in (str(commands.ROOT), "/runs/My run", "/d"):
-        assert folder in call[: call.index("launch.train")]
-    assert "python -m launch.train" in call
+    call = call[: call.index("launch.train")]
+    for folder in (str(commands.ROOT), "/runs/My run"):
+        assert folder in call
+    assert "/runs/My run/data" not in call  # is in the other
+    assert f"{commands.ROOT}/LICENSE" in call
+    assert "python -m launch.train" in text
+
+
+def test_a_container_sees_data_and_config_that_lie_elsewhere(called):
+    folder, (code, text, _) = called["elsewhere"]
+    assert code == 0
+    assert f" --container-mounts=/d:/d,{commands.ROOT}:{commands.ROOT},'/runs/My run:" in text
+    assert f",{folder}:{folder} " in text
+    assert "--container-image=r/a " in text  # of a registry
+    made = [line for line in text.splitlines() if line.startswith("mkdir")]
+    assert made == ["mkdir -p '/runs/My run'"]
 
 
 def _arguments(workdir, data_dir):
