@@ -121,7 +121,7 @@ def _place() -> tuple[Any, Any, Any, Any]:
                 "Open MPI 5 and later does not say where process 0 is: mpirun -x "
                 f"{VARIABLES[0]}=HOST:PORT, its first host and a port that is free there"
             )
-        return address, *ranks, None
+        return address, ranks[0], ranks[1], None
     if address is not None and (processes is None or process is None):
         raise ConfigError(
             f"{VARIABLES[0]} is set, but not how many processes there are and which is this: set "
