@@ -214,7 +214,9 @@ def ended(cluster, images, tmp_path_factory):
     done = submit(calls, cluster.variables | _first_on_path(images))
     assert [code for code, _, _ in done] == [0] * len(names), done
     jobs = {name: int(out.split()[-1]) for name, (_, out, _) in zip(names, done, strict=True)}
-    return {name: (job, folder / name) for name, job in jobs.items()}
+    yield {name: (job, folder / name) for name, job in jobs.items()}
+    cluster.run("scancel", *map(str, jobs.values()))  # those that a failed test left
+    cluster.wait_for_idle()
 
 
 @pytest.mark.parametrize(
