@@ -125,7 +125,8 @@ while [[ $1 == --bind ]]; do [[ -d $2 ]] && shift 2 || exit 254; done
 exec "$@"
 """
 IMAGES = {
-    "trains": f'exec {shlex.quote(sys.executable)} "${{@:2}}"',
+    "trains": 'echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS"\n'
+    f'exec {shlex.quote(sys.executable)} "${{@:2}}"',
     "fails": "((SLURM_PROCID == 0)) || kill -ABRT $$; exit 1",
     "killed": "kill -KILL $$",
     "waits": 'trap "sleep 2; exit 42" TERM; for ((i = 0; i < 600; i++)); do sleep 0.1; done',
@@ -181,6 +182,7 @@ def test_a_printed_file_trains_in_containers_with_a_process_a_node(
     assert cluster.field(job, "MinMemoryNode") == "1G"
     assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", _log(workdir, job)
     assert "devices      2 cpu in 2 process(es)" in _log(workdir, job)
+    assert f"1 of 2 at {NODES[0]}:" in _log(workdir, job)
     assert "finished 1 epochs" in _log(workdir, job)
 
 
@@ -212,7 +214,9 @@ def ended(cluster, images, tmp_path_factory):
     done = submit(calls, cluster.variables | _first_on_path(images))
     assert [code for code, _, _ in done] == [0] * len(names), done
     jobs = {name: int(out.split()[-1]) for name, (_, out, _) in zip(names, done, strict=True)}
-    return {name: (job, folder / name) for name, job in jobs.items()}
+    yield {name: (job, folder / name) for name, job in jobs.items()}
+    cluster.run("scancel", *map(str, jobs.values()))  # those that a failed test left
+    cluster.wait_for_idle()
 
 
 @pytest.mark.parametrize(
