@@ -1,4 +1,4 @@
-"""launch.train, less patient with its store: python -m tests.faults.impatient --wait_seconds=1 ..."""
+"""launch.train with less patience: python -m tests.faults.impatient --wait_seconds=1 ..."""
 
 from absl import flags
 
