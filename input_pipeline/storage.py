@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -33,7 +34,14 @@ class Unreachable(DataError):
 
 
 def is_remote(path):
-    return "://" in os.fspath(path)
+    """Raises DataError for a url with one slash, which would be the folder "s3:"."""
+    path = os.fspath(path)
+    if re.match(r"\w+:/(?!/)", path):
+        raise DataError(
+            f"{path}: write {path.replace(':/', '://', 1)} for what is in a store, or ./{path} for "
+            "a folder"
+        )
+    return "://" in path
 
 
 def check_local(flag, path):

@@ -37,7 +37,18 @@ BEAT_SECONDS = 10  # between signs of life in the lock
 DEAD_SECONDS = 60  # without one, after which a run counts as dead
 LOCK = "lock"
 CHECKPOINT = re.compile(r"((?:scale_\d+/)?checkpoints/\d+)/(.+)")
-RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|evaluation|damaged)/")  # nobody reads them
+# Nobody reads them.
+RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|wandb|evaluation|damaged)/")
+
+_given = {}  # {folder here: the workdir that its user gave}, of copies that are in use
+
+
+def as_given(path):
+    """A path, where it is of a copy as the user of the command knows it, with the store's url."""
+    for folder, workdir in _given.items():
+        if path == folder or path.startswith(f"{folder}/"):
+            return workdir + path[len(folder) :]
+    return path
 
 
 @contextlib.contextmanager
@@ -111,19 +122,23 @@ def copied(workdir, checkpoints=True, results=None):
         yield folder
         if results:
             mirror.push_files()
-            print(f"{folder}/{results} is now {workdir.rstrip('/')}/{results}")
+            print(f"uploaded: {workdir.rstrip('/')}/{results}")
 
 
 @contextlib.contextmanager
 def _names_of(workdir, folder, more=""):
-    """Errors name the workdir, which its user knows, and not the folder here; `more` follows."""
+    """Errors, and `as_given`, name the workdir and not the folder here; `more` follows errors."""
+    folder = os.fspath(folder)
+    _given[folder] = workdir.rstrip("/")
     try:
         yield
     except (DataError, WorkdirError) as error:
         text = str(error)
-        if os.fspath(folder) in text:
-            text = text.replace(os.fspath(folder), workdir.rstrip("/")) + more
+        if folder in text:
+            text = text.replace(folder, _given[folder]) + more
         raise _refusal(error, text) from error
+    finally:
+        del _given[folder]
 
 
 def _refusal(error, text):
@@ -366,7 +381,7 @@ class _Mirror:
             raise _refusal(error, text) from error
         finally:
             self._released.set()
-        print(f"{self._folder} is now {self.store.url}")
+        print(f"uploaded: {self.store.url}")
         shutil.rmtree(self._folder)
 
     def _push_at_last(self, seconds):

@@ -11,11 +11,12 @@ _MLFLOW = flags.DEFINE_string(
 )
 
 
-def chosen(experiment):
+def chosen(experiment, workdir):
     """What the flags ask for, as `Logbook` takes it; looked at before anything is written.
 
     Args:
         experiment: the name that runs have in MLflow together.
+        workdir: as the user gave it.
 
     Raises:
         ConfigError, WorkdirError: on all processes, what keeps a tracker from working here.
@@ -26,7 +27,7 @@ def chosen(experiment):
         on_first_process(lambda: trackers.check_usable(project, uri))
     writers = []
     if project:
-        writers.append(trackers.wandb_writer(project))
+        writers.append(trackers.wandb_writer(project, workdir))
     if uri:
-        writers.append(trackers.mlflow_writer(uri, experiment))
+        writers.append(trackers.mlflow_writer(uri, experiment, workdir))
     return writers

@@ -35,7 +35,7 @@ SAMPLES = 8  # validation examples in a picture, from the first to the last
 def main():
     distributed.initialize(_CONFIG.value.heartbeat_seconds)
     config, clock = _CONFIG.value, Clock(process_age())
-    chosen = trackers.chosen(config.system)
+    chosen = trackers.chosen(config.system, _WORKDIR.value)
     with remote_workdir.training(_WORKDIR.value, "pyramid" in config) as directory:
         finished = train(config, directory, _ALLOWED.value, clock, trackers=chosen)
     if not finished:
@@ -137,7 +137,7 @@ def _train(config, directory, allowed, clock, steps_per_epoch, train_batches, tr
         )
         if finished and jax.process_index() == 0:
             picture = os.path.join(directory, "samples", f"epoch_{config.epochs:04d}.png")
-            print(f"finished {config.epochs} epochs; pictures: {picture}")
+            print(f"finished {config.epochs} epochs; pictures: {remote_workdir.as_given(picture)}")
         return finished
 
     if "pyramid" not in config:

@@ -76,6 +76,21 @@ def test_a_kind_of_store_that_is_not_known_or_not_installed_is_refused(monkeypat
         storage.Store("gs://bucket/run")
 
 
+def test_a_url_with_one_slash_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    match = r"^s3:/bucket/x: write s3://bucket/x for what is in a store, or \./s3:/bucket/x for a"
+    data = quickstart_data("s3:/bucket/x")
+    for use in (
+        lambda: remote_workdir.training("s3:/bucket/x").__enter__(),
+        lambda: remote_workdir.copied("s3:/bucket/x").__enter__(),
+        lambda: prepared.ensure_prepared(data),
+    ):
+        with pytest.raises(DataError, match=match):
+            use()
+    assert not list(tmp_path.iterdir())
+    assert not storage.is_remote("./s3:/bucket/x") and storage.is_remote("s3://bucket/x")
+
+
 # A run's folder
 
 
@@ -195,13 +210,16 @@ def test_scales_are_copied_and_results_are_not_read_back(tmp_path):
     _checkpoint(folder / "scale_0", 3)
     (folder / "scale_0/samples").mkdir()
     (folder / "scale_0/samples/epoch_0001.png").write_bytes(b"picture")
+    (folder / "wandb").mkdir()
+    (folder / "wandb/run.wandb").write_bytes(b"of one start")
     (folder / "lock").write_text("of this machine")
     remote_workdir._Mirror(url, folder).push()
     names = storage.Store(url).names()
-    assert "scale_0/samples/epoch_0001.png" in names and "lock" not in names
+    assert {"scale_0/samples/epoch_0001.png", "wandb/run.wandb"} <= names.keys()
+    assert "lock" not in names
     with remote_workdir.copied(url) as copy:
         found = sorted(os.listdir(f"{copy}/scale_0"))
-        assert found == ["checkpoints", "metrics.jsonl"]
+        assert found == ["checkpoints", "metrics.jsonl"] and os.listdir(copy) == ["scale_0"]
     with remote_workdir.copied(url, checkpoints=False) as copy:
         assert os.listdir(f"{copy}/scale_0") == ["metrics.jsonl"]
 
@@ -213,8 +231,11 @@ def test_what_is_evaluated_is_copied_back(tmp_path, capsys):
         os.mkdir(f"{copy}/evaluation")
         with open(f"{copy}/evaluation/test.json", "w", encoding="utf-8") as file:
             file.write("{}")
+        assert remote_workdir.as_given(file.name) == f"{url}/evaluation/test.json"
+        assert remote_workdir.as_given(f"{copy}2/a") == f"{copy}2/a"
+    assert remote_workdir.as_given(file.name) == file.name
     assert storage.Store(url).names() == {"config.json": 2, "evaluation/test.json": 2}
-    assert f"is now {url}/evaluation" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"uploaded: {url}/evaluation\n"
     with (
         pytest.raises(WorkdirError, match=f"{url}/a.json is bad$"),
         remote_workdir.copied(url) as copy,
@@ -374,6 +395,9 @@ def test_prepared_data_of_a_store_is_copied_and_its_copy_renewed(tmp_path, monke
 def test_commands_refuse_other_stores_in_one_line(tmp_path):
     _, err = commands.run("launch.goodput", "--workdir=ftp://host/run", code=1)
     assert "ftp://host/run: no store of the kind ftp:// is known" in commands.error_line(err)
+    submit = ["local", "--config=configs/lidc_mask2ct.py", "--workdir=s3:/bucket/run"]
+    _, err = commands.run("launch.submit", *submit, code=1)
+    assert "s3:/bucket/run: write s3://bucket/run" in commands.error_line(err)
     _, err = commands.run("launch.predict", "--workdir=x", "--input=s3://b/i", "--output=o", code=1)
     assert "--input=s3://b/i: use a local path" in commands.error_line(err)
 
@@ -589,7 +613,8 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
     # What the killed run had here does not matter. Elsewhere it would wait for a sign of life.
     for left in Path(s3["XDG_CACHE_HOME"]).glob("jax_pix2pix/*/run/*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=s3)
+    out, _ = commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=s3)
+    assert f"pictures: {run}/samples/epoch_0004.png\nuploaded: {run}\n" in out
     assert not store.exists(f"{run}/lock")
     commands.run("launch.train", *arguments(tmp_path / "whole", tmp_path / "data"))
     store.get(run, str(tmp_path / "copy"), recursive=True)
@@ -603,6 +628,8 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
     out, _ = commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=second)
     assert "already finished: the checkpoint of step 40" in out
     out, _ = commands.run("launch.evaluate", f"--workdir={run}", variables=second)
+    assert f"all values: {run}/evaluation/test.json\n" in out
+    assert f"worst: {run}/evaluation/test.png\n" in out
     scores = json.loads(store.cat_file(f"{run}/evaluation/test.json"))
     assert scores["step"] <= 40
     out, _ = commands.run("launch.goodput", f"--workdir={run}", variables=second)
