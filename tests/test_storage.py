@@ -614,7 +614,7 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
     for left in Path(s3["XDG_CACHE_HOME"]).glob("jax_pix2pix/*/run/*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     out, _ = commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=s3)
-    assert f"pictures: {run}/samples/epoch_0004.png\nuploaded: {run}\n" in out
+    assert f"pictures: {run}/samples/epoch_0004.png\n" in out and f"uploaded: {run}\n" in out
     assert not store.exists(f"{run}/lock")
     commands.run("launch.train", *arguments(tmp_path / "whole", tmp_path / "data"))
     store.get(run, str(tmp_path / "copy"), recursive=True)
