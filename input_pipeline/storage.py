@@ -9,18 +9,39 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import threading
+import time
 from pathlib import Path, PurePosixPath
 
 from input_pipeline.safe_io import DataError
 
 SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
 ANSWER_SECONDS = 20  # in which a store says what it holds
+WAIT_SECONDS = 60  # for a store that cannot be reached at first
+PAUSE_SECONDS = 2  # between two tries
+# What passes, by the names of the classes that packages of stores have for it.
+PASSING = {
+    "ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError",
+    "IncompleteRead", "MetadataRetrievalError", "ResponseParserError", "Timeout", "TimeoutError",
+}  # fmt: skip
+BUSY = (408, 409, 429)  # status codes of HTTP that pass, beside those of a server's own errors
+
+
+class Unreachable(DataError):
+    """A store does not answer or is too busy: the same may work later."""
 
 
 def is_remote(path):
-    return "://" in os.fspath(path)
+    """Raises DataError for a url with one slash, which would be the folder "s3:"."""
+    path = os.fspath(path)
+    if re.match(r"\w+:/(?!/)", path):
+        raise DataError(
+            f"{path}: write {path.replace(':/', '://', 1)} for what is in a store, or ./{path} for "
+            "a folder"
+        )
+    return "://" in path
 
 
 def check_local(flag, path):
@@ -47,7 +68,8 @@ class Store:
 
     Raises:
         DataError: no such kind of store, or its package is not installed. All methods: the store
-            does not answer or refuses.
+            refuses.
+        Unreachable: all methods: it cannot be reached now.
     """
 
     def __init__(self, url):
@@ -57,17 +79,20 @@ class Store:
             raise DataError(
                 f"{url}: no store of the kind {scheme}:// is known; use gs://, s3:// or a folder"
             )
-        import fsspec  # so that runs in folders need none of it
-
-        options = {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
         try:
-            self._fs = fsspec.filesystem(scheme, **options)
+            self._fs = self._connection(scheme)
         except ImportError as error:
             raise DataError(
                 f"{url} needs a package that is not installed ({error}): "
                 "pip install -c constraints.txt -e '.[storage]'"
             ) from None
         self._root = self._fs._strip_protocol(self.url)
+
+    def _connection(self, scheme):
+        import fsspec  # so that runs in folders need none of it
+
+        options = {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
+        return fsspec.filesystem(scheme, **options)
 
     def _path(self, name):
         return f"{self._root}/{name}"
@@ -83,12 +108,37 @@ class Store:
             raise
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            if _passes(error):
+                raise Unreachable(
+                    f"{self.url} cannot be reached now ({reason}): check address and network, or "
+                    "start again later"
+                ) from error
             raise DataError(
                 f"{self.url} cannot be used ({reason}): check credentials, permissions and network"
             ) from error
 
     def names(self):
-        """{name: bytes} of all objects; of a url that has none {}, which is no error."""
+        """{name: bytes} of all objects; of a url that has none {}, which is no error.
+
+        It is what a command asks first, and waits WAIT_SECONDS for a store that is not reached.
+        """
+        deadline, told = time.monotonic() + WAIT_SECONDS, False
+        while True:
+            try:
+                return self._names()
+            except DataError as error:
+                if time.monotonic() > deadline or not (
+                    isinstance(error, Unreachable) or _credentials_may_come(error)
+                ):
+                    raise
+                if not told:
+                    print(f"{error}; waiting up to {WAIT_SECONDS} s for it", flush=True)
+                    told = True
+            time.sleep(PAUSE_SECONDS)
+            type(self._fs).clear_instance_cache()  # which may have found no credentials
+            self._fs = self._connection(self.url.partition("://")[0])
+
+    def _names(self):
         answer = []
 
         def ask():
@@ -103,7 +153,7 @@ class Store:
         thread.start()
         thread.join(ANSWER_SECONDS)
         if not answer:
-            raise DataError(f"{self.url}: no answer in {ANSWER_SECONDS} s: check the network")
+            raise Unreachable(f"{self.url}: no answer in {ANSWER_SECONDS} s: check the network")
         if isinstance(answer[0], DataError):
             raise answer[0]
         found = {path[len(self._root) + 1 :]: x["size"] for path, x in answer[0].items()}
@@ -160,6 +210,43 @@ class Store:
         for name in names:
             with self._asked(), contextlib.suppress(FileNotFoundError, KeyError):
                 self._fs.rm_file(self._path(name))
+
+
+def _passes(error):
+    """Whether an error of a store's package, or what it came from, is of a moment."""
+    for cause in _causes(error):
+        status = _status(cause)
+        if status in BUSY or (status >= 500 and status != 501):
+            return True
+        if PASSING & {kind.__name__ for kind in type(cause).__mro__}:
+            return True
+    return False
+
+
+def _credentials_may_come(error):
+    """Whether there are none in a pod, whose metadata server does not answer in its first seconds.
+
+    gcsfs then asks without any, which is refused with 401.
+    """
+    return "KUBERNETES_SERVICE_HOST" in os.environ and any(
+        _status(cause) == 401 or type(cause).__name__ == "NoCredentialsError"
+        for cause in _causes(error)
+    )
+
+
+def _causes(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error):
+    """The status code of HTTP that an error of botocore, gcsfs or aiohttp has; 0 without one."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = str(getattr(error, "code", None) or getattr(error, "status", None))
+    return int(code) if code.isdecimal() else 0
 
 
 _here = set()  # prepared folders that this process has found to be the store's, or made so

@@ -1,6 +1,6 @@
 """Errors that a user can mend. Each message is one line: what is wrong, where, and what to do."""
 
-EXIT_RESTART = 42  # of a process that a launcher should start again; errors end with 1
+EXIT_RESTART = 42  # of a process that a launcher should start again; other errors end with 1
 
 
 class ConfigError(ValueError):
@@ -9,6 +9,10 @@ class ConfigError(ValueError):
 
 class WorkdirError(ValueError):
     """A working directory does not hold what was asked of it."""
+
+
+class UnreachableError(WorkdirError):
+    """A workdir's store cannot be reached now: a restart may."""
 
 
 class TrainingError(ArithmeticError):

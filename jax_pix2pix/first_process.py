@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from jax_pix2pix.errors import ConfigError, WorkdirError
+from jax_pix2pix.errors import ConfigError, UnreachableError, WorkdirError
 
 _HOUR_MS = 3_600_000
 
@@ -23,6 +23,7 @@ def on_first_process(function):
         WorkdirError: function() raised it, a ConfigError, or an OSError that names a file, on
             process 0. JAX's cluster is then shut down, or the first process to end would abort the
             others before they can say why.
+        UnreachableError: likewise.
         OSError: likewise, of one that names none, for the caller to say where it was.
     """
     if jax.process_count() == 1:
@@ -35,10 +36,14 @@ def on_first_process(function):
             refusal = str(error)
             if isinstance(error, OSError) and error.filename is None:
                 number = error.errno or 0
+            elif isinstance(error, UnreachableError):
+                number = -1
     refusal = _of_first_process(refusal)
     if refusal:
         number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
         jax.distributed.shutdown()
+        if number < 0:
+            raise UnreachableError(refusal)
         if number:
             raise OSError(number, os.strerror(number))
         raise WorkdirError(refusal)

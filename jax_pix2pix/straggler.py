@@ -66,18 +66,19 @@ def compare(waits, wholes):
         wholes: [processes], seconds a step, waiting for the slowest included.
 
     Returns:
-        {"slowest", "median": seconds a step, "process": number of the slowest}; the median of an
-        even number is the lower one, so that of two it is the other process.
+        {"slowest_seconds", "median_seconds": of a step, "process": number of the slowest}; the
+        median of an even number is the lower one, so that of two it is the other process.
     """
     own = np.maximum(wholes - waits.max() + waits, 0.0)
     process = int(np.argmax(own))
     median = np.sort(own)[(len(own) - 1) // 2]
-    return {"slowest": float(own[process]), "median": float(median), "process": process}
+    seconds = {"slowest_seconds": float(own[process]), "median_seconds": float(median)}
+    return seconds | {"process": process}
 
 
 def line(epoch, compared):
     """What is printed of an epoch, or None where the slowest is within NOTABLE of the median."""
-    slowest, median = compared["slowest"], compared["median"]
+    slowest, median = compared["slowest_seconds"], compared["median_seconds"]
     if slowest <= NOTABLE * median:
         return None
     return (

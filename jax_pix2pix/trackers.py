@@ -1,8 +1,9 @@
 """Weights & Biases and MLflow, where a run asks for them; neither is needed otherwise.
 
-A run that goes on after a kill goes on in the same run there: its id is in tracker_<name>.json of
-the workdir. Steps that were sent before are not sent again, though they are trained again. Whoever
-asks for a tracker late finds the lines that metrics.jsonl has by then.
+A run has the name of its workdir as its user gave it, with the whole of that and the revision of
+the code beside the config. One that goes on after a kill goes on in the same run there: its id is
+in tracker_<name>.json of the workdir. Steps that were sent before are not sent again, though they
+are trained again. Whoever asks for a tracker late finds the lines that metrics.jsonl has by then.
 """
 
 import importlib.util
@@ -61,11 +62,11 @@ def check_usable(wandb_project, mlflow_uri):
     if mlflow_uri:
         try:
             _mlflow_client(mlflow_uri)
-        except Exception as error:  # MLflow's, of several kinds
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # MLflow's, of several kinds, whose texts are of its registry
+            reason = f"{error}; " if isinstance(error, OSError) else ""
             raise ConfigError(
-                f"--mlflow={without_password(mlflow_uri)}: {without_password(reason)}; use a "
-                "folder or the http address of a server; a database needs pip install mlflow"
+                f"--mlflow={without_password(mlflow_uri)}: {reason}use a folder of this machine or "
+                "the http address of a server; a database needs pip install mlflow"
             ) from error
 
 
@@ -73,18 +74,23 @@ def without_password(text):
     return re.sub(r"//[^/@\s]+@", "//", text)
 
 
-def wandb_writer(project):
-    """-> (workdir, history) -> Writer, as `Logbook` takes them."""
+def wandb_writer(project, given):
+    """-> (workdir, history) -> Writer, as `Logbook` takes them.
+
+    given: the workdir as its user gave it, perhaps a store's, where the writer's is a copy of it.
+    """
     return lambda workdir, history: InBackground(
-        "Weights & Biases", lambda: Wandb(project, workdir, history)
+        "Weights & Biases", lambda: Wandb(project, workdir, history, _identity(given, workdir))
     )
 
 
-def mlflow_writer(uri, experiment):
+def mlflow_writer(uri, experiment, given):
     """Likewise; experiment: a name, unless MLFLOW_EXPERIMENT_NAME has another."""
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
     return lambda workdir, history: InBackground(
-        "MLflow", lambda: Mlflow(uri, experiment, workdir, history), without_password
+        "MLflow",
+        lambda: Mlflow(uri, experiment, workdir, history, _identity(given, workdir)),
+        without_password,
     )
 
 
@@ -115,10 +121,18 @@ class _Record:
         temporary.replace(self._path)
 
 
-def _run_name(workdir):
-    """The workdir's last part; of a scale of a pyramid the last two."""
-    parts = Path(workdir).absolute().parts
-    return "/".join(parts[-2:] if re.fullmatch(r"scale_\d+", parts[-1]) else parts[-1:])
+def _identity(given, workdir):
+    """(name, {field: value}) by which a run is told from others; see `wandb_writer`.
+
+    The name is the last part of what was given, for a scale of a pyramid with the scale.
+    """
+    from jax_pix2pix.checkpoint import environment  # of a run, which has Orbax and a device
+
+    path = given.rstrip("/") if "://" in given else os.path.abspath(given)
+    name, scale = path.rpartition("/")[2], Path(workdir).name
+    if re.fullmatch(r"scale_\d+", scale) and scale != name:
+        name, path = f"{name}/{scale}", f"{path}/{scale}"
+    return name, {"workdir": path, "revision": environment()["revision"]}
 
 
 class Wandb:
@@ -130,9 +144,10 @@ class Wandb:
     Args:
         history: {"kept": lines of metrics.jsonl that stay, "last": {split: the last step that any
             line had}}.
+        identity: of `_identity`.
     """
 
-    def __init__(self, project, workdir, history):
+    def __init__(self, project, workdir, history, identity):
         import wandb
 
         self._wandb = wandb
@@ -144,7 +159,7 @@ class Wandb:
         self._run = wandb.init(
             project=project,
             id=self._record.fields["id"],
-            name=_run_name(workdir),
+            name=identity[0],
             dir=workdir,
             resume="allow",
             settings=wandb.Settings(
@@ -154,6 +169,7 @@ class Wandb:
                 finish_timeout_raises=True,
             ),
         )
+        self.config(identity[1])
         if not known:
             self._record.write(pictures={})
             for line in history["kept"]:
@@ -183,10 +199,10 @@ class Mlflow:
         uri: a folder, file:..., http(s)://... of a server, or a database, for which all of MLflow
             has to be installed.
         experiment: is made where there is none of that name.
-        history: as Wandb.
+        history, identity: as Wandb.
     """
 
-    def __init__(self, uri, experiment, workdir, history):
+    def __init__(self, uri, experiment, workdir, history, identity):
         self._client = _mlflow_client(uri)
         from mlflow import entities
 
@@ -197,9 +213,11 @@ class Mlflow:
         else:
             found = self._client.get_experiment_by_name(experiment)
             number = found.experiment_id if found else self._client.create_experiment(experiment)
-            run = self._client.create_run(number, run_name=_run_name(workdir))
+            run = self._client.create_run(number, run_name=identity[0])
             record.write(run_id=run.info.run_id)
         self._run_id = record.fields["run_id"]
+        for name, value in identity[1].items():
+            self._client.set_tag(self._run_id, name, value)
         data = self._client.get_run(self._run_id).data
         self._params = set(data.params)
         self._last = {

@@ -1,8 +1,8 @@
 """What every command does: parse flags, be quiet, and say in one line what a user can mend.
 
 Exit codes: 0 done; 1 an error that a restart would repeat; 42 (EXIT_RESTART) stopped on request and
-saved, hung, or lost another process of the run, so that a launcher starts the same command again,
-as it does when a process ended by a signal.
+saved, hung, lost another process of the run, or without an answer of an object store, so that a
+launcher starts the same command again, as it does when a process ended by a signal.
 """
 
 import os
@@ -14,16 +14,19 @@ import traceback
 from absl import app, flags, logging
 
 from input_pipeline.safe_io import DataError
+from input_pipeline.storage import Unreachable
 from jax_pix2pix.errors import (
     EXIT_RESTART,
     BenchmarkError,
     ConfigError,
     TrainingError,
+    UnreachableError,
     WorkdirError,
 )
 from jax_pix2pix.process_log import logger
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
+PASSING = (Unreachable, UnreachableError)
 
 
 def run(main, positional=False):
@@ -48,7 +51,7 @@ def run(main, positional=False):
             logger.info("end, exit code %d", code or 0)
             return code
         except MENDABLE as error:
-            _exit(_without_traceback(error))
+            _exit(_without_traceback(error), EXIT_RESTART if isinstance(error, PASSING) else 1)
         except Exception as error:
             if _lost(error):
                 _exit(

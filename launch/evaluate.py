@@ -97,7 +97,7 @@ def evaluate(workdir, split, checkpoint):
         return
     json_results.write(f"{path}.json", results)
     pictures.save(f"{path}.png")
-    print(f"best, median and worst: {path}.png")
+    print(f"best, median and worst: {remote_workdir.as_given(path)}.png")
 
 
 if __name__ == "__main__":

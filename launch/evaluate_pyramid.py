@@ -20,6 +20,7 @@ from jax_pix2pix.sampling import sample
 from jax_pix2pix.workdir import load_state
 from launch import json_results
 from launch.predict_samples import trained_spacing_mm
+from launch.remote_workdir import as_given
 from launch.sample_pictures import picture_of_planes, three_planes
 
 COUNT = 16  # samples
@@ -129,9 +130,9 @@ def evaluate_run(workdir, checkpoint, count=COUNT, seed=0, volumes=0):
         writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*cases))))
         writer.writeheader()
         writer.writerows(cases)
-    print(f"a row a volume: {path}.csv")
+    print(f"a row a volume: {as_given(path)}.csv")
     picture.save(f"{path}.png")
-    print(f"a training volume, its reconstruction and samples: {path}.png")
+    print(f"a training volume, its reconstruction and samples: {as_given(path)}.png")
     json_results.write(f"{path}.json", results)
     return results
 

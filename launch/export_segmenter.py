@@ -38,7 +38,8 @@ def export(workdir, output, checkpoint="best"):
     config, system, generator, step = load_run(workdir, checkpoint)
     segmenter.save(output, config, system, generator)
     segmenter.load(output)
-    print(f"step {step} of {workdir}: {output}, {os.path.getsize(output):,} bytes")
+    run = remote_workdir.as_given(workdir)
+    print(f"step {step} of {run}: {output}, {os.path.getsize(output):,} bytes")
 
 
 def _define_flags():

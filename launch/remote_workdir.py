@@ -26,17 +26,29 @@ from input_pipeline import storage
 from input_pipeline.safe_io import DataError
 from jax_pix2pix import file_digests, workdir_lock
 from jax_pix2pix.apart import are_apart
-from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.errors import UnreachableError, WorkdirError
 from jax_pix2pix.first_process import on_first_process
 
 LOOK_SECONDS = 1  # between looks for new checkpoints, which are copied at once
 LOG_SECONDS = 30  # between copies of what else has changed, each file as a whole
 FAILING_SECONDS = 900  # without a copy, after which the run saves and stops
+FINISH_SECONDS = 300  # that the last copy is tried, if the store cannot be reached
 BEAT_SECONDS = 10  # between signs of life in the lock
 DEAD_SECONDS = 60  # without one, after which a run counts as dead
 LOCK = "lock"
 CHECKPOINT = re.compile(r"((?:scale_\d+/)?checkpoints/\d+)/(.+)")
-RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|evaluation|damaged)/")  # nobody reads them
+# Nobody reads them.
+RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|wandb|evaluation|damaged)/")
+
+_given = {}  # {folder here: the workdir that its user gave}, of copies that are in use
+
+
+def as_given(path):
+    """A path, where it is of a copy as the user of the command knows it, with the store's url."""
+    for folder, workdir in _given.items():
+        if path == folder or path.startswith(f"{folder}/"):
+            return workdir + path[len(folder) :]
+    return path
 
 
 @contextlib.contextmanager
@@ -48,6 +60,7 @@ def training(workdir):
 
     Raises:
         WorkdirError: another run holds it; the store cannot be read or, in the end, written.
+        UnreachableError: the store cannot be reached now.
     """
     if not storage.is_remote(workdir):
         yield workdir
@@ -73,7 +86,7 @@ def training(workdir):
         finally:
             if own:
                 own.push_logs()
-        on_first_process(lambda: mirror.finish())
+        on_first_process(lambda: mirror.finish(FINISH_SECONDS))
 
 
 @contextlib.contextmanager
@@ -86,6 +99,7 @@ def copied(workdir, checkpoints=True, results=None):
 
     Raises:
         WorkdirError: there is nothing, or the store cannot be read or written.
+        UnreachableError: the store cannot be reached now.
     """
     if not storage.is_remote(workdir):
         yield workdir
@@ -98,19 +112,29 @@ def copied(workdir, checkpoints=True, results=None):
         yield folder
         if results:
             mirror.push_files()
-            print(f"{folder}/{results} is now {workdir.rstrip('/')}/{results}")
+            print(f"uploaded: {workdir.rstrip('/')}/{results}")
 
 
 @contextlib.contextmanager
 def _names_of(workdir, folder, more=""):
-    """Errors name the workdir, which its user knows, and not the folder here; `more` follows."""
+    """Errors, and `as_given`, name the workdir and not the folder here; `more` follows errors."""
+    folder = os.fspath(folder)
+    _given[folder] = workdir.rstrip("/")
     try:
         yield
     except (DataError, WorkdirError) as error:
         text = str(error)
-        if os.fspath(folder) in text:
-            text = text.replace(os.fspath(folder), workdir.rstrip("/")) + more
-        raise WorkdirError(text) from error
+        if folder in text:
+            text = text.replace(folder, _given[folder]) + more
+        raise _refusal(error, text) from error
+    finally:
+        del _given[folder]
+
+
+def _refusal(error, text):
+    """The WorkdirError for a DataError or WorkdirError."""
+    passes = isinstance(error, storage.Unreachable | UnreachableError)
+    return UnreachableError(text) if passes else WorkdirError(text)
 
 
 def _begin(workdir, cache, folder):
@@ -125,7 +149,7 @@ def _begin(workdir, cache, folder):
             mirror.store.delete([LOCK])
             raise
     except DataError as error:
-        raise WorkdirError(str(error)) from error
+        raise _refusal(error, str(error)) from error
     mirror.start()
     return mirror
 
@@ -138,8 +162,9 @@ class _Mirror:
         self._files = {}  # {name: (bytes, time)} of the file here that the store has
         self._steps = {}  # likewise, {checkpoints/N: of its digests}
         self._there = {}  # {checkpoints/N: names of the objects there}, also of parts
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=f, daemon=True) for f in (self._copy, self._beat)]
+        self._done, self._released = threading.Event(), threading.Event()
+        self._copying = threading.Thread(target=self._copy, daemon=True)  # until done
+        self._beating = threading.Thread(target=self._beat, daemon=True)  # until released
         self._held = None  # what the lock there says as long as it is this run's
 
     # The lock
@@ -187,7 +212,7 @@ class _Mirror:
 
     def _beat(self):
         beat = 0
-        while not self._done.wait(BEAT_SECONDS):
+        while not self._released.wait(BEAT_SECONDS):
             with contextlib.suppress(DataError):  # _copy tells of it
                 there = self.store.read(LOCK)
                 if _holder(there or b"{}").get("token") != self._holder["token"]:
@@ -306,8 +331,8 @@ class _Mirror:
     # While the run goes on
 
     def start(self):
-        for thread in self._threads:
-            thread.start()
+        self._copying.start()
+        self._beating.start()
 
     def _copy(self):
         copied = time.monotonic()
@@ -325,23 +350,53 @@ class _Mirror:
                     return
                 self._done.wait(LOG_SECONDS)
 
-    def finish(self):
-        """The last copy. Raises WorkdirError if it fails, or if another run has the lock."""
+    def finish(self, seconds=0):
+        """The last copy, tried for so long if the store cannot be reached; then frees the lock.
+
+        Raises:
+            WorkdirError: it fails, or another run has the lock.
+            UnreachableError: the store cannot be reached.
+        """
         self._done.set()
-        for thread in self._threads:
-            thread.join()
-        if not self._held:
-            raise WorkdirError(f"{self.store.url} was taken by another run: see which is to go on")
+        self._copying.join()
         try:
-            self.push()
+            self._push_at_last(seconds)
+            self._release()
             self.store.delete([LOCK])
         except DataError as error:
-            raise WorkdirError(
+            text = (
                 f"{error}; all of the run is in {self._folder}: the next start would take what "
                 "the store has"
-            ) from error
-        print(f"{self._folder} is now {self.store.url}")
+            )
+            raise _refusal(error, text) from error
+        finally:
+            self._released.set()
+        print(f"uploaded: {self.store.url}")
         shutil.rmtree(self._folder)
+
+    def _push_at_last(self, seconds):
+        deadline, told = time.monotonic() + seconds, False
+        while True:
+            self._check_held()
+            try:
+                return self.push()
+            except storage.Unreachable as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    print(f"{error}; the last copy is tried for {seconds} s", flush=True)
+                    told = True
+            time.sleep(LOOK_SECONDS)
+
+    def _release(self):
+        """Ends the signs of life, none of which may come after the lock is deleted."""
+        self._released.set()
+        self._beating.join()
+        self._check_held()
+
+    def _check_held(self):
+        if not self._held:
+            raise WorkdirError(f"{self.store.url} was taken by another run: see which is to go on")
 
     def give_up(self):
         """The same, as far as it goes, where another error is being raised."""

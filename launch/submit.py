@@ -22,10 +22,10 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from input_pipeline import prepared, storage
+from input_pipeline import storage
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.workdir import build_system
-from launch import command, distributed, trackers, train_flags  # noqa: F401, for their flags
+from launch import command, distributed, train_flags  # noqa: F401, for its flags
 from launch.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
 from launch.platforms import PLATFORMS, render
 
@@ -83,6 +83,8 @@ def main(arguments):
         print(text, end="")
         return 0
     if platform.keeps_files and not (config.data.sample or storage.is_remote(config.data.data_dir)):
+        from input_pipeline import prepared  # it takes seconds: TensorFlow
+
         prepared.ensure_prepared(config.data)  # rather than when the queue is through
     client = shutil.which(platform.client[0])
     if client is None:

@@ -8,6 +8,7 @@ from jax_pix2pix.evaluation import report, report_pictures, sct_scores
 from jax_pix2pix.evaluation.dose import dosimetry
 from jax_pix2pix.evaluation.mask_scores import json_case, over_cases
 from launch import json_results
+from launch.remote_workdir import as_given
 
 
 def page(name, images, volumes, spacing_mm, scores):
@@ -83,16 +84,16 @@ def write(path, title, facts, results, pages):
     texts = results["protocols"], results["baselines"]
     with open(f"{path}.html", "w", encoding="utf-8") as file:
         file.write(report.page(title, facts, summaries, pages, *texts))
-    print(f"report: {path}.html")
+    print(f"report: {as_given(path)}.html")
 
     with open(f"{path}.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["model", *results["results"]["model"]["cases"][0]])
         writer.writeheader()
         for name, of_model in results["results"].items():
             writer.writerows({"model": name} | case for case in of_model["cases"])
-    print(f"a row a patient and model: {path}.csv")
+    print(f"a row a patient and model: {as_given(path)}.csv")
 
     ranked = sorted(pages, key=lambda patient: patient.scores["synthrad2023.mae"])
     with open(f"{path}.png", "wb") as file:
         file.write(ranked[len(ranked) // 2].slices)
-    print(f"the patient of the median MAE: {path}.png")
+    print(f"the patient of the median MAE: {as_given(path)}.png")

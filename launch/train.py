@@ -26,7 +26,7 @@ SAMPLES = 8  # validation examples in a picture, from the first to the last
 def main():
     config, clock = train_flags.CONFIG.value, Clock(process_age())
     distributed.initialize(config.heartbeat_seconds)
-    chosen = trackers.chosen(config.system)
+    chosen = trackers.chosen(config.system, train_flags.WORKDIR.value)
     with remote_workdir.training(train_flags.WORKDIR.value) as directory:
         finished = train(config, directory, train_flags.ALLOWED.value, clock, trackers=chosen)
     if not finished:
@@ -128,7 +128,7 @@ def _train(config, directory, allowed, clock, steps_per_epoch, train_batches, tr
         )
         if finished and jax.process_index() == 0:
             picture = os.path.join(directory, "samples", f"epoch_{config.epochs:04d}.png")
-            print(f"finished {config.epochs} epochs; pictures: {picture}")
+            print(f"finished {config.epochs} epochs; pictures: {remote_workdir.as_given(picture)}")
         return finished
 
     if "pyramid" not in config:

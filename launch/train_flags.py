@@ -1,4 +1,4 @@
-"""Flags of launch.train, which launch.submit takes too."""
+"""Flags of launch.train, which launch.submit takes too and passes on."""
 
 from absl import flags
 from ml_collections import config_flags
@@ -10,4 +10,8 @@ ALLOWED = flags.DEFINE_list(
     [],
     "fields that may differ from the workdir's config.json, of those that do not change what is "
     "trained: log_every_steps,data.cache for instance",
+)
+WANDB = flags.DEFINE_string("wandb", None, "also log to this project of Weights & Biases")
+MLFLOW = flags.DEFINE_string(
+    "mlflow", None, "also log to MLflow: a folder, or the http address of a tracking server"
 )

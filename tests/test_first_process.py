@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from jax_pix2pix import first_process
-from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.errors import UnreachableError, WorkdirError
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def first_of_two(monkeypatch):
     ("error", "raised"),
     [
         (WorkdirError("runs/a is in use"), WorkdirError("runs/a is in use")),
+        (UnreachableError("s3://b/a is away"), UnreachableError("s3://b/a is away")),
         (
             PermissionError(errno.EACCES, "Permission denied", "runs/a/lock"),
             WorkdirError("[Errno 13] Permission denied: 'runs/a/lock'"),

@@ -1,9 +1,11 @@
 """Workdirs and prepared data in an object store: memory, a folder, and a real server of S3."""
 
+import http.server
 import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ from input_pipeline import prepared, storage
 from input_pipeline.records import Records
 from input_pipeline.safe_io import DataError
 from jax_pix2pix import file_digests
-from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
+from jax_pix2pix.errors import EXIT_RESTART, UnreachableError, WorkdirError
 from launch import remote_workdir
 from tests import commands
 from tests.faults import runs
@@ -72,6 +74,21 @@ def test_a_kind_of_store_that_is_not_known_or_not_installed_is_refused(monkeypat
     fsspec.filesystem.__globals__["_registry"].pop("gs", None)
     with pytest.raises(DataError, match=r"pip install -c constraints.txt -e '\.\[storage\]'"):
         storage.Store("gs://bucket/run")
+
+
+def test_a_url_with_one_slash_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    match = r"^s3:/bucket/x: write s3://bucket/x for what is in a store, or \./s3:/bucket/x for a"
+    data = quickstart_data("s3:/bucket/x")
+    for use in (
+        lambda: remote_workdir.training("s3:/bucket/x").__enter__(),
+        lambda: remote_workdir.copied("s3:/bucket/x").__enter__(),
+        lambda: prepared.ensure_prepared(data),
+    ):
+        with pytest.raises(DataError, match=match):
+            use()
+    assert not list(tmp_path.iterdir())
+    assert not storage.is_remote("./s3:/bucket/x") and storage.is_remote("s3://bucket/x")
 
 
 # A run's folder
@@ -193,13 +210,16 @@ def test_scales_are_copied_and_results_are_not_read_back(tmp_path):
     _checkpoint(folder / "scale_0", 3)
     (folder / "scale_0/samples").mkdir()
     (folder / "scale_0/samples/epoch_0001.png").write_bytes(b"picture")
+    (folder / "wandb").mkdir()
+    (folder / "wandb/run.wandb").write_bytes(b"of one start")
     (folder / "lock").write_text("of this machine")
     remote_workdir._Mirror(url, folder).push()
     names = storage.Store(url).names()
-    assert "scale_0/samples/epoch_0001.png" in names and "lock" not in names
+    assert {"scale_0/samples/epoch_0001.png", "wandb/run.wandb"} <= names.keys()
+    assert "lock" not in names
     with remote_workdir.copied(url) as copy:
         found = sorted(os.listdir(f"{copy}/scale_0"))
-        assert found == ["checkpoints", "metrics.jsonl"]
+        assert found == ["checkpoints", "metrics.jsonl"] and os.listdir(copy) == ["scale_0"]
     with remote_workdir.copied(url, checkpoints=False) as copy:
         assert os.listdir(f"{copy}/scale_0") == ["metrics.jsonl"]
 
@@ -211,8 +231,11 @@ def test_what_is_evaluated_is_copied_back(tmp_path, capsys):
         os.mkdir(f"{copy}/evaluation")
         with open(f"{copy}/evaluation/test.json", "w", encoding="utf-8") as file:
             file.write("{}")
+        assert remote_workdir.as_given(file.name) == f"{url}/evaluation/test.json"
+        assert remote_workdir.as_given(f"{copy}2/a") == f"{copy}2/a"
+    assert remote_workdir.as_given(file.name) == file.name
     assert storage.Store(url).names() == {"config.json": 2, "evaluation/test.json": 2}
-    assert f"is now {url}/evaluation" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"uploaded: {url}/evaluation\n"
     with (
         pytest.raises(WorkdirError, match=f"{url}/a.json is bad$"),
         remote_workdir.copied(url) as copy,
@@ -272,8 +295,11 @@ def test_a_dead_run_s_lock_is_taken_after_a_while_and_on_its_machine_at_once(qui
 
 
 def _die(mirror):
-    mirror._done.set()
-    for thread in mirror._threads:
+    for event, thread in (
+        (mirror._done, mirror._copying),
+        (mirror._released, mirror._beating),
+    ):
+        event.set()
         thread.join()
 
 
@@ -369,6 +395,9 @@ def test_prepared_data_of_a_store_is_copied_and_its_copy_renewed(tmp_path, monke
 def test_commands_refuse_other_stores_in_one_line(tmp_path):
     _, err = commands.run("launch.goodput", "--workdir=ftp://host/run", code=1)
     assert "ftp://host/run: no store of the kind ftp:// is known" in commands.error_line(err)
+    submit = ["local", "--config=configs/lidc_mask2ct.py", "--workdir=s3:/bucket/run"]
+    _, err = commands.run("launch.submit", *submit, code=1)
+    assert "s3:/bucket/run: write s3://bucket/run" in commands.error_line(err)
     _, err = commands.run("launch.predict", "--workdir=x", "--input=s3://b/i", "--output=o", code=1)
     assert "--input=s3://b/i: use a local path" in commands.error_line(err)
 
@@ -376,28 +405,183 @@ def test_commands_refuse_other_stores_in_one_line(tmp_path):
 BUCKET = "s3://bucket"
 
 
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    """Variables of a server of S3 in this process, with one bucket."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+def _variables(port):
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache")),
     }
+
+
+class Server:
+    """Of S3 with a bucket, in this process, whose memory has what is there while it is stopped."""
+
+    def __init__(self):
+        self.port = commands.free_port()
+
+    def start(self):
+        import boto3
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer("127.0.0.1", port=self.port, verbose=False)
+        self._server.start()
+        options = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+        options |= {"endpoint_url": f"http://127.0.0.1:{self.port}", "region_name": "us-east-1"}
+        boto3.client("s3", **options).create_bucket(Bucket="bucket")
+
+    def stop(self):
+        self._server.stop()
+        self._server._server.server_close()  # so that connections are refused
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """Variables of a server of S3 in this process, with one bucket."""
+    server = Server()
+    server.start()
+    variables = _variables(server.port) | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
-        fsspec.filesystem("s3").mkdir(BUCKET)
         yield variables
     server.stop()
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """A server of S3 for this test to start and stop, that packages try to reach less often."""
+    server = Server()
+    for name, value in (_variables(server.port) | {"AWS_MAX_ATTEMPTS": "1"}).items():
+        monkeypatch.setenv(name, value)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # connections with other variables
+    monkeypatch.setattr(storage, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(storage, "PAUSE_SECONDS", 0.2)
+    yield server
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "passes"),
+    [
+        (503, "SlowDown", True),
+        (500, "InternalError", True),
+        (429, "TooManyRequests", True),
+        (403, "AccessDenied", False),
+        (404, "NoSuchBucket", False),
+    ],
+)
+def test_what_a_server_answers_for_a_moment_is_told_from_what_it_means(own, status, code, passes):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = f"<Error><Code>{code}</Code><Message>told so</Message></Error>".encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", own.port), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(DataError, match="told so") as refused:
+            storage.Store(f"{BUCKET}/run").names()
+        server.shutdown()
+    assert isinstance(refused.value, storage.Unreachable) == passes
+
+
+def test_a_store_that_nobody_answers_for_is_unreachable(own, monkeypatch):
+    with pytest.raises(storage.Unreachable, match=r"run cannot be reached now \(EndpointConn"):
+        storage.Store(f"{BUCKET}/run").names()
+    monkeypatch.setattr(storage, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", own.port)):
+        with pytest.raises(storage.Unreachable, match=r"no answer in 0\.5 s"):
+            storage.Store(f"{BUCKET}/run").names()
+
+
+def test_a_store_that_comes_late_is_waited_for(own, monkeypatch, capsys):
+    monkeypatch.setattr(storage, "WAIT_SECONDS", 60)
+    late = threading.Timer(3, own.start)
+    late.start()
+    with pytest.raises(DataError, match="bucket does not exist") as refused:
+        storage.Store("s3://never-made/run").names()
+    late.join()
+    own.stop()
+    assert not isinstance(refused.value, storage.Unreachable)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("waiting up to 60 s for it") and "never-made/run cannot be reached" in line
+
+
+def test_credentials_may_come_late_to_a_pod(own, monkeypatch, tmp_path):
+    own.start()
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(storage, "WAIT_SECONDS", 60)
+    began = time.monotonic()
+    with pytest.raises(DataError, match="credentials") as refused:
+        storage.Store(f"{BUCKET}/run").names()
+    assert time.monotonic() - began < 20 and not isinstance(refused.value, storage.Unreachable)
+
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    text = "[default]\naws_access_key_id = test\naws_secret_access_key = test\n"
+    late = threading.Timer(2, (tmp_path / "credentials").write_text, [text])
+    late.start()
+    assert storage.Store(f"{BUCKET}/run").names() == {}
+    late.join()
+    own.stop()
+
+
+def test_the_last_copy_is_tried_until_the_store_is_back(own, quick, monkeypatch, tmp_path, capsys):
+    own.start()
+    url = f"{BUCKET}/last"
+    mirror = _begin(url, tmp_path / "a")
+    own.stop()
+    _log(tmp_path / "a/run", 5)
+    with pytest.raises(UnreachableError, match=f"all of the run is in {tmp_path}/a/run"):
+        mirror.finish(0.1)
+    assert (tmp_path / "a/run/metrics.jsonl").exists()
+    own.start()
+    assert "lock" in storage.Store(url).names()
+    mirror = _begin(url, tmp_path / "a")
+    _log(tmp_path / "a/run", 5)
+    own.stop()
+    late = threading.Timer(3, own.start)
+    late.start()
+    mirror.finish(60)
+    late.join()
+    assert storage.Store(url).names().keys() == {"metrics.jsonl"}
+    own.stop()
+    assert "the last copy is tried for 60 s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_outlives_its_store(own, sample_data_dir, tmp_path):
+    """Not there at the start, and not at SIGTERM nor at the next start: 42, and it goes on."""
+    url = f"{BUCKET}/outlived"
+    variables = _variables(own.port) | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    arguments = commands.tiny_training(url, sample_data_dir, epochs=4)
+    impatient = {"module": "tests.faults.impatient", "variables": variables}
+    with runs.started([*arguments, "--finish_seconds=1"], **impatient) as running:
+        while "waiting up to 60" not in (line := running[0].stdout.readline()):
+            assert line
+        own.start()
+        saved = f"checkpoints/10/{file_digests.NAME}"
+        runs.wait_for(lambda: time.sleep(0.3) or saved in storage.Store(url).names(), running)
+        own.stop()
+        running[0].send_signal(signal.SIGTERM)
+        ((_, err),) = runs.finish(running, EXIT_RESTART)
+    (last,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert f"{url} cannot be reached now" in last and "all of the run is in" in last
+    ((_, err),) = runs.train([*arguments, "--wait_seconds=1"], code=EXIT_RESTART, **impatient)
+    assert f"error: {url} cannot be reached now" in commands.error_line(err)
+    own.start()
+    runs.train(arguments, variables=variables)
+    names = storage.Store(url).names()
+    assert "lock" not in names and f"checkpoints/40/{file_digests.NAME}" in names
+    own.stop()
 
 
 @pytest.mark.slow
@@ -429,7 +613,8 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
     # What the killed run had here does not matter. Elsewhere it would wait for a sign of life.
     for left in Path(s3["XDG_CACHE_HOME"]).glob("jax_pix2pix/*/run/*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=s3)
+    out, _ = commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=s3)
+    assert f"pictures: {run}/samples/epoch_0004.png\n" in out and f"uploaded: {run}\n" in out
     assert not store.exists(f"{run}/lock")
     commands.run("launch.train", *arguments(tmp_path / "whole", tmp_path / "data"))
     store.get(run, str(tmp_path / "copy"), recursive=True)
@@ -443,6 +628,8 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
     out, _ = commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=second)
     assert "already finished: the checkpoint of step 40" in out
     out, _ = commands.run("launch.evaluate", f"--workdir={run}", variables=second)
+    assert f"all values: {run}/evaluation/test.json\n" in out
+    assert f"worst: {run}/evaluation/test.png\n" in out
     scores = json.loads(store.cat_file(f"{run}/evaluation/test.json"))
     assert scores["step"] <= 40
     out, _ = commands.run("launch.goodput", f"--workdir={run}", variables=second)
@@ -519,17 +706,12 @@ def test_parameters_that_no_host_has_whole_are_refused_at_once(sample_data_dir, 
 
 
 @pytest.mark.slow
-def test_what_cannot_be_reached_is_one_line(s3, sample_data_dir):
+def test_what_cannot_be_used_is_one_line(s3, sample_data_dir):
     arguments = commands.tiny_training("s3://no-such-bucket/run", sample_data_dir)
     _, err = commands.run("launch.train", *arguments, code=1, variables=s3)
     line = commands.error_line(err)
     assert "s3://no-such-bucket/run: The specified bucket does not exist: is the name" in line
-    for variables, told in (
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "redentials"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Could not connect"),
-    ):
-        _, err = commands.run(
-            "launch.goodput", f"--workdir={BUCKET}/run", code=1, variables=s3 | variables
-        )
-        line = commands.error_line(err)
-        assert f"{BUCKET}/run cannot be used" in line and told in line
+    without = s3 | {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    _, err = commands.run("launch.goodput", f"--workdir={BUCKET}/run", code=1, variables=without)
+    line = commands.error_line(err)
+    assert f"{BUCKET}/run cannot be used" in line and "redentials" in line

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from jax_pix2pix import trackers, writers
+from jax_pix2pix import checkpoint, trackers, writers
 from jax_pix2pix.clock import Clock
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.logbook import Logbook
@@ -61,7 +61,7 @@ def _goodput(histories):
 
 
 def test_mlflow_has_the_lines_of_a_run_that_was_stopped(tmp_path):
-    tracker = trackers.mlflow_writer(str(tmp_path / "mlruns"), "flagship")
+    tracker = trackers.mlflow_writer(str(tmp_path / "mlruns"), "flagship", "runs/a")
     workdir = tmp_path / "run"
     workdir.mkdir()
     _train(workdir, tracker, 1, 8)
@@ -71,14 +71,14 @@ def test_mlflow_has_the_lines_of_a_run_that_was_stopped(tmp_path):
     _goodput(histories)
     assert histories == _expected(workdir)
     assert [step for step, _ in histories["train/loss_G"]] == list(range(1, STEPS + 1))
-    assert run.info.status == "FINISHED" and run.info.run_name == "run"
+    assert run.info.status == "FINISHED"
     assert run.data.params == {name: str(value) for name, value in CONFIG.items()}
     pictures = client.list_artifacts(run.info.run_id, "samples")
     assert [x.path for x in pictures] == [f"samples/step_{step:08d}.png" for step in (5, 10)]
 
 
 def test_wandb_has_the_lines_of_a_run_that_was_stopped(tmp_path):
-    tracker = trackers.wandb_writer("flagship")
+    tracker = trackers.wandb_writer("flagship", "runs/a")
     _train(tmp_path, tracker, 1, 8)
     _train(tmp_path, tracker, 6, STEPS)
     attempts = list(wandb_files.attempts(tmp_path))
@@ -103,20 +103,53 @@ def test_a_tracker_that_is_asked_for_late_gets_what_was_before(tmp_path, name):
     workdir.mkdir()
     _train(workdir, None, 1, 5)
     if name == "mlflow":
-        _train(workdir, trackers.mlflow_writer(str(store), "flagship"), 6, STEPS)
+        _train(workdir, trackers.mlflow_writer(str(store), "flagship", "runs/a"), 6, STEPS)
         losses = mlflow_store.read(store, "flagship")[2]["train/loss_G"]
     else:
-        _train(workdir, trackers.wandb_writer("flagship"), 6, STEPS)
+        _train(workdir, trackers.wandb_writer("flagship", "runs/a"), 6, STEPS)
         ((_, _, rows),) = wandb_files.attempts(workdir)
         losses = [(row["_step"], row["train/loss_G"]) for row in rows if "train/loss_G" in row]
     assert losses == _expected(workdir)["train/loss_G"]
     assert len(losses) == STEPS
 
 
+OF_STORES = [  # the folder here, the run's name and where it says that it is
+    ("run", "liver_7", "s3://bucket/team/liver_7"),
+    ("run/scale_0", "liver_7/scale_0", "s3://bucket/team/liver_7/scale_0"),
+]
+
+
+@pytest.mark.parametrize(("folder", "name", "url"), OF_STORES)
+def test_runs_have_the_names_that_their_users_gave(tmp_path, folder, name, url):
+    (tmp_path / folder).mkdir(parents=True)
+    given = "s3://bucket/team/liver_7/"
+    _train(tmp_path / folder, trackers.mlflow_writer(str(tmp_path / "ml"), "f", given), 1, STEPS)
+    _, run, _ = mlflow_store.read(tmp_path / "ml", "f")
+    revision = checkpoint.environment()["revision"]
+    assert run.info.run_name == name
+    assert (run.data.tags["workdir"], run.data.tags["revision"]) == (url, revision)
+    _train(tmp_path / folder, trackers.wandb_writer("f", given), 1, STEPS)
+    ((_, config, _),) = wandb_files.attempts(tmp_path / folder)
+    assert (config["workdir"], config["revision"]) == (url, revision)
+    (path,) = (tmp_path / folder).glob("wandb/offline-run-*/*.wandb")
+    assert name in {x.run.display_name for x in wandb_files.records(path) if x.HasField("run")}
+
+
+def test_a_run_in_a_folder_has_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given, workdir, name in (
+        ("runs/a/", "runs/a", "a"),
+        ("runs/a", "runs/a/scale_2", "a/scale_2"),
+        (".", ".", tmp_path.name),
+    ):
+        found, fields = trackers._identity(given, workdir)
+        assert found == name and fields["workdir"] == str((tmp_path / workdir).resolve())
+
+
 def test_another_target_is_another_run(tmp_path):
     (tmp_path / "run").mkdir()
     for store in ("one", "two"):
-        tracker = trackers.mlflow_writer(str(tmp_path / store), "flagship")
+        tracker = trackers.mlflow_writer(str(tmp_path / store), "flagship", "runs/a")
         _train(tmp_path / "run", tracker, 1, 3)
     assert len(mlflow_store.read(tmp_path / "one", "flagship")[2]["train/ssim"]) == 3
     assert len(mlflow_store.read(tmp_path / "two", "flagship")[2]["train/ssim"]) == 3
@@ -125,7 +158,7 @@ def test_another_target_is_another_run(tmp_path):
 def test_a_tracker_that_fails_is_one_warning(tmp_path, capsys):
     store, workdir = tmp_path / "mlruns", tmp_path / "run"
     workdir.mkdir()
-    tracker = trackers.mlflow_writer(str(store), "flagship")
+    tracker = trackers.mlflow_writer(str(store), "flagship", "runs/a")
     opened = []
 
     def losing_its_store(workdir, history):
@@ -150,7 +183,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch, 
         uri = f"http://somebody:password@127.0.0.1:{server.getsockname()[1]}"
         trackers.check_usable(None, uri)
         begun = time.monotonic()
-        _train(tmp_path, trackers.mlflow_writer(uri, "flagship"), 1, STEPS)
+        _train(tmp_path, trackers.mlflow_writer(uri, "flagship", "runs/a"), 1, STEPS)
         assert time.monotonic() - begun < 5
     err = capsys.readouterr().err
     assert "MLflow gets nothing more of this run (it is not done 0.5 s after the last" in err
@@ -168,13 +201,24 @@ def test_a_writer_that_falls_behind_is_left_behind(monkeypatch, capsys):
 
 def test_a_damaged_record_is_named(tmp_path, capsys):
     (tmp_path / "tracker_mlflow.json").write_text('{"mlr')
-    _train(tmp_path, trackers.mlflow_writer(str(tmp_path / "mlruns"), "flagship"), 1, 2)
+    _train(tmp_path, trackers.mlflow_writer(str(tmp_path / "mlruns"), "flagship", "runs/a"), 1, 2)
     assert "tracker_mlflow.json is damaged: delete it for a new run" in capsys.readouterr().err
 
 
 def test_an_address_that_mlflow_does_not_know(tmp_path):
-    with pytest.raises(ConfigError, match=r"--mlflow=ftp://host/x: .*use a folder or the http"):
-        trackers.check_usable(None, "ftp://me:secret@host/x")
+    for uri, shown in (
+        ("ftp://me:secret@host/x", "ftp://host/x"),
+        ("s3://bucket/mlruns", "s3://bucket/mlruns"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            trackers.check_usable(None, uri)
+        assert str(refused.value) == (
+            f"--mlflow={shown}: use a folder of this machine or the http address of a server; a "
+            "database needs pip install mlflow"
+        )
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--mlflow=.*file: .*Not a directory.*; use a folder"):
+        trackers.check_usable(None, str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="--wandb is empty"):
         trackers.check_installed("", None)
 

@@ -93,10 +93,11 @@ def test_a_slow_reader_is_named(sample_data_dir, tmp_path):
     lines = commands.metrics(workdir, "straggler")
     assert [line["step"] for line in lines] == [10, 20]
     for line in lines:
-        assert line["process"] == 1 and line["slowest"] > 0.5
-        assert line["slowest"] - line["median"] > 0.4
+        assert line["process"] == 1 and line["slowest_seconds"] > 0.5
+        assert line["slowest_seconds"] - line["median_seconds"] > 0.4
     _, _, histories = mlflow_store.read(store, "lidc_mask2ct")
     assert histories["straggler/process"] == [(10, 1), (20, 1)]
+    assert {"straggler/slowest_seconds", "straggler/median_seconds"} <= histories.keys()
     for process in (0, 1):
         assert _begins(workdir, process, 2)
         where = r"1 of 2 devices \(cpu\), coordinator 127\.0\.0\.1:"

@@ -45,6 +45,7 @@ def _call(arguments):
 
 
 if __name__ == "__main__":
-    import jax_pix2pix.workdir  # noqa: F401, what takes long
+    import input_pipeline.prepared  # noqa: F401, what takes long
+    import jax_pix2pix.workdir  # noqa: F401
 
     print(json.dumps([_call(arguments) for arguments in json.load(sys.stdin)]))

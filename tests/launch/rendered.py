@@ -57,6 +57,7 @@ def output(name, accelerator, given):
         *[f"--{option}={value}" for option, value in given.items()],
     ]
     flags.FLAGS(arguments)
+    flags.FLAGS.config.data.data_dir = "gs://bucket/data"
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         assert submit.main([name]) == 0

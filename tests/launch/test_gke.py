@@ -33,20 +33,22 @@ EVERY_FLAG = (
     "--restarts=7",
     "--name=Lungs_3",
     "--workdir=/runs/a",
+    "--config.data.data_dir=/runs/data",
     "--config.data.batch_size=64",
 )
 SMALL = {"data.image_size": 32, "generator.depth": 3}
 ACCELERATORS = {"gke/jobset_tpu.yaml": "v5e-16", "gke/job_gpu.yaml": "h100:8"}
 
 
+BUCKET = ("--workdir=gs://b/a", "--config.data.data_dir=gs://b/data")
 REFUSED = {
-    ("--workdir=gs://b/a", "--image=i", "--accelerator=v5e-8", "--nodes=1"): (
+    (*BUCKET, "--image=i", "--accelerator=v5e-8", "--nodes=1"): (
         "--nodes=1: leave it out, as --accelerator=v5e-8 says how many hosts there are"
     ),
     ("--workdir=gs://b/a",): "--image is missing, which gke needs",
-    ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: files of a pod or rented machine",
-    ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: files of a pod",
-    ("--workdir=/runs/../a", "--image=i", "--volume=c:/runs"): "/runs/../a: files of a pod",
+    ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: a pod or rented machine has no files",
+    ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: a pod or",
+    ("--workdir=/runs/../a", "--image=i", "--volume=c:/runs"): "/runs/../a: a pod or",
     ("--workdir=/runs/a", "--image=i", "--volume=/runs"): "--volume=/runs: use CLAIM:/path",
     ("--workdir=gs://b/a", "--image=i", "--partition=p"): "--partition: gke has no such flag",
 }
@@ -57,8 +59,8 @@ def _call(*arguments):
 
 
 SUBMITTED = {
-    "tpu": _call(*EVERY_FLAG, "--accelerator=v5e-16", "--", "--wandb=lungs"),
-    "gpu": _call(*EVERY_FLAG, "--accelerator=h100:8", "--nodes=2", "--", "--wandb=lungs"),
+    "tpu": _call(*EVERY_FLAG, "--accelerator=v5e-16", "--wandb=lungs"),
+    "gpu": _call(*EVERY_FLAG, "--accelerator=h100:8", "--nodes=2", "--wandb=lungs"),
 }
 
 
@@ -134,6 +136,7 @@ def test_flags_are_where_they_belong(submitted):
     assert {"key": "cloud.google.com/gke-spot", "operator": "Exists"} in pod["tolerations"]
     assert container["args"] == [
         "--config=configs/lidc_mask2ct.py",
+        "--config.data.data_dir=/runs/data",
         "--config.data.batch_size=64",
         "--workdir=/runs/a",
         "--wandb=lungs",

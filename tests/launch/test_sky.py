@@ -52,9 +52,10 @@ def test_what_nodes_would_miss_is_refused(tmp_path):
             "--accelerator=gpu:8",
         ): "gpu:8: SkyPilot has to know the kind, h100:8",
     }
-    sky = ("sky", "--workdir=gs://bucket/a", "--dry_run")
-    results = submit([(*sky, *given) for given in messages])
-    elsewhere = submit([(*sky, f"--config={outside}", "--accelerator=h100:8")], folder=tmp_path)
+    sky = ("--workdir=gs://bucket/a", "--config.data.data_dir=gs://bucket/d", "--dry_run")
+    results = submit([("sky", *given, *sky) for given in messages])
+    away = ("sky", f"--config={outside}", "--accelerator=h100:8", *sky)
+    elsewhere = submit([away], folder=tmp_path)
     wanted = [*messages.values(), f"error: {tmp_path} is not the project's root, which sky copies"]
     for (code, out, err), message in zip(results + elsewhere, wanted, strict=True):
         assert (code, out) == (1, "") and message in error_line(err)

@@ -92,7 +92,7 @@ REFUSED = {
     (
         "slurm",
         "--workdir=a",
-        "--accelerator=v100:4",
+        "--accelerator=v100:2",
         f"{CONFIG}:quickstart",
     ): "sbatch is not installed here",
     (*GKE, "--workdir=gs://b/a"): "--config.data.data_dir=data: a pod or rented machine has no",
@@ -190,8 +190,9 @@ def test_a_container_under_slurm_sees_what_the_run_does(called, container, comma
 def test_a_container_sees_data_and_config_that_lie_elsewhere(called):
     folder, (code, text, _) = called["elsewhere"]
     assert code == 0
-    assert f" --container-mounts=/d:/d,{commands.ROOT}:{commands.ROOT},'/runs/My run:" in text
-    assert f",{folder}:{folder} " in text
+    mounts = text[text.index("--container-mounts=") : text.index("launch.train")]
+    for mounted in ("/d", commands.ROOT, "/runs/My run", folder):
+        assert f"{mounted}:{mounted}" in mounts
     assert "--container-image=r/a " in text  # of a registry
     made = [line for line in text.splitlines() if line.startswith("mkdir")]
     assert made == ["mkdir -p '/runs/My run'"]
