@@ -17,13 +17,14 @@ from tests.commands import ROOT, error_line, run
 CREATE = [
     "tpu_vm",
     "--config=configs/lidc_mask2ct.py",
+    "--config.data.data_dir=gs://bucket/data",
     "--workdir=gs://bucket/runs/it's a run",
     "--accelerator=v5e-16",
     "--name=lungs",
     "--project=some-project",
     "--zone=us-west4-a",
 ]
-ARGUMENTS = "-m launch.train --config=configs/lidc_mask2ct.py --workdir=gs://bucket/runs/it's a run"
+ARGUMENTS = f"-m launch.train {' '.join(CREATE[1:4])}"
 
 # In place of launch.train: each start takes the next of the codes, negative ones are signals.
 TRAIN = """
