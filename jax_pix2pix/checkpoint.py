@@ -179,7 +179,11 @@ class Checkpoints:
     def check_whole(self, state):
         """Raises WorkdirError if `save` could not get all of a state that is placed as this one."""
         if self._apart:
-            apart.whole(state)
+            try:
+                apart.whole(state)
+            except WorkdirError:
+                jax.distributed.shutdown()  # or the first to end would abort the others
+                raise
 
     def save(self, step, state, metrics=None):
         """Starts to write ``state`` (a pytree of arrays), unless ``step`` is already there.

@@ -31,7 +31,8 @@ def _case(name, variant):
     takes_long = (
         name == "ct_pyramid_2d" and variant != "quickstart"
     )  # six updates of a wide network
-    return pytest.param(name, variant, marks=[pytest.mark.slow] if takes_long else [])
+    marks = [pytest.mark.slow] * takes_long + [pytest.mark.long] * (takes_long and variant != "")
+    return pytest.param(name, variant, marks=marks)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,16 @@ def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path
     _assert_equal_runs(uninterrupted, tmp_path)
 
 
-@pytest.mark.parametrize("system", ["xray_lungs", "liver", "liver_3d", "mri2ct", "mri2ct_3d"])
+@pytest.mark.parametrize(
+    "system",
+    [
+        "xray_lungs",
+        pytest.param("liver", marks=pytest.mark.long),
+        "liver_3d",
+        pytest.param("mri2ct", marks=pytest.mark.long),
+        "mri2ct_3d",
+    ],
+)
 def test_the_other_systems_resume_bit_for_bit(system, tiny_run, sample_data_dir, tmp_path):
     """With batch statistics and spectral norms' vectors among what a checkpoint holds.
 

@@ -34,7 +34,8 @@ def test_killed_and_started_again(sample_data_dir, tmp_path):
         running[0].kill()
         commands.finish(running[0], -signal.SIGKILL)
     killed_at = runs.logged_step(workdir)
-    runs.train(arguments, **offline)
+    ((_, err),) = runs.train(arguments, **offline)
+    assert "gets nothing more" not in err, err
 
     expected = {}
     for line in read_metrics(str(workdir)):

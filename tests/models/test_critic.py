@@ -129,7 +129,7 @@ def test_what_lies_outside_of_the_mask_changes_nothing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("classes", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_a_step_in_bfloat16_is_near_one_in_float32(classes):
     variant = "tumour" if classes == 3 else ""
     metrics = {}
