@@ -190,6 +190,7 @@ class Wandb:
 
     def close(self, finished):
         self._run.finish(exit_code=0 if finished else 1)
+        self._wandb.teardown()  # returns when W&B's own process has written everything and ended
 
 
 class Mlflow:
