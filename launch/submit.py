@@ -33,7 +33,7 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be submitted")
 _NODES = flags.DEFINE_integer("nodes", 1, "machines, or processes of `local`", 1)
 _ACCELERATOR = flags.DEFINE_string("accelerator", None, f"of each: {EXAMPLES}; local: cpu:1")
 _NAME = flags.DEFINE_string("name", None, "of the job; by default the workdir's last part")
-# Flags of launch.train: those that are handed on to it, and those that each platform's file gives it.
+# Flags of launch.train: those handed on to it, and those that the platform's file gives it.
 PASSED_ON = ("allow_config_change", "initialization_timeout", "wandb", "mlflow")
 SET_BY_TEMPLATES = {"coordinator_address", "num_processes", "process_id"}
 
