@@ -50,7 +50,7 @@ def on_first_process(function):
     return result
 
 
-def of_first_process(tree, like) -> Any:
+def arrays_of_first_process(tree, like) -> Any:
     """process 0's arrays on every process, as NumPy's where there are several.
 
     Args:

@@ -14,7 +14,7 @@ import numpy as np
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.evaluation.slices import check_any_counted
-from jax_pix2pix.first_process import of_first_process, on_first_process
+from jax_pix2pix.first_process import arrays_of_first_process, on_first_process
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.sharding import placed
@@ -115,7 +115,7 @@ def grow(config, coarser, examples, state, shardings):
         return weights(generator.replace(frozen=frozen)), weights(coarse.discriminator)
 
     like = weights(state.generator), weights(state.discriminator)
-    generator, discriminator = of_first_process(on_first_process(warm), like)
+    generator, discriminator = arrays_of_first_process(on_first_process(warm), like)
     state = state.replace(
         generator=state.generator.replace(**generator),
         discriminator=state.discriminator.replace(**discriminator),
