@@ -5,6 +5,7 @@ saved, hung, lost another process of the run, or without an answer of an object 
 launcher starts the same command again, as it does when a process ended by a signal.
 """
 
+import gc
 import os
 import re
 import sys
@@ -63,6 +64,7 @@ def run(main, positional=False):
             traceback.print_exc()
             _end(1)
 
+    gc.freeze()  # what was imported is no garbage, neither now nor at the end
     app.run(quiet, flags_parser=_parse_flags)
 
 

@@ -9,15 +9,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+# For XLA_FLAGS: such code is slower to run, and compiles in a tenth to a third of the time.
+UNOPTIMISED = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+
 
 def start(module, *arguments, devices=1, float64=False, variables=None, umask=-1):
     """python -m module arguments..., in the repository's root, on so many CPU devices. -> Popen.
 
     variables: of the environment, beside this process's own; umask: likewise, -1 for this one's.
 
-    Unoptimised code compiles 3 to 12 times faster. Only benchmarks see PyTorch.
+    Only benchmarks see PyTorch.
     """
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMISED}"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | (variables or {})
     if float64:
         environment["JAX_ENABLE_X64"] = "1"

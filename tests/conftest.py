@@ -6,10 +6,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Before JAX is imported. Unoptimised code compiles 3 to 12 times faster.
+from tests import commands
+
+# Before JAX is imported.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 "
+    f"{commands.UNOPTIMISED}"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Runs of the same program, resumed ones for instance, compile once in a session of all workers.
@@ -64,7 +66,6 @@ def sample_data_dir(made_once):
 @pytest.fixture(scope="session")
 def tiny_run(made_once, sample_data_dir):
     """tiny_run(system) -> the workdir of its tiny training of two epochs; to be copied."""
-    from tests import commands
 
     def get(system):
         def train(workdir):

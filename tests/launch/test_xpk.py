@@ -134,7 +134,7 @@ def test_its_container_passes_signals_and_exit_codes_on(xpk, sample_data_dir, tm
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(commands.ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": commands.UNOPTIMISED,
     }
     with subprocess.Popen(
         [*container["command"][:-1], script],
