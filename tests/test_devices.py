@@ -51,7 +51,7 @@ def test_eight_devices(one_device, sample_data_dir, tmp_path, fsdp, cache):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["none", "device"])
+@pytest.mark.parametrize("cache", [pytest.param("none", marks=pytest.mark.long), "device"])
 def test_two_processes_of_four_devices(one_device, sample_data_dir, tmp_path, cache):
     address = f"127.0.0.1:{commands.free_port()}"
     processes = [

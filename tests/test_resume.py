@@ -48,7 +48,7 @@ def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path
     [
         "xray_lungs",
         pytest.param("liver", marks=pytest.mark.long),
-        "liver_3d",
+        pytest.param("liver_3d", marks=pytest.mark.long),
         pytest.param("mri2ct", marks=pytest.mark.long),
         "mri2ct_3d",
     ],

@@ -51,7 +51,10 @@ def _kill(arguments, workdir, rng, processes, **options):
     return runs.logged_step(workdir)
 
 
-@pytest.mark.parametrize(("kills", "epochs", "processes", "devices"), [(10, 8, 1, 1), (3, 3, 2, 2)])
+@pytest.mark.parametrize(
+    ("kills", "epochs", "processes", "devices"),
+    [pytest.param(10, 8, 1, 1, marks=pytest.mark.long), (3, 3, 2, 2)],
+)
 def test_a_run_killed_at_random_again_and_again_equals_one_that_was_not(
     sample_data_dir, tmp_path, kills, epochs, processes, devices
 ):

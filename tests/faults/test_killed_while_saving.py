@@ -30,7 +30,7 @@ def _unfinished(workdir):
     return list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
 
-@pytest.mark.parametrize(("processes", "devices"), runs.ONE_AND_MORE)
+@pytest.mark.parametrize(("processes", "devices"), runs.ONE_FIRST)
 def test_what_was_half_written_is_no_checkpoint(sample_data_dir, tmp_path, processes, devices):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = _arguments(killed, sample_data_dir)

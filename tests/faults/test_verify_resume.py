@@ -21,7 +21,7 @@ def _arguments(workdir, data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), runs.ONE_AND_MORE)
+@pytest.mark.parametrize(("processes", "devices"), runs.ONE_FIRST)
 def test_equal(sample_data_dir, tmp_path, processes, devices):
     arguments = _arguments(tmp_path / "new", sample_data_dir)
     outputs = runs.train(arguments, processes, devices=devices, module="launch.verify_resume")
