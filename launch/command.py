@@ -5,7 +5,6 @@ saved, hung, lost another process of the run, or without an answer of an object 
 launcher starts the same command again, as it does when a process ended by a signal.
 """
 
-import gc
 import os
 import re
 import sys
@@ -25,6 +24,7 @@ from jax_pix2pix.errors import (
     WorkdirError,
 )
 from jax_pix2pix.process_log import logger
+from launch import garbage
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
 PASSING = (Unreachable, UnreachableError)
@@ -64,7 +64,7 @@ def run(main, positional=False):
             traceback.print_exc()
             _end(1)
 
-    gc.freeze()  # what was imported is no garbage, neither now nor at the end
+    garbage.leave_imports_alone()
     app.run(quiet, flags_parser=_parse_flags)
 
 

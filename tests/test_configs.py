@@ -28,10 +28,11 @@ def test_no_config_is_left_out():
 
 
 def _case(name, variant):
-    takes_long = (
-        name == "ct_pyramid_2d" and variant != "quickstart"
-    )  # six updates of a wide network
-    marks = [pytest.mark.slow] * takes_long + [pytest.mark.long] * (takes_long and variant != "")
+    marks = []
+    if name.startswith("ct_pyramid") and variant != "quickstart":  # six updates of a wide network
+        marks = [pytest.mark.slow]
+        if name == "ct_pyramid_2d" and variant:
+            marks.append(pytest.mark.long)
     return pytest.param(name, variant, marks=marks)
 
 

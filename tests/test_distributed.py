@@ -107,6 +107,7 @@ def test_a_name_without_address_is_told_within_seconds():
     assert 5 <= time.monotonic() - start < 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "what"),
     [

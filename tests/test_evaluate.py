@@ -52,6 +52,7 @@ def _test_slices():
         yield np.asarray(Image.open(path)), mask
 
 
+@pytest.mark.slow
 def test_predictions_reproduce_the_scores(results, predictions):
     """The scores of the PNGs that predict wrote, up to their rounding to 8 bits."""
     errors, ratios = [], []

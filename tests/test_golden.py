@@ -13,8 +13,11 @@ SLOW = {
     "ct_pyramid_3d",
     "ct_pyramid_3d_as_published",
     "liver_3d_tumour",
+    "lung_segmenter",
     "mri2ct_3d",
+    "mri2ct_as_published",
     "mri2ct_extended",
+    "xray_lungs_as_published",
 }
 
 

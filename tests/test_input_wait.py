@@ -6,6 +6,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 
 from jax_pix2pix import sharding
 from jax_pix2pix.averages import Averages
@@ -15,6 +16,7 @@ from jax_pix2pix.workdir import build_system, example_batch
 from tests.tiny import tiny_config
 
 
+@pytest.mark.slow
 def test_input_wait_is_the_share_of_time_in_the_iterator(tmp_path):
     config = tiny_config()
     config.data.image_size = 32

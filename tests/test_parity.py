@@ -47,6 +47,7 @@ def test_parameter_counts():
     assert sum(x.size for x in jax.tree.leaves(d)) == 2_763_713
 
 
+@pytest.mark.slow
 def test_initial_weights_follow_the_papers_distribution():
     system = _system(16, "float32")
     image = jnp.zeros((1, 128, 128, 1))

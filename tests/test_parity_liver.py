@@ -96,7 +96,11 @@ def test_parameter_counts(name):
         assert ours == sum(p.numel() for p in module.parameters())
 
 
-@pytest.mark.parametrize("name", ["spectral", "as_published", "tumour", "3d"])
+def _slow_in_3d(names):
+    return [pytest.param(x, marks=[pytest.mark.slow] * x.startswith("3d")) for x in names]
+
+
+@pytest.mark.parametrize("name", _slow_in_3d(["spectral", "as_published", "tumour", "3d"]))
 def test_float32_outputs_and_losses(name):
     """To 1e-5: evaluation and training outputs, pooled features, losses."""
     config = _config(name, 4)
@@ -126,7 +130,7 @@ def test_float32_outputs_and_losses(name):
     parity.assert_losses(metrics, _losses(expected), 1e-5)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", _slow_in_3d(CASES))
 def test_float64_gradients(float64, name):
     """To 1e-9 of each layer's largest gradient: one critic and one G update, G through the new."""
     config = _config(name, 4)

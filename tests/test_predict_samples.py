@@ -172,7 +172,7 @@ def test_a_file_of_other_voxels_than_training_had(runs, tmp_path):
     np.testing.assert_allclose(same.image, hu / 1000, atol=1e-6)
 
 
-@pytest.mark.parametrize("run", ["3d", "2d"])
+@pytest.mark.parametrize("run", [pytest.param("3d", marks=pytest.mark.slow), "2d"])
 def test_training_volumes(runs, tmp_path, run):
     """Their reconstructions, and samples that begin with them."""
     config, system, generator = _load(runs / run, 2)

@@ -122,6 +122,7 @@ def test_two_programs_of_one_batch_are_refused(tmp_path):
         list(scaling.pairs(programs))
 
 
+@pytest.mark.slow
 def test_the_assumption_holds_on_cpu_devices():
     fields = {
         "data.image_size": 16,

@@ -69,6 +69,7 @@ def test_refusals_are_one_line_of_the_command(sample_data_dir, tmp_path, overrid
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_losses_that_stay_not_finite_end_the_run_before_a_checkpoint(sample_data_dir, tmp_path):
     overrides = {"optimizer.learning_rate": 1e38, "max_skipped": 3}
     arguments = commands.tiny_training(tmp_path, sample_data_dir, **overrides)

@@ -77,6 +77,7 @@ def test_mlflow_has_the_lines_of_a_run_that_was_stopped(tmp_path):
     assert [x.path for x in pictures] == [f"samples/step_{step:08d}.png" for step in (5, 10)]
 
 
+@pytest.mark.slow
 def test_wandb_has_the_lines_of_a_run_that_was_stopped(tmp_path):
     tracker = trackers.wandb_writer("flagship", "runs/a")
     _train(tmp_path, tracker, 1, 8)
@@ -223,6 +224,7 @@ def test_an_address_that_mlflow_does_not_know(tmp_path):
         trackers.check_installed("", None)
 
 
+@pytest.mark.slow
 def test_nobody_is_logged_in(tmp_path):
     code = "from jax_pix2pix import trackers; trackers.check_usable('flagship', None)"
     without = {name: value for name, value in os.environ.items() if "WANDB" not in name}
@@ -237,6 +239,7 @@ def test_nobody_is_logged_in(tmp_path):
         assert reason in last and "--wandb=flagship" in last and "WANDB_MODE=offline" in last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("mlflow", "mlflow-skinny")])
 def test_a_missing_package_is_named_before_anything_is_written(tmp_path, name, package):
     code = (

@@ -122,6 +122,7 @@ def test_gradients_whose_squares_are_not_finite_are_skipped(gradient, skipped):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(after)))
 
 
+@pytest.mark.slow
 def test_a_spike_is_skipped_and_remembered():
     sigmas = 6.0
     config = _config(spike_sigmas=sigmas)

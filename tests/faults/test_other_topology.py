@@ -98,6 +98,7 @@ def test_there_and_back(whole, sample_data_dir, tmp_path, topology):
     _assert_same_training(back, whole, "one_by_one", start=24)
 
 
+@pytest.mark.long
 def test_split_parameters_of_two_processes_continue_on_eight_devices_of_one(
     whole, sample_data_dir, tmp_path
 ):

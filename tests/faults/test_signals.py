@@ -29,10 +29,10 @@ def _arguments(workdir, data_dir, epochs):
 @pytest.mark.parametrize(
     ("processes", "devices", "epochs", "signals"),
     [
+        (1, 1, 10, [(signal.SIGTERM, 0), (signal.SIGUSR1, 0)]),
         pytest.param(
-            *(1, 1, 10, [(signal.SIGTERM, 0), (signal.SIGUSR1, 0)]), marks=pytest.mark.long
+            *(2, 2, 5, [(signal.SIGTERM, 1), (signal.SIGUSR1, 0)]), marks=pytest.mark.long
         ),
-        (2, 2, 5, [(signal.SIGTERM, 1), (signal.SIGUSR1, 0)]),
     ],
 )
 def test_all_save_the_same_step_and_the_restart_goes_on(

@@ -71,6 +71,7 @@ def printed():
     )
 
 
+@pytest.mark.slow
 def test_they_print_a_file(printed):
     for call, (code, out, err) in printed.items():
         assert (code, err) == (0, ""), call

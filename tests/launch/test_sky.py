@@ -35,6 +35,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_what_nodes_would_miss_is_refused(tmp_path):
     """Outside of the project, configs that are no part of it, and GPUs of no kind."""
     config = "configs/lidc_mask2ct.py"

@@ -71,6 +71,7 @@ def _distances(system, steps):
     return distances, d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("constraint", "norm"), [("spectral", "batch"), ("spectral", "instance"), ("clip", "batch")]
 )
