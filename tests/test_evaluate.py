@@ -119,6 +119,7 @@ def test_results_name_protocols_patients_and_checkpoint(results, workdir):
         assert picture.width == 4 * 164 + 4 and picture.height > 6 * 160
 
 
+@pytest.mark.slow
 def test_other_splits_and_checkpoints(workdir):
     arguments = [f"--workdir={workdir}", "--split=validation", "--checkpoint=20"]
     commands.run("launch.evaluate", *arguments)

@@ -19,6 +19,8 @@ from launch import evaluate_synthesis
 from tests import commands, untrained
 from tests.input_pipeline import pairs
 
+pytestmark = pytest.mark.slow
+
 SIDE = 40  # of the planes: nothing is resized
 PATIENTS = ("1BA001", "1BA002", "1BB003", "1BB004", "1BC005", "1BC006", "1BC007", "1BC008")
 WITH_GAP = "1BC005"  # in training; a slice in its middle has no body

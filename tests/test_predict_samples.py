@@ -172,7 +172,8 @@ def test_a_file_of_other_voxels_than_training_had(runs, tmp_path):
     np.testing.assert_allclose(same.image, hu / 1000, atol=1e-6)
 
 
-@pytest.mark.parametrize("run", [pytest.param("3d", marks=pytest.mark.slow), "2d"])
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["3d", "2d"])
 def test_training_volumes(runs, tmp_path, run):
     """Their reconstructions, and samples that begin with them."""
     config, system, generator = _load(runs / run, 2)
@@ -228,6 +229,7 @@ def test_refusals_of_what_is_not_of_pyramids(runs, tmp_path):
         predict(str(runs / "3d"), "absent.nii", str(tmp_path), sampling={"from_scale": 1})
 
 
+@pytest.mark.slow
 def test_the_command_without_tensorflow_and_data(runs, tmp_path):
     arguments = [f"--workdir={runs / '3d'}", f"--output={tmp_path}", "--count=1", "--format=mha"]
     out, _ = commands.run("launch.predict", *arguments, variables=untrained.QUIET)

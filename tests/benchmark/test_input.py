@@ -28,6 +28,7 @@ def fields(data, augmented):
     return data.to_dict() | {"flip": augmented, "load_size": augmented * enlarged}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmented", [False, True])
 def test_all_ways_of_this_project_give_the_same_batches(written, augmented):
     folder, data = written

@@ -78,6 +78,7 @@ def _hold(workdir, seconds):
     )
 
 
+@pytest.mark.slow
 def test_of_many_that_start_at_once_one_gets_the_workdir(tmp_path):
     processes = [_hold(tmp_path / "run", 8) for _ in range(4)]
     outputs = [process.communicate(timeout=100) for process in processes]

@@ -78,6 +78,7 @@ def submitted(called, request):
     return manifests.objects(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", manifests.VERSIONS)
 def test_servers_take_files_with_every_flag(submitted, version):
     for item in submitted:

@@ -93,6 +93,7 @@ def test_with_clipped_weights_the_distance_levels_off():
     assert distances[1199] < 1.1 * distances[599]
 
 
+@pytest.mark.slow
 def test_as_published_it_shrinks():
     distances, _ = _distances(_liver("as_published"), 150)
     assert distances[-1] < 0.5 * distances[0]
