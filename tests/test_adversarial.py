@@ -235,6 +235,7 @@ def test_optional_losses_cost_one_pass_of_d_each(fields, calls):
     assert (seen.count("UNet"), seen.count("PatchGAN")) == (1, calls)
 
 
+@pytest.mark.slow
 def test_diff_augment_changes_what_d_sees_and_no_distance_of_images():
     (_, after), (metrics,) = _run(_small(diff_augment="color,translation,cutout"), 1)
     (_, plain), (expected,) = _run(_small(), 1)

@@ -107,6 +107,7 @@ def test_neighbours_become_channels_in_order():
     np.testing.assert_array_equal(out["target"], slices[:, 1] + 1)
 
 
+@pytest.mark.slow
 def test_a_step_with_neighbours_is_the_same_from_device_memory(data):
     config = tiny_config()
     config.data = data

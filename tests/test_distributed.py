@@ -20,7 +20,8 @@ from absl import flags
 from launch import command, distributed
 def main():
     distributed.initialize(10)
-    print(jax.process_index(), jax.process_count())
+    line = f"{jax.process_index()} {jax.process_count()}\\n"
+    print(line, end="")  # at once, or mpirun may put parts of two lines into one
 command.run(main)
 """
 

@@ -17,6 +17,8 @@ from launch.predict import predict
 from tests import commands
 from tests.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = commands.ROOT / "input_pipeline" / "samples" / "chest_ct"
 
 
@@ -52,7 +54,6 @@ def _test_slices():
         yield np.asarray(Image.open(path)), mask
 
 
-@pytest.mark.slow
 def test_predictions_reproduce_the_scores(results, predictions):
     """The scores of the PNGs that predict wrote, up to their rounding to 8 bits."""
     errors, ratios = [], []
@@ -119,7 +120,6 @@ def test_results_name_protocols_patients_and_checkpoint(results, workdir):
         assert picture.width == 4 * 164 + 4 and picture.height > 6 * 160
 
 
-@pytest.mark.slow
 def test_other_splits_and_checkpoints(workdir):
     arguments = [f"--workdir={workdir}", "--split=validation", "--checkpoint=20"]
     commands.run("launch.evaluate", *arguments)

@@ -13,6 +13,7 @@ SLOW = {
     "ct_pyramid_3d",
     "ct_pyramid_3d_as_published",
     "liver_3d_tumour",
+    "liver_as_published",
     "lung_segmenter",
     "mri2ct_3d",
     "mri2ct_as_published",

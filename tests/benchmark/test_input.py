@@ -42,6 +42,7 @@ def test_all_ways_of_this_project_give_the_same_batches(written, augmented):
     assert expected[0] != expected[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="the extra peer is missing")
 @pytest.mark.parametrize(("name", "workers"), [("files", 1), ("memmap", 0)])
 def test_pytorch_reads_the_same_pairs_in_the_same_order(written, name, workers):

@@ -99,6 +99,7 @@ def test_as_published_it_shrinks():
     assert distances[-1] < 0.5 * distances[0]
 
 
+@pytest.mark.slow
 def test_spectral_norm_bounds_the_largest_singular_value():
     _, d = _distances(_liver(**{"discriminator.constraint": "spectral"}), 60)
     for level in range(3):
