@@ -3,19 +3,35 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests import commands
 
 
-def test_what_was_imported_is_left_alone():
-    program = (
-        "import gc; usual = gc.get_threshold(); from launch import command; command.run("
-        "lambda: print(gc.get_freeze_count(), gc.get_stats()[0]['collections'],"
-        " usual == gc.get_threshold()))"
-    )
+@pytest.mark.parametrize(
+    "run",
+    [
+        "from launch import command; command.run(found)",
+        "from launch.benchmark import processes; processes.serve({'found': found})",
+    ],
+)
+def test_what_was_imported_is_left_alone(run):
+    program = f"""
+import gc, sys
+usual = gc.get_threshold()
+def found():
+    frozen, collections = gc.get_freeze_count(), gc.get_stats()[0]["collections"]
+    print(frozen, collections, usual == gc.get_threshold(), file=sys.stderr)
+{run}
+"""
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=commands.ROOT, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        input='{"name": "found", "arguments": {}}\n',
+        cwd=commands.ROOT,
+        capture_output=True,
+        text=True,
     )
-    frozen, collections, as_usual = done.stdout.split()
+    frozen, collections, as_usual = done.stderr.split()
     assert int(frozen) > 20_000
     assert int(collections) < 40  # 65 with Python's threshold
     assert as_usual == "True"

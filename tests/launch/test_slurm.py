@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.commands import UNOPTIMISED, metrics, run, tiny_training
+from tests.commands import SUBMITTED, metrics, run, tiny_training
 from tests.faults import runs
 from tests.launch.forked import submit
 from tests.launch.slurm_cluster import NODES, slurm
@@ -44,14 +44,11 @@ def _arguments(workdir, data_dir, **overrides):
     return tiny_training(workdir, data_dir, **fields | overrides)
 
 
-ENVIRONMENT = {"JAX_ENABLE_X64": "1", "XLA_FLAGS": UNOPTIMISED}
-
-
 def _submit(cluster, arguments):
     """-> the job's number."""
     out, _ = run(
         "launch.submit", "slurm", "--nodes=2", "--accelerator=cpu:1", *arguments,
-        variables=cluster.variables | ENVIRONMENT,
+        variables=cluster.variables | SUBMITTED,
     )  # fmt: skip
     assert out.startswith("Submitted batch job ")
     return int(out.split()[-1])
@@ -155,7 +152,7 @@ def test_a_printed_file_trains_in_containers_with_a_process_a_node(
     ]  # fmt: skip
     (code, whole, err), (_, each, _) = submit(
         [[*call, "--process_per=node", "--dry_run"], [*call, "--process_per=gpu", "--dry_run"]],
-        ENVIRONMENT,
+        SUBMITTED,
     )
     assert (code, err) == (0, "")
     file = tmp_path / "train.sbatch"
@@ -171,7 +168,7 @@ def test_a_printed_file_trains_in_containers_with_a_process_a_node(
     subprocess.run(made, shell=True, check=True)
     out = subprocess.run(
         ["sbatch", "--parsable", file],
-        env=os.environ | cluster.variables | ENVIRONMENT | _first_on_path(images),
+        env=os.environ | cluster.variables | SUBMITTED | _first_on_path(images),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -206,15 +206,12 @@ def _arguments(workdir, data_dir):
     )
 
 
-ENVIRONMENT = {"XLA_FLAGS": commands.UNOPTIMISED, "JAX_ENABLE_X64": "1"}
-
-
 @pytest.mark.slow
 def test_two_processes_of_local_train_what_one_with_two_devices_does(sample_data_dir, tmp_path):
     for name, count in (("one", ["--accelerator=cpu:2"]), ("two", ["--nodes=2"])):
         commands.run(
             "launch.submit", "local", *count, *_arguments(tmp_path / name, sample_data_dir),
-            variables=ENVIRONMENT,
+            variables=commands.SUBMITTED,
         )  # fmt: skip
     one, two = (commands.metrics(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 20
@@ -226,7 +223,8 @@ def test_two_processes_of_local_train_what_one_with_two_devices_does(sample_data
 @pytest.mark.slow
 def test_local_passes_a_signal_on_and_ends_as_its_processes_do(sample_data_dir, tmp_path):
     arguments = ["local", "--nodes=2", *_arguments(tmp_path, sample_data_dir)]
-    with runs.started(arguments, module="launch.submit", variables=ENVIRONMENT) as (process,):
+    options = {"module": "launch.submit", "variables": commands.SUBMITTED}
+    with runs.started(arguments, **options) as (process,):
         runs.wait_for(lambda: runs.logged_step(tmp_path) >= 3, [process])
         process.send_signal(signal.SIGTERM)
         commands.finish(process, EXIT_RESTART)
