@@ -29,7 +29,8 @@ from jax_pix2pix.sharding import (
     with_shardings,
 )
 from jax_pix2pix.watchdog import Watchdog
-from jax_pix2pix.workdir import abstract_state, checkpoint_path, example_batch
+from jax_pix2pix.workdir import abstract_state, example_batch
+from jax_pix2pix.workdir_files import checkpoint_path
 
 
 def fit(

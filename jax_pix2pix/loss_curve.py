@@ -2,14 +2,15 @@
 
 import os
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display server
-from matplotlib.figure import Figure
-
 from jax_pix2pix.metrics_log import read_metrics
 
 
 def draw_loss_curve(workdir, best_metric):
     """Draws workdir/loss_curve.png from metrics.jsonl: losses above, validation below."""
+    # Not above: they take long, and the first steps do without. No display server either.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     lines = {"train": [], "validation": []}
     for line in read_metrics(workdir):
         if line["split"] in lines:

@@ -5,21 +5,20 @@ coarser scales too, as Network.frozen.
 """
 
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_pix2pix.adversarial import generate
-from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.evaluation.slices import check_any_counted
 from jax_pix2pix.first_process import arrays_of_first_process, on_first_process
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.sharding import placed
 from jax_pix2pix.systems.ct_pyramid import scale_sizes
-from jax_pix2pix.workdir import build_system, checkpoint_path, load_state
+from jax_pix2pix.workdir import build_system, load_state
+from jax_pix2pix.workdir_files import last_scale, scale_directory  # noqa: F401
 
 
 def at_scale(config, scale):
@@ -33,29 +32,6 @@ def at_scale(config, scale):
 def scales(config):
     """The configs of all scales, coarsest first."""
     return [at_scale(config, scale) for scale in range(len(scale_sizes(config)))]
-
-
-def scale_directory(workdir, scale):
-    return os.path.join(workdir, f"scale_{scale}")
-
-
-def last_scale(workdir):
-    """The workdir of the finest scale that has a checkpoint, and its number.
-
-    Raises:
-        WorkdirError: none has.
-    """
-    scale = 0
-    while _has_checkpoint(scale_directory(workdir, scale)):
-        scale += 1
-    if not scale:
-        raise WorkdirError(f"{workdir} holds no checkpoint of scale_0: train first")
-    return scale_directory(workdir, scale - 1), scale - 1
-
-
-def _has_checkpoint(directory):
-    path = checkpoint_path(directory)
-    return os.path.isdir(path) and any(name.isdigit() for name in os.listdir(path))
 
 
 def fit_scales(config, workdir, fit_scale, examples):

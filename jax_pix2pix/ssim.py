@@ -5,7 +5,6 @@ of CT slices scores between 0.90 and 0.96 under settings in common use. It is no
 shifts either, so images stay in [-1, 1] (range 2) and are not rescaled to [0, 1] first.
 """
 
-import dm_pix
 import jax.numpy as jnp
 import numpy as np
 
@@ -46,6 +45,8 @@ def ssim(a, b):
         [n], or [n, d], at most 1. Variances are clipped at zero and the covariance at the root of
         their product, which leaves the value alone, but not the gradient of flat images.
     """
+    import dm_pix  # not above: it brings Chex along, and is first of use when there are images
+
     slices = [x.reshape(-1, *x.shape[-3:]) for x in (a, b)]
     values = dm_pix.ssim(*slices, max_val=MAX_VAL, k1=K1, k2=K2, filter_fn=gaussian_filter)
     return values.reshape(a.shape[:-3])

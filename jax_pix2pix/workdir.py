@@ -1,160 +1,25 @@
 """What a working directory holds, and how a run is opened again from it alone."""
 
 import functools
-import json
-import os
-import time
 from typing import Any
 
 import jax
-import ml_collections
 
 from jax_pix2pix.adversarial import Network, System, TrainState, create_state, generate, train_step
 from jax_pix2pix.checkpoint import Checkpoints
-from jax_pix2pix.errors import ConfigError, WorkdirError, chosen
+from jax_pix2pix.errors import ConfigError, chosen
 from jax_pix2pix.systems import SYSTEMS
-
-
-def flat(config, prefix=""):
-    """(dotted name, value) of each field of nested dicts."""
-    for key, value in sorted(config.items()):
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-def config_path(workdir):
-    return os.path.join(workdir, "config.json")
-
-
-def checkpoint_path(workdir):
-    return os.path.join(os.path.abspath(workdir), "checkpoints")
-
-
-# Fields that may change between two starts of a run, as the weights do not depend on them.
-CHANGEABLE = (
-    # What is written, and how often. Validation and pictures draw no random numbers.
-    "log_every_steps", "text_log_every_epochs", "sample_every_epochs", "checkpoint_every_epochs",
-    "checkpoint_every_steps", "keep_last",
-    # When a run gives up.
-    "max_skipped", "watchdog_seconds", "heartbeat_seconds",
-    # Where the data lies and waits; its batches are the same. With on_error=skip they are those of
-    # data without the records that would have ended the run.
-    "data.cache", "data.data_dir", "data.on_error",
-    # Where parameters lie: sums are in another order, as on another number of devices.
-    "fsdp",
-    # Not among them: epochs, which the learning rate's decay depends on, spike_sigmas, which skips
-    # updates, and files of a loss's weights, of which another path may well be another network.
-)  # fmt: skip
-
-
-def check_changeable(config, fields):
-    """Refuses fields, "data.cache" for instance, that a run must keep.
-
-    Raises:
-        ConfigError: a field does not exist, or changes what is trained.
-    """
-    existing = dict(flat(config.to_dict()))
-    for field in fields:
-        if field not in existing:
-            raise ConfigError(f'--allow_config_change: the config has no field "{field}"')
-        if field not in CHANGEABLE:
-            raise ConfigError(
-                f"--allow_config_change={field}: another value changes what is trained; use "
-                "another workdir"
-            )
-
-
-def claim(workdir, config, allowed=()):
-    """Compares the config with config.json, or writes that where it is missing.
-
-    One process of a run calls this. Differences that are allowed are written to config.json, and
-    what they replace is kept: a line each of config_changes.jsonl.
-
-    Args:
-        allowed: fields that may differ, of those that check_changeable lets pass.
-
-    Raises:
-        WorkdirError: the directory belongs to a run with another config, each field of which is
-            named; or to one whose config is not there.
-    """
-    config = json.loads(config.to_json())
-    new = dict(flat(config))
-    path = config_path(workdir)
-    if not os.path.exists(path):
-        if _newest_step(workdir) is not None:
-            raise WorkdirError(
-                f"{path} does not exist, but checkpoints beside it do: restore it, or use another "
-                "workdir"
-            )
-        os.makedirs(workdir, exist_ok=True)
-        _write_json(path, config)
-        return
-    old = dict(flat(_read_json(path)))
-    changed = [
-        field for field in sorted(old | new) if old.get(field, "absent") != new.get(field, "absent")
-    ]
-    refused = [field for field in changed if field not in allowed]
-    if refused:
-        changes = "; ".join(
-            f"{field}: {old.get(field, 'absent')} there, {new.get(field, 'absent')} now"
-            for field in refused
-        )
-        way = "use another workdir"
-        if set(refused) <= set(CHANGEABLE):
-            way = f"allow it with --allow_config_change={','.join(changed)}, or {way}"
-        raise WorkdirError(f"{path} is of a run with another config ({changes}): {way}")
-    if changed:
-        _record_changes(workdir, {field: (old.get(field), new[field]) for field in changed})
-        _write_json(path, config)
-
-
-def _record_changes(workdir, changes):
-    """changes: {field: (old value, new value)}; the old one is None where the field is new."""
-    with open(os.path.join(workdir, "config_changes.jsonl"), "a", encoding="utf-8") as file:
-        for field, (old, new) in changes.items():
-            line = {"time": time.time(), "step": _newest_step(workdir), "field": field}
-            file.write(json.dumps(line | {"old": old, "new": new}) + "\n")
-
-
-def _newest_step(workdir):
-    """Of the checkpoints; None of a pyramid, whose scales have their own."""
-    path = checkpoint_path(workdir)
-    names = os.listdir(path) if os.path.isdir(path) else []
-    return max((int(name) for name in names if name.isdecimal()), default=None)
-
-
-def _write_json(path, content):
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_config(workdir):
-    """The config that a workdir belongs to.
-
-    Raises:
-        WorkdirError: it is not there, or damaged.
-    """
-    return ml_collections.ConfigDict(_read_json(config_path(workdir)))
-
-
-def _read_json(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
-        raise WorkdirError(f"{path} does not exist: is this the workdir of a run?") from None
-    except (ValueError, RecursionError) as error:
-        raise WorkdirError(f"{path} is not valid JSON ({error}): restore it or retrain") from None
-    if not isinstance(content, dict):
-        raise WorkdirError(f"{path} does not hold a config: restore it or retrain")
-    return content
-
+from jax_pix2pix.workdir_files import (  # noqa: F401, callers know all of a workdir from here
+    CHANGEABLE,
+    check_changeable,
+    check_trained,
+    checkpoint_path,
+    claim,
+    config_path,
+    flat,
+    named_if_incomplete,
+    read_config,
+)
 
 POSITIVE = (
     "epochs", "fsdp", "log_every_steps", "text_log_every_epochs", "sample_every_epochs",
@@ -258,22 +123,6 @@ def _without_loss_files(config):
     return config
 
 
-def _of_config(config, path):
-    """-> (System that does not train, shapes and types of its TrainState).
-
-    Raises:
-        WorkdirError: the file that the config was read from lacks fields, or holds others.
-    """
-    try:
-        system = build_system(_without_loss_files(config))
-        return system, abstract_state(system, config)
-    except (AttributeError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise WorkdirError(
-            f"{path} does not hold the config of a run ({reason}): restore it or retrain"
-        ) from error
-
-
 def load_run(workdir, which) -> tuple[Any, System, Network, int]:
     """Opens a trained run on this process's first device, for its generator.
 
@@ -298,11 +147,11 @@ def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
         WorkdirError: something is missing there.
     """
     config = read_config(workdir)
-    system, state = _of_config(config, config_path(workdir))
-    directory = checkpoint_path(workdir)
-    if not os.path.isdir(directory):
-        raise WorkdirError(f"{directory} does not exist: train first")
-    checkpoints = Checkpoints(directory, system.task.best_metric, read_only=True)
+    with named_if_incomplete(workdir):
+        system = build_system(_without_loss_files(config))
+        state = abstract_state(system, config)
+    check_trained(workdir)
+    checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, read_only=True)
     step = checkpoints.resolve(which)
     checkpoints.check_sound(step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -11,7 +11,6 @@ import threading
 from typing import Protocol
 
 import numpy as np
-import tensorboardX
 import tqdm
 
 from jax_pix2pix.process_log import logger
@@ -48,6 +47,8 @@ class TensorBoard:
     """
 
     def __init__(self, directory, start_step):
+        import tensorboardX  # not above: commands that write nothing for it know this module too
+
         self._start_step = start_step
         self._board = tensorboardX.SummaryWriter(
             directory,

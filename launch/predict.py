@@ -69,24 +69,11 @@ import os
 from absl import flags
 
 from input_pipeline import storage
-from jax_pix2pix import pyramid
-from jax_pix2pix.errors import ConfigError, chosen
-from jax_pix2pix.segmentation import Segmentation
-from jax_pix2pix.workdir import load_run, read_config
-from launch import (
-    command,
-    predict_ct,
-    predict_images,
-    predict_pictures,
-    predict_samples,
-    predict_synthesis,
-    predict_volumes,
-    remote_workdir,
-)
-from launch.predict_masks import mask_model
+from jax_pix2pix import workdir_files
+from launch import command, predict_checks, remote_workdir
 
 FLAGS = flags.FLAGS
-OF_SAMPLES = ("count", "seed", "from_scale", "size", "reconstruct", "format")
+OF_SAMPLES = predict_checks.Sampling._fields
 
 
 def main():
@@ -130,58 +117,18 @@ def predict(
         ConfigError: a flag does not fit the run.
         DataError: the input is not what the run takes, or cannot be read.
     """
-    options, sampling = (mc_dropout, threshold, components), sampling or {}
-    if os.path.isdir(pyramid.scale_directory(workdir, 0)):
-        workdir, _ = pyramid.last_scale(workdir)
-    checkpoint = checkpoint or ("last" if "pyramid" in read_config(workdir) else "best")
-    config, system, generator, step = load_run(workdir, checkpoint)
-    if "pyramid" in config:
-        if options != (None, None, 0) or mask or reference:
-            raise ConfigError(
-                "a pyramid makes CT of noise: leave out --mask, --reference, --mc_dropout, "
-                "--threshold and --largest_components"
-            )
-        predict_samples.predict(config, system, generator, output, source=source, **sampling)
-        return
-    for flag in sampling:
-        raise ConfigError(f"--{flag} is of pyramids, and {workdir} is of {config.system}")
-    if source is None:
-        raise ConfigError("--input is missing: give a file or a folder of what the run takes")
-    of_mr = config.data.source_type == "uint16"
-    pictures = of_mr and predict_pictures.are_given(source, output)
-    for field in ("context", "depth"):
-        if config.data[field] and (pictures or config.data.source_type == "uint8"):
-            raise ConfigError(
-                f"config.data.{field} is {config.data[field]}, but images have no neighbours: "
-                "launch.evaluate judges this run on its prepared data"
-            )
-    if (mask or reference) and not of_mr:
-        raise ConfigError("--mask and --reference are of systems that make synthetic CT of MR")
-    if (mask or reference) and pictures:
-        raise ConfigError(f"--mask and --reference are of volumes, and {source} is of pictures")
-    if not isinstance(system.task, Segmentation):
-        if options != (None, None, 0):
-            raise ConfigError(
-                "--mc_dropout, --threshold and --largest_components are of systems that make masks"
-            )
-        if pictures:
-            predict_pictures.predict(config, system, generator, source, output)
-        elif of_mr:
-            header = {"workdir": called or workdir, "checkpoint": checkpoint, "step": step}
-            predict_synthesis.predict(
-                config, system, generator, header, source, output, mask, reference, workdir
-            )
-        else:
-            predict_ct.predict(config, system, generator, source, output)
-        return
-    if config.data.dataset == "luna16":
-        raise ConfigError(
-            f"a run of {config.system} sees whole volumes resized to one size, for a pyramid's "
-            "loss: launch.evaluate judges it, launch.export_segmenter writes it"
-        )
-    model = mask_model(config, system, generator, *options)
-    by_type = {"uint8": predict_images.predict, "int16": predict_volumes.predict}  # int16 is HU
-    chosen(by_type, "data.source_type", config.data.source_type)(config.data, model, source, output)
+    options = mc_dropout, threshold, components
+    if os.path.isdir(workdir_files.scale_directory(workdir, 0)):
+        workdir, _ = workdir_files.last_scale(workdir)
+    config = workdir_files.read_config(workdir)
+    asked = predict_checks.Asked(source, output, options, mask, reference, sampling or {})
+    kind = predict_checks.check(config, workdir, asked)
+    workdir_files.check_trained(workdir)
+    # Not above: it imports JAX, which takes longer than all that is refused before.
+    from launch import predict_run
+
+    checkpoint = checkpoint or ("last" if kind == predict_checks.SAMPLES else "best")
+    predict_run.predict(kind, workdir, called or workdir, checkpoint, asked)
 
 
 def _define_flags():

@@ -1,6 +1,7 @@
 """Which files `launch.predict` reads, and how its results take their places."""
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -77,6 +78,23 @@ def results(source, output, names, endings, result_name, others=()):
         if os.path.realpath(path) in map(os.path.realpath, paths.values()):
             raise DataError(f"{path} would be replaced by the result: give another --output")
     return paths
+
+
+def check_place(path):
+    """Raises OSError, as `replacing` would, where the folder of `path` cannot be made, or used."""
+    folder = os.path.dirname(path) or "."
+    missing, there = None, folder
+    while not os.path.exists(there):
+        missing, there = there, os.path.dirname(there) or "."
+    if not os.path.isdir(there):
+        number = errno.ENOTDIR if missing else errno.EEXIST
+    elif not os.access(there, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    else:
+        return
+    if number == errno.EACCES and not missing:
+        raise OSError(f"{path} cannot be written ({os.strerror(number)})")
+    raise OSError(number, os.strerror(number), missing or folder)
 
 
 @contextlib.contextmanager

@@ -1,17 +1,14 @@
 """What `launch.predict` does with X-rays: masks of their own size."""
 
-import os
-
 import numpy as np
 import tqdm
 from PIL import Image
 
 from input_pipeline.resizing import bilinear, evaluation_image
-from input_pipeline.safe_io import DataError
-from input_pipeline.xray_lungs.images import JSRT, read_xray, stored_image
-from launch.predict_files import check_distinct, find, replacing
+from input_pipeline.xray_lungs.images import read_xray, stored_image
+from launch import predict_inputs
+from launch.predict_files import replacing
 
-MASKS = {"mask", "ManualMask"}  # folders of them in the layouts that preparation takes
 MOST = 0.5  # standard deviation of values in [0, 1]
 
 
@@ -27,18 +24,8 @@ def predict(data, model, source, output):
     Raises:
         DataError: there are no X-rays, or one cannot be read.
     """
-    folder, names = find(source, output, (".png", JSRT))
-    if os.path.isdir(source):
-        names = [name for name in names if not MASKS & set(name.split(os.sep)[:-1])]
-    if not names:
-        raise DataError(
-            f"{source} is no X-ray and holds none: this run takes .png, JSRT's .IMG, or a folder "
-            "of them"
-        )
-    results = {name: os.path.join(output, os.path.splitext(name)[0]) for name in names}
-    check_distinct(results)
-    for name, result in tqdm.tqdm(results.items(), unit="image"):
-        image = read_xray(os.path.join(folder, name), data.source_channels)
+    for path, result in tqdm.tqdm(predict_inputs.xrays(source, output), unit="image"):
+        image = read_xray(path, data.source_channels)
         stored = stored_image(image, data.stored_size, data.source_channels)
         outputs = model.probabilities(evaluation_image(stored, data.image_size)[None])
         mean, deviation = (maps[0] for maps in outputs)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.components import largest_components
 from jax_pix2pix.evaluation.masks import probability_function
 from jax_pix2pix.intensity import to_network
+from launch.mask_options import mask_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +63,7 @@ def mask_model(config, system, generator, mc_dropout=None, threshold=None, compo
         ConfigError: names the flag of `launch.predict` that does not fit.
     """
     classes = config.generator.get("classes", 1)
-    if mc_dropout is None:
-        mc_dropout = config.evaluation.mc_dropout
-    for name, value in (("mc_dropout", mc_dropout), ("largest_components", components)):
-        if value < 0:
-            raise ConfigError(f"--{name}={value}: use 0 or more")
-    if threshold is None:
-        threshold = system.task.threshold
-    elif classes > 1:
-        raise ConfigError(
-            f"--threshold={threshold}: this run has {classes} classes, of which the most probable "
-            "one is taken: leave it out"
-        )
-    if not 0 < threshold < 1:
-        raise ConfigError(f"--threshold={threshold}: use 0 to 1, exclusive")
+    mc_dropout, threshold = mask_options(config, mc_dropout, threshold, components)
     moments = probability_function(system, mc_dropout)
 
     @jax.jit

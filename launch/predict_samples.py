@@ -14,9 +14,8 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.intensity import to_network, to_stored
 from jax_pix2pix.sampling import sample
 from launch import sample_pictures
+from launch.predict_checks import sampled_size
 from launch.predict_files import replacing
-
-FORMATS = tuple(ending.removeprefix(".") for ending in volume_file.ENDINGS)
 
 
 class Training(NamedTuple):
@@ -27,33 +26,21 @@ class Training(NamedTuple):
     z_rec: np.ndarray | None = None  # its fixed noise
 
 
-def predict(
-    config,
-    system,
-    generator,
-    output,
-    count=16,
-    seed=0,
-    from_scale=0,
-    size=None,
-    reconstruct=False,
-    format="nii.gz",
-    source=None,
-):
+def predict(config, system, generator, output, source, sampling):
     """Writes samples, or reconstructions, one after the other.
 
     Args:
         config, system, generator: of the finest scale of a run.
         output: folder. See `launch.predict` for this and the rest, which are its flags.
-        size: text, such as "24,160,160".
-        format: one of FORMATS.
-        source: path of a volume.
+        source: path of a volume, or None.
+        sampling: predict_checks.Sampling.
 
     Raises:
         ConfigError: a flag does not fit the run, or not another flag.
         DataError: the prepared data of the run is needed and not there, or source cannot be read.
     """
-    size = _check(config, count, from_scale, size, reconstruct, format, source)
+    size = sampled_size(config, source, sampling)
+    count, seed, from_scale, _, reconstruct, form = sampling
     if source:
         given = [_read(source, config, size or system.generator.sizes[-1])]
     else:
@@ -80,7 +67,7 @@ def predict(
             spacing_mm = trained_spacing_mm(config, system)
         hu = np.rint(to_stored(volume, config.data.source_range)).astype(np.int16)
         names.append(f"{name}_{number:04d}")
-        path = os.path.join(output, f"{names[-1]}.{format}")
+        path = os.path.join(output, f"{names[-1]}.{form}")
         with replacing(path) as temporary:
             volume_file.write_hu(temporary, hu, Volume(hu, _geometry(hu.shape, spacing_mm)))
         tiles.append(sample_pictures.three_planes(hu, spacing_mm))
@@ -94,27 +81,6 @@ def predict(
     everything = os.path.join(output, f"{name}s.png")
     _save(sample_pictures.picture_of_planes(tiles, names), everything)
     print(everything)
-
-
-def _check(config, count, from_scale, size, reconstruct, format, source):
-    """Raises ConfigError of a flag that does not fit; the size as a tuple, or None."""
-    if count < 1:
-        raise ConfigError(f"--count={count}: use 1 or more")
-    if format not in FORMATS:
-        raise ConfigError(f"--format={format}: use one of {', '.join(FORMATS)}")
-    if source and not from_scale:
-        raise ConfigError("--input, of a pyramid, is what --from_scale begins with: give that too")
-    if reconstruct and (from_scale or size):
-        raise ConfigError(
-            "--reconstruct is of the fixed noise of training: leave --from_scale and --size out"
-        )
-    if size is None:
-        return None
-    names = ("H", "W") if config.pyramid.dimensions == 2 else ("D", "H", "W")
-    parts = size.split(",")
-    if len(parts) != len(names) or not all(part.isdecimal() and int(part) for part in parts):
-        raise ConfigError(f"--size={size}: use {','.join(names)}, each 1 or more")
-    return tuple(map(int, parts))
 
 
 def _read(path, config, size):

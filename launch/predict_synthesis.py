@@ -21,15 +21,13 @@ from input_pipeline.resizing import evaluation_image
 from input_pipeline.safe_io import DataError
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.blending import blend
-from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation import protocols
 from jax_pix2pix.evaluation.sct_scores import score_patient
 from jax_pix2pix.intensity import to_network, to_stored
-from launch import synthesis_report
-from launch.predict_files import find, replacing, results
+from launch import predict_inputs, synthesis_report
+from launch.predict_files import replacing
 
 BATCH = 16  # slices
-SYNTHRAD = {"mr", "cbct", "ct", "mask", "sct"}  # what the volumes of a patient are called
 GRID = (
     "all slices of the volume, on the voxels of the synthetic CT's file, which are the CT's, with "
     "their spacing, HU rounded to whole ones"
@@ -45,7 +43,7 @@ def predict(
     Args:
         config, system, generator: of the run.
         header: {"workdir", "checkpoint": its name, "step": its number}, for the scores' files too.
-        source: a volume, or a folder of them at any depth.
+        source: a volume, or without mask and reference a folder of them at any depth.
         output: see `launch.predict` for what is written there.
         mask: file of the body in the volume; without one, mask.* beside a volume that is called as
             in SynthRAD, or else what `body_mask` finds.
@@ -58,16 +56,12 @@ def predict(
     Raises:
         DataError: there are no volumes, one cannot be read, or mask or reference are not on its
             voxels, where nothing is resampled.
-        ConfigError: mask or reference are given beside a folder.
     """
-    if os.path.isdir(source) and (mask or reference):
-        raise ConfigError(
-            f"--mask and --reference are of one volume, and {source} is a folder: give a file"
-        )
     outputs = compiled(system, config.data)
     grid = _grid(config.data, reference)
-    for path, result in _results(source, output, config.data.modality, {mask, reference}):
-        body_path = mask or _mask_beside(path, config.data.modality)
+    modality, others = config.data.modality, {mask, reference}
+    for path, result in predict_inputs.mr_volumes(source, output, modality, others):
+        body_path = mask or _mask_beside(path, modality)
         geometry = grid or _own_grid(path, body_path, reference)
         stored, values, body = prepared(path, body_path, config.data, grid)
         shown = volumes.shows_body(body, config.data)
@@ -112,36 +106,9 @@ def _own_grid(path, *others):
     return geometry
 
 
-def _results(source, output, modality, others):
-    """[(path of a volume, path of its result)], none of which is one of the other files."""
-    folder, names = find(source, output, volume_file.ENDINGS)
-    if os.path.isdir(source):
-        names = [name for name in names if _stem(name) not in SYNTHRAD - {modality}]
-    if not names:
-        raise DataError(
-            f"{source} is no volume and holds none of {modality.upper()}: this run takes "
-            f"{', '.join(volume_file.ENDINGS)}, pictures (.png, .jpg), or a folder of them"
-        )
-    named = functools.partial(_result_name, modality=modality)
-    paths = results(source, output, names, volume_file.ENDINGS, named, others)
-    return [(os.path.join(folder, name), result) for name, result in paths.items()]
-
-
-def _stem(name):
-    return os.path.basename(volume_file.without_ending(name)).lower()
-
-
-def _result_name(name, modality):
-    if _stem(name) != modality:
-        return name
-    return os.path.join(
-        os.path.dirname(name), "sct" + name[len(volume_file.without_ending(name)) :]
-    )
-
-
 def _mask_beside(path, modality):
     """The path of mask.* beside a volume that is called as in SynthRAD, or None."""
-    if _stem(path) == modality:
+    if predict_inputs.stem(path) == modality:
         for ending in volume_file.ENDINGS:
             beside = os.path.join(os.path.dirname(path), f"mask{ending}")
             if os.path.exists(beside):

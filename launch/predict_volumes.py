@@ -6,11 +6,11 @@ import numpy as np
 import tqdm
 
 from input_pipeline.planes import native, stored_image
-from input_pipeline.raw import dicom, volume_file
+from input_pipeline.raw import volume_file
 from input_pipeline.resizing import evaluation_image
-from input_pipeline.safe_io import DataError
 from jax_pix2pix import blending
-from launch.predict_files import check_distinct, find, replacing
+from launch import predict_inputs
+from launch.predict_files import replacing
 
 BATCH = 16  # slices
 
@@ -27,8 +27,8 @@ def predict(data, model, source, output):
     Raises:
         DataError: there are no volumes, or one cannot be read.
     """
-    for path, result in _volumes(source, output):
-        volume = dicom.read_series(path) if os.path.isdir(path) else volume_file.read_ct(path)
+    for path, result in predict_inputs.ct_volumes(source, output):
+        volume = _read(path)
         mean, deviation = _probabilities(data, model, volume.values, os.path.basename(result))
         labels = np.empty(volume.values.shape, np.uint8)
         for plane, probabilities in zip(labels, mean, strict=True):
@@ -41,40 +41,13 @@ def predict(data, model, source, output):
             _write(volume_file.write_map, f"{result}_uncertainty.nii.gz", values, volume)
 
 
-def _volumes(source, output):
-    """[(path of a volume, path of its result without an ending)]."""
-    folder, names = find(source, output, volume_file.ENDINGS)
-    if os.path.isdir(source):
-        names = [name for name in names if not _is_reference(name)]
-        if not names and any(dicom.is_dicom(entry) for entry in _files(source)):
-            name = os.path.basename(os.path.realpath(source))
-            return [(source, os.path.join(output, name))]
-    if not names:
-        raise DataError(
-            f"{source} is no CT volume and holds none: this run takes "
-            f"{', '.join(volume_file.ENDINGS)}, a folder of them, or the folder of a DICOM series"
-        )
-    results = {name: os.path.join(output, _result_name(name)) for name in names}
-    check_distinct(results)
-    return [(os.path.join(folder, name), result) for name, result in results.items()]
+def _read(path):
+    """The CT in a file, or in the folder of a DICOM series."""
+    if not os.path.isdir(path):
+        return volume_file.read_ct(path)
+    from input_pipeline.raw import dicom  # not above: SimpleITK takes long, and most are files
 
-
-def _is_reference(name):
-    """Whether a file below a folder holds labels, in the layouts that preparation takes."""
-    folder, name = os.path.split(name)
-    return name.startswith("segmentation-") or os.path.basename(folder) == "labelsTr"
-
-
-def _files(folder):
-    return [entry.path for entry in os.scandir(folder) if entry.is_file()]
-
-
-def _result_name(name):
-    folder, name = os.path.split(name)
-    stem = volume_file.without_ending(name)
-    if stem.startswith("volume-"):
-        stem = f"prediction-{stem.removeprefix('volume-')}"
-    return os.path.join(folder, stem)
+    return dicom.read_series(path)
 
 
 def _probabilities(data, model, planes, name):

@@ -19,15 +19,12 @@ import time
 import uuid
 from pathlib import Path
 
-import jax
 from tqdm import tqdm
 
 from input_pipeline import storage
 from input_pipeline.safe_io import DataError
-from jax_pix2pix import file_digests, workdir_lock
-from jax_pix2pix.apart import are_apart
+from jax_pix2pix import file_digests
 from jax_pix2pix.errors import UnreachableError, WorkdirError
-from jax_pix2pix.first_process import on_first_process
 
 LOOK_SECONDS = 1  # between looks for new checkpoints, which are copied at once
 LOG_SECONDS = 30  # between copies of what else has changed, each file as a whole
@@ -65,6 +62,13 @@ def training(workdir):
     if not storage.is_remote(workdir):
         yield workdir
         return
+    # Not above: it takes seconds to import, and most commands and workdirs do without.
+    import jax
+
+    from jax_pix2pix import workdir_lock
+    from jax_pix2pix.apart import are_apart
+    from jax_pix2pix.first_process import on_first_process
+
     cache = storage.cache_folder(workdir)
     folder = cache / "run"
     with contextlib.ExitStack() as stack:
@@ -85,7 +89,7 @@ def training(workdir):
             raise
         finally:
             if own:
-                own.push_logs()
+                own.push_logs(jax.process_index())
         on_first_process(lambda: mirror.finish(FINISH_SECONDS))
 
 
@@ -274,9 +278,9 @@ class _Mirror:
         self.store.write({name: (self._folder / name).read_bytes() for name in changed})
         self._files.update(found)
 
-    def push_logs(self):
-        """Copies what a process other than the first writes, and ends the copy here."""
-        names = [f"logs/process_{jax.process_index():04d}.log"]
+    def push_logs(self, process):
+        """Copies what this process, other than the first, writes, and ends the copy here."""
+        names = [f"logs/process_{process:04d}.log"]
         names += [path.name for path in self._folder.glob("stacks_*")]
         with contextlib.suppress(DataError):  # process 0 tells of a store that fails
             self.store.put(self._folder, [name for name in names if (self._folder / name).exists()])

@@ -1,11 +1,14 @@
 """Runs the project's commands as a user does, in processes of their own."""
 
+import functools
 import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from tests import forking
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,30 +21,62 @@ UNOPTIMISED = (
 SUBMITTED = {"JAX_ENABLE_X64": "1", "XLA_FLAGS": UNOPTIMISED}
 
 
-def start(module, *arguments, devices=1, float64=False, variables=None, umask=-1):
-    """python -m module arguments..., in the repository's root, on so many CPU devices. -> Popen.
+def start(module, *arguments, **options):
+    """python -m module arguments..., in the repository's root. -> Popen; options of `python`."""
+    return python("-m", module, *arguments, **options)
 
-    variables: of the environment, beside this process's own; umask: likewise, -1 for this one's.
 
-    Only benchmarks see PyTorch.
+def python(
+    *words,
+    devices=1,
+    float64=False,
+    variables=None,
+    umask=-1,
+    folder=ROOT,
+    fresh=False,
+    with_torch=False,
+):
+    """python -m MODULE or -c PROGRAM, with arguments, on so many CPU devices. -> Popen.
+
+    Args:
+        variables: of the environment, beside this process's own.
+        umask: -1 for this process's.
+        folder: to start in.
+        fresh: with a Python of its own, for tests whose subject is the start. Else it is forked by
+            a process that has imported what commands do (`tests/forking.py`), if the variables
+            allow that.
+        with_torch: PyTorch can be imported, as benchmarks do; implies fresh.
     """
     flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMISED}"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | (variables or {})
+    variables = {"XLA_FLAGS": flags} | (variables or {})
     if float64:
-        environment["JAX_ENABLE_X64"] = "1"
-    if not module.startswith("launch.benchmark"):
-        environment["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(ROOT / "tests/without_torch"), environment.get("PYTHONPATH")])
-        )
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env=environment,
-        umask=umask,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        variables["JAX_ENABLE_X64"] = "1"
+    options = {
+        "cwd": folder,
+        "env": _environment(variables, with_torch),
+        "umask": umask,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    fork = sys.platform == "linux" and not (fresh or with_torch)
+    if fork and _server().serves(options["env"]):
+        return forking.Forked(_server(), words, **options)
+    return subprocess.Popen([sys.executable, *words], **options)
+
+
+@functools.cache
+def _server():
+    """The process that forks for all tests of a worker."""
+    return forking.Server(ROOT, _environment({}))
+
+
+def _environment(variables, with_torch=False):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"} | variables
+    if not with_torch:
+        paths = [str(ROOT / "tests/without_torch"), environment.get("PYTHONPATH")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return environment
 
 
 def finish(process, code=0, timeout=600):
@@ -58,6 +93,16 @@ def finish(process, code=0, timeout=600):
 
 def run(module, *arguments, code=0, **options):
     return finish(start(module, *arguments, **options), code)
+
+
+def submit(calls, variables=None, folder=ROOT):
+    """-> [(exit code, stdout, stderr)] of calls of launch.submit, each a list of arguments."""
+    results = []
+    for arguments in calls:
+        process = start("launch.submit", *arguments, variables=variables, folder=folder)
+        out, err = process.communicate(timeout=600)
+        results.append((process.returncode, out, err))
+    return results
 
 
 def error_line(stderr):

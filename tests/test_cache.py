@@ -145,7 +145,7 @@ def streamed_run(tmp_path_factory, sample_data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["host", "device"])
+@pytest.mark.parametrize("cache", [pytest.param("host", marks=pytest.mark.long), "device"])
 def test_a_run_ends_in_the_same_state(streamed_run, sample_data_dir, tmp_path, cache):
     workdir, expected = streamed_run
     state = _train(tmp_path, sample_data_dir, **{"data.cache": cache})

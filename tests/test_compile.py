@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -39,11 +36,11 @@ def _config(name, overrides):
     ("name", "overrides"),
     [
         ("lidc_mask2ct", SMALL | {"fsdp": 2}),
-        ("xray_lungs", SMALL),
-        ("liver", {"data.image_size": 16}),
-        ("mri2ct", SMALL),
+        pytest.param("xray_lungs", SMALL, marks=pytest.mark.long),
+        pytest.param("liver", {"data.image_size": 16}, marks=pytest.mark.long),
+        pytest.param("mri2ct", SMALL, marks=pytest.mark.long),
         ("lung_segmenter", {"data.image_size": 8, "data.depth": 4, "generator.depth": 1}),
-        ("ct_pyramid_3d", {"pyramid.scale": 0}),
+        pytest.param("ct_pyramid_3d", {"pyramid.scale": 0}, marks=pytest.mark.long),
     ],
 )
 def test_every_system(name, overrides):
@@ -180,13 +177,5 @@ def test_without_libtpu_it_says_what_to_install():
         "runpy.run_module('launch.compile', run_name='__main__')"
     )
     flags = ["--config=configs/lidc_mask2ct.py", "--topology=v5e:2x2"]
-    process = subprocess.run(
-        [sys.executable, "-c", code, *flags],
-        cwd=commands.ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 1
-    assert "needs libtpu: pip install -c constraints.txt" in commands.error_line(process.stderr)
+    _, err = commands.finish(commands.python("-c", code, *flags), code=1)
+    assert "needs libtpu: pip install -c constraints.txt" in commands.error_line(err)

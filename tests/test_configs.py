@@ -29,10 +29,10 @@ def test_no_config_is_left_out():
 
 def _case(name, variant):
     marks = []
-    if name.startswith("ct_pyramid") and variant != "quickstart":  # six updates of a wide network
-        marks = [pytest.mark.slow]
-        if name == "ct_pyramid_2d" and variant:
-            marks.append(pytest.mark.long)
+    if variant != "quickstart":
+        marks.append(pytest.mark.slow)
+    if name.startswith("ct_pyramid") and variant == "as_published":  # six updates, wide networks
+        marks.append(pytest.mark.long)
     return pytest.param(name, variant, marks=marks)
 
 

@@ -41,7 +41,12 @@ def _assert_same_losses(ours, reference):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fsdp", "cache"), [pytest.param(1, "none", marks=pytest.mark.long), (2, "none"), (2, "device")]
+    ("fsdp", "cache"),
+    [
+        pytest.param(1, "none", marks=pytest.mark.long),
+        pytest.param(2, "none", marks=pytest.mark.long),
+        (2, "device"),
+    ],
 )
 def test_eight_devices(one_device, sample_data_dir, tmp_path, fsdp, cache):
     arguments = _arguments(tmp_path, sample_data_dir, **{"fsdp": fsdp, "data.cache": cache})

@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError
 from launch import distributed
-from tests.commands import ROOT, free_port
+from tests.commands import ROOT, free_port, python
 
 ALONE = """
 import sys, jax
@@ -39,14 +39,7 @@ WITH_TPUS = "import jax._src.clusters.cloud_tpu_cluster as c; c.running_in_cloud
 
 def _start(*arguments, before="", **variables):
     """distributed.initialize in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", before + ALONE, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return python("-c", before + ALONE, *arguments, variables=variables)
 
 
 def _variables(address, processes, process):
@@ -154,6 +147,7 @@ def test_flags_win_over_variables_and_a_proxy_is_no_obstacle():
     assert [err for _, err in results] == ["", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("process", "what"),
     [(0, "not all of 2 processes came to"), (1, "process 1 of 2 did not reach process 0 at")],
@@ -187,12 +181,14 @@ def mpirun():
     return run
 
 
+@pytest.mark.slow
 def test_open_mpi_is_detected(mpirun):
     done = mpirun(sys.executable, "-c", ALONE)
     assert done.returncode == 0, done
     assert sorted(done.stdout.splitlines()) == ["0 2", "1 2"]
 
 
+@pytest.mark.slow
 def test_open_mpi_5_is_told_where_the_first_process_is(mpirun):
     """As far as it differs from 4: it does not set the variable by which JAX knows it."""
     command = ["env", "-u", "OMPI_MCA_orte_hnp_uri", sys.executable, "-c", ALONE]

@@ -7,24 +7,30 @@ import pytest
 from jax_pix2pix.systems import SYSTEMS
 from tests import golden
 
-# Their compilation takes longest.
-SLOW = {
-    "ct_pyramid_2d",
+# Their compilation takes longest. mri2ct_extended has all optional parts.
+SLOW = {"ct_pyramid_2d", "liver", "lung_segmenter", "mri2ct", "mri2ct_extended", "xray_lungs"}
+# Further variants of these systems.
+LONG = {
     "ct_pyramid_3d",
     "ct_pyramid_3d_as_published",
     "liver_3d_tumour",
     "liver_as_published",
-    "lung_segmenter",
     "mri2ct_3d",
     "mri2ct_as_published",
-    "mri2ct_extended",
     "xray_lungs_as_published",
 }
 
 
+def _marks(name):
+    return [
+        *([pytest.mark.slow] if name in SLOW | LONG else []),
+        *([pytest.mark.long] if name in LONG else []),
+    ]
+
+
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in golden.CASES],
+    [pytest.param(name, marks=_marks(name)) for name in golden.CASES],
 )
 def test_first_losses(float64, name):
     expected = golden.read(name)

@@ -58,6 +58,7 @@ def test_initial_weights_follow_the_papers_distribution():
     assert abs(kernels.std() - 0.02) < 1e-4 and abs(kernels.mean()) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [8, pytest.param(64, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_float32_outputs_and_losses(width):
     """To 1e-5: outputs, logits before D's update, and every loss."""
@@ -96,6 +97,7 @@ def _losses(expected):
     return parity.pix2pix_losses(expected) | {"ssim": 1 - expected["ssim"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversarial", ["bce", "lsgan", "hinge"])
 @pytest.mark.parametrize("ssim", ["dm_pix", "unclipped"])
 def test_float64_gradients(float64, adversarial, ssim):

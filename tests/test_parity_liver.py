@@ -130,6 +130,7 @@ def test_float32_outputs_and_losses(name):
     parity.assert_losses(metrics, _losses(expected), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _slow_in_3d(CASES))
 def test_float64_gradients(float64, name):
     """To 1e-9 of each layer's largest gradient: one critic and one G update, G through the new."""

@@ -84,6 +84,7 @@ def test_float32_forward_and_losses(variant):
     parity.assert_losses(metrics, parity.pix2pix_losses(expected), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "fields"),
     [

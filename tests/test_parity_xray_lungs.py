@@ -93,6 +93,7 @@ def test_float32_outputs_and_losses(variant):
     parity.assert_losses(metrics, parity.pix2pix_losses(expected), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "batch_size"), [("", 1), ("", 3), ("as_published", 1), ("as_published", 3)]
 )

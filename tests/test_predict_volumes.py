@@ -211,6 +211,7 @@ def test_of_several_classes_the_most_probable_one(runs, loaded, tmp_path):
     _agree(mask, probabilities.argmax(-1), ranked[..., -1] - ranked[..., -2] > 1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slices", "starts"),
     [(DEPTH, [0]), (5, [0]), (24, [0, 8]), (DEPTH + 3, [0, 3]), (35, [0, 8, 16, 19])],

@@ -58,6 +58,7 @@ def _as_volume(image):
     return image[..., 0] if image.ndim == 4 else np.moveaxis(image, -1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_reconstructions_are_those_of_the_pyramid_whatever_the_blocks(dimensions, norm):

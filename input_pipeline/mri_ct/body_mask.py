@@ -1,8 +1,7 @@
 """The body in an MR, a CT or a cone beam CT, where no mask comes with it. No TensorFlow."""
 
 import numpy as np
-import SimpleITK as sitk
-from scipy import ndimage
+import scipy
 
 BINS = 256  # of the histogram
 BRIGHTEST = 99.9  # percentile; vessels and artefacts beyond it would take up most of the bins
@@ -20,11 +19,13 @@ def body_mask(values):
         are filled before components are told apart: in MR the skull is dark, and the scalp around
         it need not touch the brain. Nothing is body where all values are equal.
     """
+    import SimpleITK as sitk  # not above: it takes long, and masks mostly come with the images
+
     values = np.asarray(values, np.float32)
     image = sitk.GetImageFromArray(np.minimum(values, np.percentile(values, BRIGHTEST)))
     filled = sitk.GetArrayFromImage(sitk.OtsuThreshold(image, 0, 1, BINS))
     for plane in filled:
-        plane[...] = ndimage.binary_fill_holes(plane)
+        plane[...] = scipy.ndimage.binary_fill_holes(plane)
     components = sitk.ConnectedComponent(sitk.GetImageFromArray(filled))
     components = sitk.RelabelComponent(components)  # the largest is 1
     return (sitk.GetArrayViewFromImage(components) == 1).astype(np.uint8)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from input_pipeline.raw.dicom_lengths import check_lengths
+from input_pipeline.raw.dicom_lengths import check_lengths, is_dicom
 from input_pipeline.raw.nifti import geometry_of, scanner_header
 from input_pipeline.raw.volume import Volume, check_affine
 from input_pipeline.raw.voxels import MAX_BYTES
@@ -78,12 +78,6 @@ def _files(folder):
         if not path.stat().st_size or is_dicom(path):
             raise unreadable(path, "a DICOM slice", "empty, damaged, or no image")
     return files
-
-
-def is_dicom(path):
-    """Whether a file begins as files of DICOM do."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 class _Slice:

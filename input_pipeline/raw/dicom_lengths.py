@@ -1,4 +1,4 @@
-"""Whether the elements of a DICOM file fit into it: GDCM takes memory for any length they claim.
+"""Which files are DICOM, and whether their elements fit in: GDCM takes memory for any length.
 
 Of the format no more is read here than where its elements begin and end (DICOM PS3.5, 7.1).
 """
@@ -14,6 +14,12 @@ IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 LONG = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()  # whose length has four bytes
 SHORT = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
+
+
+def is_dicom(path):
+    """Whether a file begins as files of DICOM do."""
+    with open(path, "rb") as file:
+        return file.read(PREAMBLE)[PREAMBLE - 4 :] == b"DICM"
 
 
 def check_lengths(path):

@@ -1,7 +1,7 @@
 """Intervals of a mean over images that are not independent: a patient's images go together."""
 
 import numpy as np
-from scipy import stats
+import scipy
 
 RESAMPLES, SEED = 9999, 0
 PROTOCOL = (
@@ -28,7 +28,7 @@ def bootstrap_interval(values, groups):
     if len(counts) < 2:
         return None
     sums = np.bincount(group, weights=values[defined])
-    interval = stats.bootstrap(
+    interval = scipy.stats.bootstrap(
         (sums, counts),
         lambda sums, counts, axis: sums.sum(axis) / counts.sum(axis),
         paired=True,

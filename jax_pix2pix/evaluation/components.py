@@ -1,7 +1,7 @@
 """Clean-up of a predicted mask by its connected components."""
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 PROTOCOL = (
     "largest components kept: {count}, 26-connected (8-connected in 2D), all classes together, of "
@@ -20,10 +20,10 @@ def largest_components(mask, count):
         bool, of the same shape. A component comes before another where its first voxel does.
     """
     kept = np.zeros_like(mask)
-    for box in ndimage.find_objects(mask.view(np.uint8)):  # one, or none of an empty mask
+    for box in scipy.ndimage.find_objects(mask.view(np.uint8)):  # one, or none of an empty mask
         # Numbered in the order of their first voxels.
         labels = np.empty(mask[box].shape, np.int32)
-        ndimage.label(mask[box], np.ones((3,) * mask.ndim), output=labels)
+        scipy.ndimage.label(mask[box], np.ones((3,) * mask.ndim), output=labels)
         sizes = np.bincount(labels.ravel())
         largest = 1 + np.argsort(-sizes[1:], kind="stable")[:count]
         is_kept = np.zeros(len(sizes), bool)

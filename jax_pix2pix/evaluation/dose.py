@@ -7,8 +7,7 @@ no build-up, no divergence and no plan of anyone's, so it is not a treatment pla
 import dataclasses
 
 import numpy as np
-import pymedphys
-from scipy import ndimage, sparse, special
+import scipy
 
 from jax_pix2pix.errors import ConfigError
 
@@ -139,7 +138,7 @@ def photon_dose(hu, mask, spacing_mm, centre_mm, radius_mm, angles=ANGLES):
         off_axis = np.hypot(z[:, None, None], across[None])
         edge = (off_axis - radius_mm - MARGIN_MM) / PENUMBRA_MM
         depth = radiological_depth(density, spacing_mm, along)
-        dose += special.ndtr(-edge) * np.exp(-MASS_ATTENUATION * depth)
+        dose += scipy.special.ndtr(-edge) * np.exp(-MASS_ATTENUATION * depth)
     return np.where(mask, dose / len(angles), 0)
 
 
@@ -177,14 +176,14 @@ def _bilinear(places, shape):
     places = np.reshape(places, (-1, 2))
     low = np.floor(places).astype(int)
     share = places - low
-    matrix = sparse.csr_array((len(places), shape[0] * shape[1]))
+    matrix = scipy.sparse.csr_array((len(places), shape[0] * shape[1]))
     for row in (0, 1):
         for column in (0, 1):
             at = low + np.array((row, column))
             weight = np.prod(np.where((row, column), share, 1 - share), axis=1)
             inside = np.flatnonzero(((at >= 0) & (at < shape)).all(1))
             pixel = at[inside, 0] * shape[1] + at[inside, 1]
-            matrix += sparse.csr_array((weight[inside], (inside, pixel)), shape=matrix.shape)
+            matrix += scipy.sparse.csr_array((weight[inside], (inside, pixel)), shape=matrix.shape)
     return matrix
 
 
@@ -205,7 +204,7 @@ def gamma_pass_rate(reference, evaluated, spacing_mm, percent, mm):
     chosen = left[np.linspace(0, left.size - 1, min(left.size, SEARCHED)).astype(int)]
     wanted = np.zeros(reference.shape, bool)
     wanted.flat[chosen] = True
-    (box,) = ndimage.find_objects(wanted.view(np.uint8))
+    (box,) = scipy.ndimage.find_objects(wanted.view(np.uint8))
     reach = [int(np.ceil(2 * mm / step)) + 1 for step in spacing_mm]
     box = tuple(
         slice(max(0, side.start - far), side.stop + far)
@@ -213,6 +212,8 @@ def gamma_pass_rate(reference, evaluated, spacing_mm, percent, mm):
     )
     wanted, evaluated = wanted[box], evaluated[box]
     axes = tuple(np.arange(n) * step for n, step in zip(wanted.shape, spacing_mm, strict=True))
+    import pymedphys  # not above: it takes long, and few commands come to here
+
     gamma = pymedphys.gamma(
         axes,
         np.where(wanted, reference[box], 0),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage
+import scipy
 
 from jax_pix2pix import ssim as gaussian
 from jax_pix2pix.errors import ConfigError
@@ -89,7 +89,7 @@ def _synthrad2023(ct, sct, mask):
     ssim = np.nan
     if inner.any():
         # Nothing but the windows of the voxels that count is looked at.
-        (box,) = ndimage.find_objects(inner.view(np.uint8))
+        (box,) = scipy.ndimage.find_objects(inner.view(np.uint8))
         around = tuple(slice(side.start - _RADIUS, side.stop + _RADIUS) for side in box)
         ssim = uniform_ssim(ct[around], sct[around], high - low)[inner[around]].mean()
     return {"mae": error, "psnr": psnr, "ssim": float(ssim)}
@@ -166,7 +166,7 @@ def _inner(mask):
 def _moments(a, b, sides=(SIDE,) * 3):
     """Means, variances and covariance in the window about each voxel, unbiased."""
     mean_a, mean_b, square_a, square_b, product = (
-        ndimage.uniform_filter(x, sides) for x in (a, b, a * a, b * b, a * b)
+        scipy.ndimage.uniform_filter(x, sides) for x in (a, b, a * a, b * b, a * b)
     )
     voxels = math.prod(sides)
     unbiased = voxels / (voxels - 1)

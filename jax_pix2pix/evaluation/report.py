@@ -4,8 +4,6 @@ import base64
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
-
 UNITS = {"mae": "HU", "psnr": "dB", "hd95_mm": "mm"}  # by what a score's name ends with
 DOSE_UNITS = {"gamma": "%", "delta": "% of the prescription"}  # by what it begins with
 HEADLINE = (
@@ -38,6 +36,8 @@ def page(title, facts, summaries, patients, protocols, baselines):
         patients: list of PatientPage.
         protocols, baselines: {name: text}.
     """
+    import jinja2  # not above: few commands write reports
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names of patients are file names

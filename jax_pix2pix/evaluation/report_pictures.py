@@ -4,8 +4,6 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display server
-from matplotlib.figure import Figure
 
 from jax_pix2pix.evaluation.dose import dvh
 
@@ -53,7 +51,7 @@ def slices_picture(source, ct, sct, mask, spacing_mm):
     heights = [plane.shape_mm[0] / plane.shape_mm[1] for plane in planes]
     width = PANEL_INCHES * len(panels) + 3 * BAR_INCHES
     size = width, PANEL_INCHES * sum(heights) + 0.25 * len(planes) + 0.25
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    figure = _figure(size)
     axes = figure.subplots(len(planes), len(panels), squeeze=False, height_ratios=heights)
     for column, (title, (volume, style)) in zip(axes.T, panels.items(), strict=True):
         column[0].set_title(title, fontsize=10)
@@ -75,7 +73,7 @@ def slices_picture(source, ct, sct, mask, spacing_mm):
 def dvh_picture(dosimetry):
     """Dose-volume curves of target and body on both volumes of a Dosimetry. Returns PNG, bytes."""
     levels = np.linspace(0, MAX_DOSE, 241)
-    figure = Figure(figsize=(6, 3), dpi=DPI, layout="constrained")
+    figure = _figure((6, 3))
     panel = figure.subplots()
     for name, structure, colour in (
         ("target", dosimetry.target, "tab:red"),
@@ -130,7 +128,15 @@ def planes_of(mask, spacing_mm):
     return planes
 
 
+def _figure(size):
+    from matplotlib.figure import Figure  # not above: it takes long, and few commands draw
+
+    return Figure(figsize=size, dpi=DPI, layout="constrained")
+
+
 def _png(figure):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display server
+
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_png(file)
     return file.getvalue()

@@ -8,7 +8,7 @@ they are to be read together, and beside those of volumes that were held out.
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from jax_pix2pix.evaluation.protocols import SIDE, uniform_ssim
 from jax_pix2pix.ssim import K1, K2
@@ -134,7 +134,7 @@ def sifid(a, b):
 def hu_histogram_distance(a, b):
     """Wasserstein-1 distance of two volumes' histograms in HU: Facts -> float."""
     of_a, of_b = (np.arange(x.lowest, x.lowest + len(x.counts)) for x in (a, b))
-    return float(stats.wasserstein_distance(of_a, of_b, a.counts, b.counts))
+    return float(scipy.stats.wasserstein_distance(of_a, of_b, a.counts, b.counts))
 
 
 def over_training(of_pairs):

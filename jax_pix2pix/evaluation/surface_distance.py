@@ -1,7 +1,7 @@
 """Distances between the surfaces of two masks, exact, with any spacing."""
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 _SURFACE = (
     "surface: voxels of the mask with a face neighbour outside it, beyond the border too; "
@@ -40,7 +40,7 @@ def surface_distances(prediction, reference, spacing_mm):
     if not all(present):
         return dict.fromkeys(PROTOCOLS, np.nan if any(present) else 0.0)
     # Nothing outside the box of both masks is nearer than what is inside, and much is outside.
-    (box,) = ndimage.find_objects((prediction | reference).view(np.uint8))
+    (box,) = scipy.ndimage.find_objects((prediction | reference).view(np.uint8))
     surfaces = [_surface(prediction[box]), _surface(reference[box])]
     directed = [
         _distances(surfaces[0], surfaces[1], spacing_mm),
@@ -53,7 +53,7 @@ def surface_distances(prediction, reference, spacing_mm):
 
 
 def _surface(mask):
-    return np.logical_xor(mask, ndimage.binary_erosion(mask))
+    return np.logical_xor(mask, scipy.ndimage.binary_erosion(mask))
 
 
 def _distances(points, surface, spacing_mm):
@@ -63,7 +63,7 @@ def _distances(points, surface, spacing_mm):
     untrained network predicts.
     """
     nearest = np.empty((surface.ndim, *surface.shape), np.int32)
-    ndimage.distance_transform_edt(
+    scipy.ndimage.distance_transform_edt(
         ~surface,
         sampling=spacing_mm,
         return_distances=False,

@@ -33,7 +33,8 @@ ARGUMENTS = [
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     output = tmp_path_factory.mktemp("convolutions") / "out" / "table.json"
-    out, _ = commands.run("launch.benchmark.convolutions", *ARGUMENTS, f"--output={output}")
+    arguments = [*ARGUMENTS, f"--output={output}"]
+    out, _ = commands.run("launch.benchmark.convolutions", *arguments, with_torch=True)
     return out, json.loads(output.read_text())
 
 

@@ -103,6 +103,7 @@ def test_prints_a_table_and_writes_json(tmp_path):
         f"--examples={EXAMPLES}",
         "--seconds=0.01",
         f"--output={tmp_path}/input.json",
+        with_torch=True,
     )
     record = json.loads((tmp_path / "input.json").read_text())
     names = [(row["name"], row["augmented"]) for row in record["results"]]

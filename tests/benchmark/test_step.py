@@ -268,12 +268,15 @@ def _against(tmp_path, **variables):
     output = tmp_path / "benchmark.json"
     arguments = _arguments("--against=torch", f"--output={output}")
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    out, _ = commands.run("launch.benchmark", *arguments, variables=cache | variables)
+    out, _ = commands.run(
+        "launch.benchmark", *arguments, variables=cache | variables, with_torch=True
+    )
     result = json.loads(output.read_text())["results"][0]
     return out, result, result["against_torch"]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_against_torch_without_a_compiler(tmp_path):
     out, result, against = _against(tmp_path, CXX="/nowhere/c++")
     assert set(against["left_out"]) == {"compile", "compile_channels_last"}

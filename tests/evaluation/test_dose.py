@@ -165,6 +165,7 @@ def _doses():
     return doses.reference, doses.evaluated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("criteria", [(1, 1), (1, 2)])
 def test_gamma_is_pymedphys_without_shortcuts(criteria):
     reference, evaluated = _doses()

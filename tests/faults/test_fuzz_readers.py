@@ -306,6 +306,7 @@ def read_quietly(read, folder):
             return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_damaged_files_are_read_or_refused(tmp_path, name):
     make, damaged, read, wrap, examples = CASES[name]

@@ -63,6 +63,7 @@ def _equal(a, b):
     return all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, DEVICES])
 @pytest.mark.parametrize(
     ("value", "fields"), [(np.nan, {"generator.norm": "batch"}), (np.inf, {"ema_decay": 0.9})]

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -72,10 +70,7 @@ with locked(sys.argv[1]):
 
 
 def _hold(workdir, seconds):
-    arguments = [sys.executable, "-c", HOLD, str(workdir), str(seconds)]
-    return subprocess.Popen(
-        arguments, cwd=commands.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return commands.python("-c", HOLD, str(workdir), str(seconds))
 
 
 @pytest.mark.slow

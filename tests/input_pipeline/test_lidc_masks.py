@@ -21,11 +21,13 @@ from input_pipeline import prepare as prepare_module
 from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 from input_pipeline.prepare import prepare
 from input_pipeline.safe_io import DataError
+from tests import commands
 from tests.input_pipeline.conftest import OPTIONS, read_split, write_slice
 
-COMMAND = [
-    *(sys.executable, "-m", "launch.prepare", "--config=configs/lidc_mask2ct.py"),
-    *("--config.data.image_size=16", "--config.data.validation_fraction=0.3"),
+FLAGS = [
+    "--config=configs/lidc_mask2ct.py",
+    "--config.data.image_size=16",
+    "--config.data.validation_fraction=0.3",
 ]
 # Shards of 2 slices, and 0.1 s a slice.
 SLOW = """
@@ -43,13 +45,10 @@ prepare.prepare("lidc_masks", sys.argv[1], sys.argv[2], **options)
 """
 
 
-def run(source, data_dir, *flags):
-    return subprocess.run(
-        [*COMMAND, f"--source={source}", f"--config.data.data_dir={data_dir}", *flags],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def run(source, data_dir, code=0):
+    """-> (stdout, stderr) of launch.prepare."""
+    flags = [*FLAGS, f"--source={source}", f"--config.data.data_dir={data_dir}"]
+    return commands.run("launch.prepare", *flags, code=code)
 
 
 def refusal(source, data_dir, **options):
@@ -386,20 +385,17 @@ def test_refuses_an_unknown_data_set(source, tmp_path):
 @pytest.mark.parametrize("spoil", [no_mask, truncated_png])
 def test_the_command_refuses_in_one_line(source, tmp_path, spoil):
     path, word = spoil(source)
-    result = run(source, tmp_path / "data")
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ") and str(path) in line and word in line
+    line = commands.error_line(run(source, tmp_path / "data", code=1)[1])
+    assert str(path) in line and word in line
 
 
 def test_the_command_says_what_it_found(source, tmp_path):
     data = tmp_path / "data"
-    result = run(source, data)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    assert "train: 10 slices of 2 patients (6 clean, 4 with_nodules)" in result.stdout
+    out, err = run(source, data)
+    assert err == ""
+    assert "train: 10 slices of 2 patients (6 clean, 4 with_nodules)" in out
     directory = data / "lidc_masks" / "16_nearest_0-1-2_0.3" / "2.0.0"
-    assert result.stdout.splitlines()[-1] == f"prepared: {directory}"
+    assert out.splitlines()[-1] == f"prepared: {directory}"
 
 
 def test_running_twice_changes_nothing(source, tmp_path, capsys):
@@ -415,8 +411,8 @@ def test_a_full_disk_is_one_line(source, tmp_path):
     limit = (20_000, 20_000)  # bytes a file, as if the disk ended there
     result = subprocess.run(
         [
-            *(*COMMAND, f"--source={source}", f"--config.data.data_dir={tmp_path / 'data'}"),
-            "--config.data.image_size=256",
+            *(sys.executable, "-m", "launch.prepare", *FLAGS, f"--source={source}"),
+            *(f"--config.data.data_dir={tmp_path / 'data'}", "--config.data.image_size=256"),
         ],
         capture_output=True,
         text=True,
@@ -473,12 +469,12 @@ def shards(data_dir):
 
 def kill_midway(source, data_dir):
     """Kills a preparation after its third shard; returns the finished ones."""
-    process = subprocess.Popen([sys.executable, "-c", SLOW, source, data_dir])
+    process = commands.python("-c", SLOW, str(source), str(data_dir))
     while len(shards(data_dir)) < 3:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    commands.finish(process, -signal.SIGKILL)
     return shards(data_dir)
 
 

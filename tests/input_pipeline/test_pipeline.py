@@ -11,6 +11,7 @@ from input_pipeline import builder, pipeline, prepared
 from input_pipeline.prepare import prepare
 from input_pipeline.safe_io import DataError
 from input_pipeline.tf_cpu import tf
+from tests import commands
 from tests.input_pipeline.conftest import OPTIONS, data_config, read_split, write_slice
 
 AUGMENTED = {"flip": True, "load_size": 20}
@@ -206,8 +207,7 @@ def test_not_prepared_gives_the_command_to_run(data, source):
     # With the same config, val/ of the source must lead where the pipeline looks.
     fields = ("data_dir", "image_size", "mask_resize", "mask_values", "validation_fraction")
     config = [f"--config.data.{name}={data[name]}" for name in fields]
-    command = [*command[1:4], "--config=configs/lidc_mask2ct.py", *config]
-    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    commands.run(command[2], command[3], "--config=configs/lidc_mask2ct.py", *config)
     assert pipeline.num_training_examples(data) == 15
 
 
@@ -256,6 +256,7 @@ def test_a_damaged_shard_is_named(data, harm):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_sees_no_gpu_and_needs_no_jax():
     assert not tf.config.get_visible_devices("GPU")
     # TensorFlow imports JAX where it can.

@@ -123,6 +123,7 @@ def _check(run_python):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_cpu_image_installs_what_training_needs(tmp_path):
     """All RUN lines but the one that adds a user, without a container."""
     _context(tmp_path / "project")

@@ -14,9 +14,9 @@ from kubernetes_validate import ValidationError
 from launch.accelerators import accelerator
 from launch.platforms import PLATFORMS
 from tests import commands
+from tests.commands import submit
 from tests.faults import runs
 from tests.launch import manifests
-from tests.launch.forked import submit
 
 REFUSALS = (jsonschema.ValidationError, ValidationError, KeyError, ValueError, AssertionError)
 # What YAML, a shell or Kubernetes might take for its own.

@@ -9,8 +9,7 @@ import subprocess
 import pytest
 
 from launch.platforms import PLATFORMS
-from tests.commands import ROOT
-from tests.launch.forked import submit
+from tests.commands import ROOT, submit
 
 READMES = sorted((ROOT / "launch").rglob("README.md"))
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)

@@ -11,10 +11,9 @@ import venv
 import pytest
 import yaml
 
-from tests.commands import ROOT, error_line
+from tests.commands import ROOT, error_line, submit
 from tests.faults import runs
 from tests.launch import test_readme as readme
-from tests.launch.forked import submit
 
 READ = """
 import json, sys, types, sky
@@ -95,6 +94,7 @@ def in_sky(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "spot", "accelerators", "arguments"),
     [
@@ -122,6 +122,7 @@ def test_skypilot_reads_the_task(rendered, in_sky, file, spot, accelerators, arg
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("field", ["num_nodes", "use_spot"])
 def test_skypilot_refuses_a_misspelt_field(rendered, in_sky, tmp_path, field):
     text = (rendered / "sky-Gpus-1.yaml").read_text()
@@ -133,6 +134,7 @@ def test_skypilot_refuses_a_misspelt_field(rendered, in_sky, tmp_path, field):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_skypilot_understands_the_commands_of_the_readme(in_sky):
     lines = [words for _, (program, *words) in readme.every() if program == "sky"]
     assert {"jobs", "check"} <= {words[0] for words in lines}

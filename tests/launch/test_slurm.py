@@ -10,9 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from tests.commands import SUBMITTED, metrics, run, tiny_training
+from tests.commands import SUBMITTED, metrics, run, submit, tiny_training
 from tests.faults import runs
-from tests.launch.forked import submit
 from tests.launch.slurm_cluster import NODES, slurm
 
 pytestmark = pytest.mark.slow
@@ -141,6 +140,7 @@ def images(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_a_printed_file_trains_in_containers_with_a_process_a_node(
     cluster, images, sample_data_dir, tmp_path
 ):

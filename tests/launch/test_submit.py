@@ -9,8 +9,8 @@ import pytest
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError
 from launch.accelerators import Cpus, Gpus, accelerator
 from tests import commands
+from tests.commands import submit
 from tests.faults import runs
-from tests.launch.forked import submit
 
 CONFIG = "--config=configs/lidc_mask2ct.py"
 

@@ -21,7 +21,7 @@ from tests import commands
 from tests.faults import runs
 from tests.launch import manifests
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # xpk has to be installed
 REQUIREMENTS = Path(__file__).with_name("requirements-xpk.txt")
 PLACE = {"project": "p", "zone": "us-central1-a"}  # else it asks gcloud
 SMALL = {"data.image_size": 32, "generator.depth": 3}

@@ -61,6 +61,7 @@ def _swap(kernel_or_weight, order, ndim):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spatial", [(8, 12), (4, 6, 8), (7, 10), (5, 4, 6)])
 @pytest.mark.parametrize("channels", [(3, 5), (64, 32)])
 @pytest.mark.parametrize(
@@ -80,6 +81,7 @@ def test_conv_is_pytorchs(float64, spatial, channels, kernel, stride, padding):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spatial", [(4, 6), (2, 3, 4), (5, 1)])
 @pytest.mark.parametrize("channels", [(3, 5), (32, 64)])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(4, 2, 1), (3, 1, 1)])
@@ -160,6 +162,7 @@ def test_cpu_gets_the_form_that_was_measured(monkeypatch, form, operation, g, ch
     assert called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_second_derivatives(float64, ndim):
     """A gradient penalty differentiates the gradient: compare with autodiff of the native form."""

@@ -81,6 +81,7 @@ def _leaves(gradients):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spatial", [(16, 8), (8, 16, 8)])
 @pytest.mark.parametrize(
     "options",

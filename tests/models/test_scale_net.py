@@ -46,6 +46,7 @@ def _output(net, variables, *inputs):
     return net.apply(variables, *inputs, train=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(4, 5, 6), (1, 1, 2), (13, 30), (2, 3)])
 def test_generator_keeps_any_size_and_every_parameter_matters(size):
     net = _generator(len(size), norm="none")

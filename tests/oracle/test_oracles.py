@@ -156,6 +156,7 @@ def _only_the_critic(constraint, as_published):
     return [float(out["distance"]) for out in steps]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constraint", ["spectral", "clip"])
 def test_critic_maximises_the_distance_and_the_published_one_minimises_it(constraint):
     # The first step of "clip" has not been clipped yet.

@@ -1,0 +1,204 @@
+"""The files of a working directory that can be read without JAX, which takes seconds to import."""
+
+import contextlib
+import json
+import os
+import time
+
+import ml_collections
+
+from jax_pix2pix.errors import ConfigError, WorkdirError
+
+
+def flat(config, prefix=""):
+    """(dotted name, value) of each field of nested dicts."""
+    for key, value in sorted(config.items()):
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def config_path(workdir):
+    return os.path.join(workdir, "config.json")
+
+
+def checkpoint_path(workdir):
+    return os.path.join(os.path.abspath(workdir), "checkpoints")
+
+
+def scale_directory(workdir, scale):
+    """Of a pyramid: the workdir of one scale."""
+    return os.path.join(workdir, f"scale_{scale}")
+
+
+def last_scale(workdir):
+    """The workdir of the finest scale that has a checkpoint, and its number.
+
+    Raises:
+        WorkdirError: none has.
+    """
+    scale = 0
+    while _has_checkpoint(scale_directory(workdir, scale)):
+        scale += 1
+    if not scale:
+        raise WorkdirError(f"{workdir} holds no checkpoint of scale_0: train first")
+    return scale_directory(workdir, scale - 1), scale - 1
+
+
+def _has_checkpoint(directory):
+    path = checkpoint_path(directory)
+    return os.path.isdir(path) and any(name.isdigit() for name in os.listdir(path))
+
+
+def check_trained(workdir):
+    """Raises WorkdirError where there is no folder of checkpoints."""
+    directory = checkpoint_path(workdir)
+    if not os.path.isdir(directory):
+        raise WorkdirError(f"{directory} does not exist: train first")
+
+
+# Fields that may change between two starts of a run, as the weights do not depend on them.
+CHANGEABLE = (
+    # What is written, and how often. Validation and pictures draw no random numbers.
+    "log_every_steps", "text_log_every_epochs", "sample_every_epochs", "checkpoint_every_epochs",
+    "checkpoint_every_steps", "keep_last",
+    # When a run gives up.
+    "max_skipped", "watchdog_seconds", "heartbeat_seconds",
+    # Where the data lies and waits; its batches are the same. With on_error=skip they are those of
+    # data without the records that would have ended the run.
+    "data.cache", "data.data_dir", "data.on_error",
+    # Where parameters lie: sums are in another order, as on another number of devices.
+    "fsdp",
+    # Not among them: epochs, which the learning rate's decay depends on, spike_sigmas, which skips
+    # updates, and files of a loss's weights, of which another path may well be another network.
+)  # fmt: skip
+
+
+def check_changeable(config, fields):
+    """Refuses fields, "data.cache" for instance, that a run must keep.
+
+    Raises:
+        ConfigError: a field does not exist, or changes what is trained.
+    """
+    existing = dict(flat(config.to_dict()))
+    for field in fields:
+        if field not in existing:
+            raise ConfigError(f'--allow_config_change: the config has no field "{field}"')
+        if field not in CHANGEABLE:
+            raise ConfigError(
+                f"--allow_config_change={field}: another value changes what is trained; use "
+                "another workdir"
+            )
+
+
+def claim(workdir, config, allowed=()):
+    """Compares the config with config.json, or writes that where it is missing.
+
+    One process of a run calls this. Differences that are allowed are written to config.json, and
+    what they replace is kept: a line each of config_changes.jsonl.
+
+    Args:
+        allowed: fields that may differ, of those that check_changeable lets pass.
+
+    Raises:
+        WorkdirError: the directory belongs to a run with another config, each field of which is
+            named; or to one whose config is not there.
+    """
+    config = json.loads(config.to_json())
+    new = dict(flat(config))
+    path = config_path(workdir)
+    if not os.path.exists(path):
+        if _newest_step(workdir) is not None:
+            raise WorkdirError(
+                f"{path} does not exist, but checkpoints beside it do: restore it, or use another "
+                "workdir"
+            )
+        os.makedirs(workdir, exist_ok=True)
+        _write_json(path, config)
+        return
+    old = dict(flat(_read_json(path)))
+    changed = [
+        field for field in sorted(old | new) if old.get(field, "absent") != new.get(field, "absent")
+    ]
+    refused = [field for field in changed if field not in allowed]
+    if refused:
+        changes = "; ".join(
+            f"{field}: {old.get(field, 'absent')} there, {new.get(field, 'absent')} now"
+            for field in refused
+        )
+        way = "use another workdir"
+        if set(refused) <= set(CHANGEABLE):
+            way = f"allow it with --allow_config_change={','.join(changed)}, or {way}"
+        raise WorkdirError(f"{path} is of a run with another config ({changes}): {way}")
+    if changed:
+        _record_changes(workdir, {field: (old.get(field), new[field]) for field in changed})
+        _write_json(path, config)
+
+
+def _record_changes(workdir, changes):
+    """changes: {field: (old value, new value)}; the old one is None where the field is new."""
+    with open(os.path.join(workdir, "config_changes.jsonl"), "a", encoding="utf-8") as file:
+        for field, (old, new) in changes.items():
+            line = {"time": time.time(), "step": _newest_step(workdir), "field": field}
+            file.write(json.dumps(line | {"old": old, "new": new}) + "\n")
+
+
+def _newest_step(workdir):
+    """Of the checkpoints; None of a pyramid, whose scales have their own."""
+    path = checkpoint_path(workdir)
+    names = os.listdir(path) if os.path.isdir(path) else []
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
+def _write_json(path, content):
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_config(workdir):
+    """The config that a workdir belongs to.
+
+    Raises:
+        WorkdirError: it is not there, or damaged.
+    """
+    return ml_collections.ConfigDict(_read_json(config_path(workdir)))
+
+
+def _read_json(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except FileNotFoundError:
+        raise WorkdirError(f"{path} does not exist: is this the workdir of a run?") from None
+    except (ValueError, RecursionError) as error:
+        raise WorkdirError(f"{path} is not valid JSON ({error}): restore it or retrain") from None
+    if not isinstance(content, dict):
+        raise WorkdirError(f"{path} does not hold a config: restore it or retrain")
+    return content
+
+
+def makes_masks(config):
+    """Whether the system of a run's config makes masks: these alone have config.evaluation."""
+    return "evaluation" in config
+
+
+@contextlib.contextmanager
+def named_if_incomplete(workdir):
+    """Errors of a block that reads the fields of a run's config, as one that names config.json.
+
+    Raises:
+        WorkdirError: config.json lacks fields, or holds others.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise WorkdirError(
+            f"{config_path(workdir)} does not hold the config of a run ({reason}): restore it or "
+            "retrain"
+        ) from error

@@ -1,0 +1,55 @@
+"""Where a session of tests spends its time: a plugin that .ci/run turns on, -p tests.durations.
+
+    python -m pytest -p tests.durations --durations_file=FILE --begun=$(date +%s)
+
+A test's time is that of its call, its fixtures' included where it is the first to need them.
+"""
+
+import collections
+import time
+
+SLOWEST = 50
+BUDGET_MINUTES = 50  # of all that .ci/run does
+
+
+def pytest_addoption(parser):
+    parser.addoption("--durations_file", help="gets a line a test: seconds, tab, name; appended to")
+    parser.addoption("--begun", type=int, help="when .ci/run began, in seconds since the epoch")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                seconds[report.nodeid] += report.duration
+    with open(config.getoption("durations_file"), "a", encoding="utf-8") as file:
+        file.writelines(f"{spent:.3f}\t{name}\n" for name, spent in seconds.most_common())
+    terminalreporter.section("time")
+    for line in table(seconds):
+        terminalreporter.write_line(line)
+    if warning := over_budget(time.time() - config.getoption("begun")):
+        terminalreporter.write_line(warning, yellow=True)
+
+
+def table(seconds):
+    """Lines of text: the slowest tests, and the sums of folders; seconds is {name: float}."""
+    sums, counts = collections.Counter(), collections.Counter()
+    for name, spent in seconds.items():
+        folder = name.split("::")[0].rpartition("/")[0]
+        sums[folder] += spent
+        counts[folder] += 1
+    for name, spent in collections.Counter(seconds).most_common(SLOWEST):
+        yield f"{spent:8.1f} s  {name}"
+    for folder, spent in sums.most_common():
+        yield f"{spent:8.1f} s  {folder}/, {counts[folder]} tests"
+
+
+def over_budget(seconds):
+    """A warning of a run that took so long, or None."""
+    if seconds <= 60 * BUDGET_MINUTES:
+        return None
+    return (
+        f"warning: {seconds / 60:.0f} minutes so far, of the {BUDGET_MINUTES} that .ci/run may "
+        "take: CONTRIBUTING.md says what a test may cost"
+    )
