@@ -18,6 +18,8 @@ def pytest_addoption(parser):
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    if hasattr(config, "workerinput"):  # the process that started the workers has all reports
+        return
     seconds = collections.Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:

@@ -110,7 +110,7 @@ if sys.argv[1] == "jax_pix2pix":
 
 
 @pytest.mark.parametrize(
-    "room", ["jax_pix2pix", "launch.compare", "launch.compile", "launch.predict"]
+    "room", ["jax_pix2pix", "launch.compare", "launch.compile", "launch.predict_run"]
 )
 def test_library_and_commands_run_without_tensorflow(room):
     arguments = [sys.executable, "-c", WITHOUT_TENSORFLOW, room]

@@ -31,7 +31,7 @@ def _case(name, variant):
     marks = []
     if variant != "quickstart":
         marks.append(pytest.mark.slow)
-    if name.startswith("ct_pyramid") and variant == "as_published":  # six updates, wide networks
+    if variant not in ("", "quickstart"):
         marks.append(pytest.mark.long)
     return pytest.param(name, variant, marks=marks)
 

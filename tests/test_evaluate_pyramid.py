@@ -106,7 +106,7 @@ def test_the_volumes_are_those_of_the_files(runs):
         assert stored.mean() == pytest.approx(np.clip(file, -1000, 1000).mean(), abs=60)
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("dimensions", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_memorisation_is_of_the_fixed_noise(runs, results, dimensions):
     config, system, state, _ = load_state(scale_directory(runs[dimensions], 1), "last")
     hu, batch = _stored(config, "train")

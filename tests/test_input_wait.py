@@ -32,7 +32,7 @@ def test_input_wait_is_the_share_of_time_in_the_iterator(tmp_path):
     def train_batches(start_step):
         for step in itertools.count(start_step + 1):
             # A step is flushed, and perhaps logged, when the next one has got its batch.
-            time.sleep(1.0 if 12 <= step <= 21 else 0.0)
+            time.sleep(0.5 if 12 <= step <= 21 else 0.0)
             yield rows
 
     def validation_batches():

@@ -99,7 +99,7 @@ def _losses(expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("adversarial", ["bce", "lsgan", "hinge"])
-@pytest.mark.parametrize("ssim", ["dm_pix", "unclipped"])
+@pytest.mark.parametrize("ssim", ["dm_pix", pytest.param("unclipped", marks=pytest.mark.long)])
 def test_float64_gradients(float64, adversarial, ssim):
     """To 1e-9 of each layer's largest gradient: one D and one G update, G through the new D."""
     width = 8

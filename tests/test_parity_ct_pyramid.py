@@ -235,7 +235,7 @@ CASES = {  # dimensions, scale, updates of each network, fields
     "2d_wgan_1": (2, 1, 1, WGAN | {"pyramid.border_noise": True}),
 }
 SLOW = set(CASES) - {"2d_batch_1"}  # to compile
-LONG = SLOW - {"3d_instance_1", "2d_batch_0", "2d_instance_1", "2d_wgan_1"}
+LONG = SLOW - {"3d_instance_1", "2d_batch_0", "2d_wgan_1"}
 
 
 def _case(name):

@@ -100,6 +100,7 @@ def _slow_in_3d(names):
     return [pytest.param(x, marks=[pytest.mark.slow] * x.startswith("3d")) for x in names]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _slow_in_3d(["spectral", "as_published", "tumour", "3d"]))
 def test_float32_outputs_and_losses(name):
     """To 1e-5: evaluation and training outputs, pooled features, losses."""

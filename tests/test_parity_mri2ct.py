@@ -55,6 +55,7 @@ def test_parameter_counts(variant):
         assert ours == sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["", "as_published"])
 def test_float32_forward_and_losses(variant):
     """Outputs to 1e-5 at 256 x 256, in evaluation and in training, and 15 x 15 logits."""

@@ -61,6 +61,7 @@ def test_parameter_counts(variant):
         assert ours == sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["", "as_published"])
 def test_float32_outputs_and_losses(variant):
     """To 1e-5, at full size and depth: evaluation and training outputs, logits, losses."""

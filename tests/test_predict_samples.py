@@ -84,6 +84,7 @@ def _names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["3d", "2d"])
 def test_samples_of_noise(runs, tmp_path, run):
     predict(str(runs / run), None, str(tmp_path), sampling={"count": 2, "seed": 5})

@@ -50,7 +50,7 @@ def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path
         pytest.param("liver", marks=pytest.mark.long),
         pytest.param("liver_3d", marks=pytest.mark.long),
         pytest.param("mri2ct", marks=pytest.mark.long),
-        "mri2ct_3d",
+        pytest.param("mri2ct_3d", marks=pytest.mark.long),
     ],
 )
 def test_the_other_systems_resume_bit_for_bit(system, tiny_run, sample_data_dir, tmp_path):

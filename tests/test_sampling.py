@@ -77,6 +77,7 @@ def test_reconstructions_are_those_of_the_pyramid_whatever_the_blocks(dimensions
         np.testing.assert_allclose(found, expected, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("size", [None, "other"])
 def test_samples_do_not_depend_on_the_blocks(dimensions, size):
@@ -91,6 +92,7 @@ def test_samples_do_not_depend_on_the_blocks(dimensions, size):
     assert np.abs(other - whole).mean() > 5e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_from_a_scale_on(dimensions):
     """Of noise without amplitude: one scale on the image, resized to the scale before."""
@@ -111,6 +113,7 @@ def test_from_a_scale_on(dimensions):
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("border_noise", [False, True])
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_noise_ends_where_that_of_training_does(dimensions, border_noise):

@@ -501,6 +501,7 @@ def test_a_store_that_nobody_answers_for_is_unreachable(own, monkeypatch):
             storage.Store(f"{BUCKET}/run").names()
 
 
+@pytest.mark.slow
 def test_a_store_that_comes_late_is_waited_for(own, monkeypatch, capsys):
     monkeypatch.setattr(storage, "WAIT_SECONDS", 60)
     late = threading.Timer(3, own.start)
@@ -646,7 +647,8 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
 def test_processes_with_a_copy_each_train_what_those_with_one_do(sample_data_dir, tmp_path):
     """Two hosts that share nothing but the store: stopped, and gone on with."""
     url = f"file://{tmp_path}/there"
-    fields = {"checkpoint_every_steps": 4}
+    # Long enough to be still running when the signal is noticed.
+    fields = {"checkpoint_every_steps": 4, "epochs": 6, "checkpoint_every_epochs": 6}
     arguments = commands.tiny_training(url, sample_data_dir, **fields)
     apart = [{"variables": {"XDG_CACHE_HOME": str(tmp_path / name)}} for name in "ab"]
     with runs.started(arguments, 2, each=apart) as running:

@@ -44,7 +44,9 @@ def test_all_ways_of_this_project_give_the_same_batches(written, augmented):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="the extra peer is missing")
-@pytest.mark.parametrize(("name", "workers"), [("files", 1), ("memmap", 0)])
+@pytest.mark.parametrize(
+    ("name", "workers"), [("files", 1), pytest.param("memmap", 0, marks=pytest.mark.long)]
+)
 def test_pytorch_reads_the_same_pairs_in_the_same_order(written, name, workers):
     folder, data = written
     ours = benchmark.run_ours("none", fields(data, False), folder, 0.01)

@@ -252,6 +252,7 @@ def test_synthetic_input_without_tensorflow(synthetic):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_real_input(sample_data_dir, tmp_path):
     output = tmp_path / "benchmark.json"
     fields = {"data.image_size": 128, "data.data_dir": sample_data_dir}

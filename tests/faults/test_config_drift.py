@@ -146,6 +146,7 @@ def test_two_processes_accept_and_refuse_alike(unchanged, after_two_epochs, samp
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_pyramid_and_its_scales_change_alike(sample_data_dir, tmp_path):
     fields = {
         "data.data_dir": sample_data_dir,

@@ -194,7 +194,9 @@ def stopped(tmp_path_factory, sample_data_dir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [_cut, _flip, _remove])
+@pytest.mark.parametrize(
+    "damage", [_cut, *(pytest.param(x, marks=pytest.mark.long) for x in (_flip, _remove))]
+)
 def test_a_run_goes_on_from_the_one_before(stopped, sample_data_dir, tmp_path, damage):
     whole, killed = stopped
     workdir = tmp_path / "run"

@@ -49,16 +49,17 @@ def test_the_environments_are_what_they_are_said_to_be():
     assert locale.getpreferredencoding(False) == "UTF-8"
 
 
+@pytest.mark.long
 def test_one_process(sample_data_dir, tmp_path):
-    """The sample is prepared anew too: what it holds and its order depend on nothing else."""
     runs.train(_arguments(tmp_path / "plain", sample_data_dir))
-    runs.train(_arguments(tmp_path / "other", tmp_path / "data"), **ASCII)
-    assert stat.S_IMODE((tmp_path / "other" / "config.json").stat().st_mode) == 0o600
+    runs.train(_arguments(tmp_path / "other", sample_data_dir), **ASCII)
     runs.assert_equal(tmp_path / "plain", tmp_path / "other")
 
 
 def test_two_processes_that_differ_from_each_other(sample_data_dir, tmp_path):
+    """The sample is prepared anew too: what it holds and its order depend on nothing else."""
     runs.train(_arguments(tmp_path / "plain", sample_data_dir), 2, devices=2)
-    other = _arguments(tmp_path / "other", sample_data_dir)
+    other = _arguments(tmp_path / "other", tmp_path / "data")
     runs.train(other, 2, devices=2, each=[ASCII, UTF8])
+    assert stat.S_IMODE((tmp_path / "other" / "config.json").stat().st_mode) == 0o600
     runs.assert_equal(tmp_path / "plain", tmp_path / "other")

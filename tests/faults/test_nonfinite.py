@@ -175,7 +175,9 @@ def _arguments(workdir, data_dir, steps, **fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 1)])
+@pytest.mark.parametrize(
+    ("processes", "devices"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 1)]
+)
 def test_a_run_goes_on_over_bad_batches(sample_data_dir, tmp_path, processes, devices):
     """Of two processes the last one alone gets a bad image."""
     arguments = _arguments(tmp_path, sample_data_dir, (4, 5, 12))
@@ -188,7 +190,9 @@ def test_a_run_goes_on_over_bad_batches(sample_data_dir, tmp_path, processes, de
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (2, 1)])
+@pytest.mark.parametrize(
+    ("processes", "devices"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 1)]
+)
 def test_bad_batches_in_a_row_end_the_run_and_leave_sound_checkpoints(
     sample_data_dir, tmp_path, processes, devices
 ):

@@ -41,7 +41,10 @@ def test_equal(sample_data_dir, tmp_path, processes, devices):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "named"),
-    [("order", r"examples of step (\d+) of 10: \["), ("dropout", r"\w+ at step (\d+): ")],
+    [
+        ("order", r"examples of step (\d+) of 10: \["),
+        pytest.param("dropout", r"\w+ at step (\d+): ", marks=pytest.mark.long),
+    ],
 )
 def test_what_depends_on_the_start_is_named(sample_data_dir, tmp_path, fault, named):
     arguments = _arguments(tmp_path / "new", sample_data_dir)

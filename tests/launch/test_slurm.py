@@ -187,6 +187,7 @@ def _first_on_path(folder):
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
+@pytest.mark.long
 def test_an_error_is_final(cluster, tmp_path):
     job = _submit(cluster, _arguments(tmp_path, tmp_path / "data", **{"data.dataset": "liver_ct"}))
     assert cluster.wait(job, "COMPLETED", "FAILED") == "FAILED"

@@ -207,6 +207,7 @@ def _arguments(workdir, data_dir):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_of_local_train_what_one_with_two_devices_does(sample_data_dir, tmp_path):
     for name, count in (("one", ["--accelerator=cpu:2"]), ("two", ["--nodes=2"])):
         commands.run(
