@@ -52,6 +52,7 @@ def batches(data, cache, start=0, hosts=1):
     return whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [{}, {"flip": True}, AUGMENTED, AUGMENTED | {"context": 1}],

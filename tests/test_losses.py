@@ -381,6 +381,7 @@ def test_every_scale_of_the_logits_counts_the_same():
     assert metrics["G_adversarial"] == (1 + 4) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [1, 2])
 def test_logits_of_both_are_those_of_each(float64, scales):
     rng = np.random.default_rng(0)

@@ -365,6 +365,7 @@ def test_a_peer_is_of_one_device_and_of_its_own_networks():
             Peer().build(config, "eager", "cpu", False)
 
 
+@pytest.mark.slow
 def test_missing_torch_names_the_extra():
     code = (
         "import runpy, sys; sys.modules['torch'] = None; "

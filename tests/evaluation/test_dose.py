@@ -146,6 +146,7 @@ def test_gamma_of_a_scaled_level_dose(scale, expected):
     assert gamma_pass_rate(level, scale * level, (2, 2, 2), 2, 2) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift_mm", "expected"), [(1.85, 100), (2.1, 0)])
 def test_gamma_of_a_shifted_ramp(shift_mm, expected):
     """On a slope of g % a mm gamma is shift x g / sqrt(2 ** 2 + (2 g) ** 2) at 2 % and 2 mm."""

@@ -83,6 +83,7 @@ def test_the_field_around_the_masks_changes_nothing(name):
     assert surface_distances(reference, prediction, spacing_mm) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_volume_of_full_size_takes_seconds():
     """512 x 512 x 400 with a liver of 7 million voxels: most of it is cropped away."""
     z, y, x = np.ogrid[-80:80, -140:140, -155:155]

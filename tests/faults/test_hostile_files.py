@@ -207,6 +207,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_before_memory_is_taken(tmp_path):
     expected = bombs(tmp_path)
     # What holds more than its header says and is complete without it is read up to there.

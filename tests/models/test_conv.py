@@ -122,6 +122,7 @@ FORMS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("form", "ndim", "kernel", "stride", "padding"), FORMS)
 def test_forms_equal_native_ones(float64, form, ndim, kernel, stride, padding, transposed):

@@ -158,6 +158,7 @@ def test_gates_need_skips_and_self_attention_a_level_that_is_there():
             initialise(self_attention=level)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spatial", "scales"), [((64, 48), 3), ((16, 24, 16), 2)])
 def test_scales_are_networks_that_see_smaller_images(spatial, scales):
     source, image = np.random.default_rng(0).uniform(-1, 1, (2, 2, *spatial, 1)).astype(np.float32)
