@@ -33,7 +33,6 @@ def python(
     variables=None,
     umask=-1,
     folder=ROOT,
-    fresh=False,
     with_torch=False,
 ):
     """python -m MODULE or -c PROGRAM, with arguments, on so many CPU devices. -> Popen.
@@ -42,10 +41,10 @@ def python(
         variables: of the environment, beside this process's own.
         umask: -1 for this process's.
         folder: to start in.
-        fresh: with a Python of its own, for tests whose subject is the start. Else it is forked by
-            a process that has imported what commands do (`tests/forking.py`), if the variables
-            allow that.
-        with_torch: PyTorch can be imported, as benchmarks do; implies fresh.
+        with_torch: PyTorch can be imported, as benchmarks do.
+
+    It is forked by a process that has imported what commands do (`tests/forking.py`). With PyTorch,
+    or variables that are read while Python starts, it has a Python of its own.
     """
     flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMISED}"
     variables = {"XLA_FLAGS": flags} | (variables or {})
@@ -59,7 +58,7 @@ def python(
         "stderr": subprocess.PIPE,
         "text": True,
     }
-    fork = sys.platform == "linux" and not (fresh or with_torch)
+    fork = sys.platform == "linux" and not with_torch
     if fork and _server().serves(options["env"]):
         return forking.Forked(_server(), words, **options)
     return subprocess.Popen([sys.executable, *words], **options)
