@@ -88,7 +88,7 @@ def add_pix2pix(config):
     config.discriminator.spectral_norm = False
     config.discriminator.scales = 1  # networks that see the images at full size, half of it, ...
 
-    # Terms whose weight is 0 are not computed. jax_pix2pix/losses.py has their formulas.
+    # Terms whose weight is 0 are not computed. jax_pix2pix/losses/terms.py has their formulas.
     config.loss = ml_collections.ConfigDict()
     config.loss.adversarial = "bce"  # or "lsgan", "hinge", "wgan"
     config.loss.adversarial_weight = 1.0
@@ -107,4 +107,4 @@ def add_pix2pix(config):
         0.0  # mean over D's layers; pix2pixHD has 10 of a sum of four
     )
     config.loss.perceptual_weight = 0.0
-    config.loss.perceptual_weights_file = ""  # VGG16; jax_pix2pix/perceptual.py has the layout
+    config.loss.perceptual_weights_file = ""  # VGG16; jax_pix2pix/losses/perceptual.py has the layout

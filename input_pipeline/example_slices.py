@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 
 
 def training_slices(found, depth, empty_slices):

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 
 SHARE = 0.5  # of the available memory, for a cache: the rest is for training and other processes
 CGROUP = Path("/sys/fs/cgroup")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
 
 

@@ -16,7 +16,7 @@ from input_pipeline import augment, memory, order
 from input_pipeline.example_slices import evaluation_slices, training_slices, with_neighbours
 from input_pipeline.prepared import check_split, ensure_prepared, examples
 from input_pipeline.records import ON_ERROR, Cached, Records
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
 
 CACHES = ("none", "host", "device")

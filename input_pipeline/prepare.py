@@ -10,12 +10,12 @@ from pathlib import Path
 from absl import logging
 
 from input_pipeline import prepared_files, storage
-from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
-from input_pipeline.liver_ct import liver_ct_dataset_builder as liver_ct
-from input_pipeline.luna16 import luna16_dataset_builder as luna16
-from input_pipeline.mri_ct import mri_ct_dataset_builder as mri_ct
-from input_pipeline.safe_io import DataError
-from input_pipeline.xray_lungs import xray_lungs_dataset_builder as xray_lungs
+from input_pipeline.datasets.lidc_masks import lidc_masks_dataset_builder as lidc_masks
+from input_pipeline.datasets.liver_ct import liver_ct_dataset_builder as liver_ct
+from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
+from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
+from jax_pix2pix.errors import DataError
+from input_pipeline.datasets.xray_lungs import xray_lungs_dataset_builder as xray_lungs
 
 import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
 

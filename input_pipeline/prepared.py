@@ -11,7 +11,7 @@ import numpy as np
 
 from input_pipeline import prepared_files, storage
 from input_pipeline.prepare import is_prepared, options_of, prepare, prepared_directory
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 SAMPLES = Path(__file__).parent / "samples"

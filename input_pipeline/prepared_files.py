@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.safe_io import MAX_PIXELS, DataError
+from jax_pix2pix.imaging.safe_io import MAX_PIXELS
+from jax_pix2pix.errors import DataError
 
 RECORD = "preparation.json"  # how a folder was prepared; a run keeps a copy
 SPLITS = "dataset_info.json"

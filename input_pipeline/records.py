@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from input_pipeline import prepared_files
 from input_pipeline.prepared import examples
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
 
 ON_ERROR = ("raise", "skip")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_pix2pix.task import Task
+from jax_pix2pix.tasks.task import Task
 
 SPIKE_WINDOW = 128
 

@@ -10,27 +10,20 @@ import orbax.checkpoint as ocp
 
 from jax_pix2pix import device_cache
 from jax_pix2pix.adversarial import create_state, train_step
-from jax_pix2pix.averages import Averages
-from jax_pix2pix.checkpoint import Checkpoints
-from jax_pix2pix.clock import Clock
+from jax_pix2pix.logs.averages import Averages
+from jax_pix2pix.runs.checkpoint import Checkpoints
+from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.errors import TrainingError, WorkdirError
 from jax_pix2pix.evaluation.slices import output_function, slice_scorer, slices_of
-from jax_pix2pix.logbook import Logbook
-from jax_pix2pix.loss_curve import draw_loss_curve
+from jax_pix2pix.logs.logbook import Logbook
+from jax_pix2pix.logs.loss_curve import draw_loss_curve
 from jax_pix2pix.memory import release_freed
-from jax_pix2pix.pictures import grid
-from jax_pix2pix.preemption import asked_to_stop
-from jax_pix2pix.sharding import (
-    batch_sharding,
-    replicated,
-    stacked_batch_sharding,
-    state_shardings,
-    to_global,
-    with_shardings,
-)
-from jax_pix2pix.watchdog import Watchdog
-from jax_pix2pix.workdir import abstract_state, example_batch
-from jax_pix2pix.workdir_files import checkpoint_path
+from jax_pix2pix.imaging.pictures import grid
+from jax_pix2pix.runs.preemption import asked_to_stop
+from jax_pix2pix.sharding import batch_sharding, replicated, stacked_batch_sharding, state_shardings, to_global, with_shardings
+from jax_pix2pix.runs.watchdog import Watchdog
+from jax_pix2pix.runs.workdir import abstract_state, example_batch
+from jax_pix2pix.runs.workdir_files import checkpoint_path
 
 
 def fit(

@@ -12,13 +12,13 @@ import numpy as np
 
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation.slices import check_any_counted
-from jax_pix2pix.first_process import arrays_of_first_process, on_first_process
+from jax_pix2pix.runs.first_process import arrays_of_first_process, on_first_process
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.sharding import placed
 from jax_pix2pix.systems.ct_pyramid import scale_sizes
-from jax_pix2pix.workdir import build_system, load_state
-from jax_pix2pix.workdir_files import last_scale, scale_directory  # noqa: F401
+from jax_pix2pix.runs.workdir import build_system, load_state
+from jax_pix2pix.runs.workdir_files import last_scale, scale_directory  # noqa: F401
 
 
 def at_scale(config, scale):

@@ -1,6 +1,6 @@
 """Commands, each `python -m launch.NAME`."""
 
-from launch import garbage, huge_pages
+from launch.process import gc_tuning, huge_pages
 
 huge_pages.request()
-garbage.expect_imports()
+gc_tuning.expect_imports()

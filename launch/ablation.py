@@ -18,8 +18,10 @@ from absl import flags
 from input_pipeline import storage
 from jax_pix2pix import pyramid
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError
-from jax_pix2pix.metrics_log import read_metrics
-from launch import command, distributed, evaluate_pyramid, train
+from jax_pix2pix.logs.metrics_log import read_metrics
+from launch.process import command, distributed
+from jax_pix2pix.evaluation import pyramid
+from launch import train
 
 FLAGS = flags.FLAGS  # --config, --workdir and --allow_config_change are those of launch.train
 
@@ -135,7 +137,7 @@ def _evaluated(directory, count, seed, volumes):
         if wanted.items() <= results.items():
             print(f"already evaluated: {path}")
             return results
-    return evaluate_pyramid.evaluate_run(directory, "last", count, seed, volumes)
+    return pyramid.evaluate_run(directory, "last", count, seed, volumes)
 
 
 def table_row(name, config, directory, results):
@@ -228,7 +230,7 @@ def _cells(row):
 def _define_flags():
     """Not at import: flags of two commands may share a name."""
     flags.DEFINE_list("terms", ["A", "B", "C", "D"], "the rows of the table, without spaces")
-    flags.DEFINE_integer("count", evaluate_pyramid.COUNT, "samples to evaluate a row with")
+    flags.DEFINE_integer("count", pyramid.COUNT, "samples to evaluate a row with")
     flags.DEFINE_integer("seed", 0, "of the samples")
     flags.DEFINE_integer("volumes", 0, "training volumes to evaluate a row with; 0 is all")
 

@@ -11,10 +11,12 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from jax_pix2pix import sharding, workdir
+from jax_pix2pix import sharding
+from jax_pix2pix.runs import workdir
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.fit import lower_step
-from launch import command, compiled_program
+from launch.process import command
+from launch.estimate import compiled_program
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a run's config, file.py[:variant]")
 flags.mark_flag_as_required("config")

@@ -9,11 +9,11 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from input_pipeline.mask_pairs import VOLUMES, find_pairs, read_pair
+from jax_pix2pix.evaluation.mask_pairs import VOLUMES, find_pairs, read_pair
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.evaluation import bootstrap, overlap, surface_distance
-from jax_pix2pix.evaluation.mask_scores import case_scores, json_case, over_cases
-from launch import command
+from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
+from jax_pix2pix.metrics.mask_scores import case_scores, json_case, over_cases
+from launch.process import command
 
 _PREDICTIONS = flags.DEFINE_string(
     "predictions", None, "folder of masks: all .nii or .nii.gz, or all .png"

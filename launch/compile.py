@@ -4,7 +4,7 @@
     python -m launch.compile --config=… --topology=v5e:2x2 --fit --output=FILE.json
 
 Prints, and writes as JSON, the memory of a chip, operations and bytes, every collective, and an
-estimate of the step's time from the chip's peaks (launch/roofline.py). Needs the extra "tpu".
+estimate of the step's time from the chip's peaks (launch/estimate/roofline.py). Needs the extra "tpu".
 config.data.batch_size is over all chips. --fit compiles with more and fewer images a chip until it
 has the largest batch that fits. Of a pyramid it is the step of config.pyramid.scale.
 """
@@ -16,10 +16,11 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from launch import chips, command
+from launch.estimate import chips
+from launch.process import command
 from launch.benchmark import options
-from launch.largest_batch import fitting, largest
-from launch.program_table import table
+from launch.estimate.largest_batch import fitting, largest
+from launch.estimate.program_table import table
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a run's config, file.py[:variant]")
 _TOPOLOGY = flags.DEFINE_string("topology", None, f"a slice of TPUs: {chips.EXAMPLES}")

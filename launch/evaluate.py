@@ -2,10 +2,10 @@
 
 from absl import flags
 
-from jax_pix2pix import workdir_files
+from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.errors import ConfigError
-from launch import command, remote_workdir
-from launch.mask_options import mask_options
+from launch.process import command, remote_workdir
+from jax_pix2pix.inference.mask_options import mask_options
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "a trained run")
 _SPLIT = flags.DEFINE_enum(
@@ -47,9 +47,9 @@ def _evaluate(workdir):
                 f"--split={_SPLIT.value}: a pyramid is evaluated on its training volumes; leave it "
                 "out"
             )
-        from launch import evaluate_pyramid
+        from jax_pix2pix.evaluation import pyramid
 
-        evaluate_pyramid.evaluate_run(
+        pyramid.evaluate_run(
             workdir, _CHECKPOINT.value or "last", _COUNT.value, _SEED.value, _VOLUMES.value
         )
         return
@@ -61,9 +61,9 @@ def _evaluate(workdir):
     else:
         _refuse(OF_MASKS, "of systems that make masks")
     workdir_files.check_trained(workdir)
-    from launch import evaluate_run
+    from jax_pix2pix.evaluation import evaluate
 
-    evaluate_run.evaluate(
+    evaluate.evaluate(
         workdir, _SPLIT.value or "test", _CHECKPOINT.value or "best", mc_dropout, components
     )
 

@@ -5,17 +5,17 @@
     python -m launch.train --config=configs/ct_pyramid_3d.py \
         --config.loss.segmentation_weights_file=lungs.safetensors --workdir=runs/pyramid
 
-`jax_pix2pix/segmenter.py` has the layout of the file.
+`jax_pix2pix/losses/segmenter.py` has the layout of the file.
 """
 
 import os
 
 from absl import flags
 
-from jax_pix2pix import segmenter
+from jax_pix2pix.losses import segmenter
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.workdir import load_run
-from launch import command, remote_workdir
+from jax_pix2pix.runs.workdir import load_run
+from launch.process import command, remote_workdir
 
 FLAGS = flags.FLAGS
 ENDING = ".safetensors"

@@ -12,9 +12,9 @@ import sys
 
 from absl import flags
 
-from jax_pix2pix import goodput
+from jax_pix2pix.logs import goodput
 from jax_pix2pix.errors import WorkdirError
-from launch import command, remote_workdir
+from launch.process import command, remote_workdir
 
 FLAGS = flags.FLAGS
 

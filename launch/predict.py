@@ -25,7 +25,7 @@ mask.* beside mr.*, or is found; a line says which. In 3D, patches that overlap 
 with Gaussian weights.
 
 --reference=ct.nii.gz scores one volume on the CT's own voxels: it prints the protocols of
-jax_pix2pix/evaluation/protocols.py, and writes all scores, of structures, distances and the
+jax_pix2pix/metrics/protocols.py, and writes all scores, of structures, distances and the
 surrogate dose too, beside sct.nii.gz as `launch.evaluate` does: sct.json, sct.csv, sct.html and
 sct.png. A run with config.data.resample resamples MR and mask to the voxels of the reference, as
 its training data was, and writes the synthetic CT on these.
@@ -69,11 +69,12 @@ import os
 from absl import flags
 
 from input_pipeline import storage
-from jax_pix2pix import workdir_files
-from launch import command, predict_checks, remote_workdir
+from jax_pix2pix.runs import workdir_files
+from launch.process import command, remote_workdir
+from jax_pix2pix.inference import checks
 
 FLAGS = flags.FLAGS
-OF_SAMPLES = predict_checks.Sampling._fields
+OF_SAMPLES = checks.Sampling._fields
 
 
 def main():
@@ -121,14 +122,14 @@ def predict(
     if os.path.isdir(workdir_files.scale_directory(workdir, 0)):
         workdir, _ = workdir_files.last_scale(workdir)
     config = workdir_files.read_config(workdir)
-    asked = predict_checks.Asked(source, output, options, mask, reference, sampling or {})
-    kind = predict_checks.check(config, workdir, asked)
+    asked = checks.Asked(source, output, options, mask, reference, sampling or {})
+    kind = checks.check(config, workdir, asked)
     workdir_files.check_trained(workdir)
     # Not above: it imports JAX, which takes longer than all that is refused before.
-    from launch import predict_run
+    from jax_pix2pix.inference import predict
 
-    checkpoint = checkpoint or ("last" if kind == predict_checks.SAMPLES else "best")
-    predict_run.predict(kind, workdir, called or workdir, checkpoint, asked)
+    checkpoint = checkpoint or ("last" if kind == checks.SAMPLES else "best")
+    predict.predict(kind, workdir, called or workdir, checkpoint, asked)
 
 
 def _define_flags():

@@ -15,8 +15,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from input_pipeline.prepare import options_of, prepare
-from input_pipeline.safe_io import DataError
-from launch import command
+from jax_pix2pix.errors import DataError
+from launch.process import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the system's config, file.py[:variant]")
 _SOURCE = flags.DEFINE_string("source", None, "folder of the source files")

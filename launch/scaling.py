@@ -22,9 +22,10 @@ import numpy as np
 from absl import flags
 
 from jax_pix2pix.errors import BenchmarkError, ConfigError
-from jax_pix2pix.workdir import example_batch
-from launch import chips, command, roofline
-from launch.compiled_program import Collective
+from jax_pix2pix.runs.workdir import example_batch
+from launch.estimate import chips, roofline
+from launch.process import command
+from launch.estimate.compiled_program import Collective
 
 _PROGRAMS = flags.DEFINE_list("programs", None, "JSON files of launch.compile", required=True)
 _GLOBAL_BATCH = flags.DEFINE_integer("global_batch", 1024, "of strong scaling", 1)

@@ -24,10 +24,10 @@ from ml_collections import config_flags
 
 from input_pipeline import storage
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.workdir import build_system
-from launch import command, distributed, train_flags  # noqa: F401, for its flags
-from launch.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
-from launch.platforms import PLATFORMS, render
+from jax_pix2pix.runs.workdir import build_system
+from launch.process import command, distributed, train_flags  # noqa: F401, for its flags
+from launch.cluster.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
+from launch.cluster.platforms import PLATFORMS, render
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be submitted")
 _NODES = flags.DEFINE_integer("nodes", 1, "machines, or processes of `local`", 1)

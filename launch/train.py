@@ -10,13 +10,16 @@ from absl import flags
 
 from input_pipeline import order, pipeline, prepared
 from input_pipeline.prepared_files import RECORD
-from jax_pix2pix import device_cache, process_log, pyramid, sharding, workdir, workdir_lock
-from jax_pix2pix.clock import Clock, process_age
+from jax_pix2pix import device_cache, pyramid, sharding
+from jax_pix2pix.logs import process_log
+from jax_pix2pix.runs import workdir, workdir_lock
+from jax_pix2pix.logs.clock import Clock, process_age
 from jax_pix2pix.errors import EXIT_RESTART, WorkdirError
-from jax_pix2pix.first_process import on_first_process
+from jax_pix2pix.runs.first_process import on_first_process
 from jax_pix2pix.fit import fit
-from jax_pix2pix.logbook import Logbook
-from launch import command, distributed, goodput, remote_workdir, trackers, train_flags
+from jax_pix2pix.logs.logbook import Logbook
+from launch.process import command, distributed, remote_workdir, trackers, train_flags
+from launch import goodput
 
 flags.mark_flags_as_required(["config", "workdir"])
 

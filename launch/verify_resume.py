@@ -20,12 +20,14 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from input_pipeline import pipeline, storage
-from jax_pix2pix import pyramid, sharding, workdir
-from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix import pyramid, sharding
+from jax_pix2pix.runs import workdir
+from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError, TrainingError, WorkdirError
-from jax_pix2pix.first_process import on_first_process
-from jax_pix2pix.metrics_log import read_metrics
-from launch import command, distributed, train
+from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.logs.metrics_log import read_metrics
+from launch.process import command, distributed
+from launch import train
 
 FLAGS = flags.FLAGS  # --config and --workdir are those of launch.train
 

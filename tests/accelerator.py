@@ -23,11 +23,12 @@ import numpy as np
 from absl import app, flags
 
 from configs.lidc_mask2ct import get_config
-from jax_pix2pix import sharding, workdir
+from jax_pix2pix import sharding
+from jax_pix2pix.runs import workdir
 from jax_pix2pix.adversarial import create_state, generate, train_step
-from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.fit import fit
-from jax_pix2pix.metrics_log import read_metrics
+from jax_pix2pix.logs.metrics_log import read_metrics
 
 _FILE = flags.DEFINE_string("file", None, "images of the sample", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "of one start, which prints its run's digest")

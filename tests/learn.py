@@ -11,7 +11,7 @@ from absl import app, flags
 from configs.lidc_mask2ct import get_config
 from input_pipeline import pipeline
 from jax_pix2pix.adversarial import create_state, generate, train_step
-from jax_pix2pix.workdir import build_system
+from jax_pix2pix.runs.workdir import build_system
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "data/sample", "prepared sample")
 _SSIM = flags.DEFINE_string("ssim", "dm_pix", "config.loss.ssim")

@@ -10,9 +10,9 @@ import pytest
 
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix import adversarial, fit, sharding
-from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.workdir import abstract_state, build_system
+from jax_pix2pix.runs.workdir import abstract_state, build_system
 from tests.tiny import tiny_config
 
 

@@ -6,10 +6,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from input_pipeline import memory, pipeline
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from jax_pix2pix import device_cache, fit, sharding
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.workdir import abstract_state, build_system
+from jax_pix2pix.runs.workdir import abstract_state, build_system
 from tests import commands
 from tests.tiny import quickstart_data, tiny_config
 

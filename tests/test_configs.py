@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.workdir import build_system, check_sizes
+from jax_pix2pix.runs.workdir import build_system, check_sizes
 from tests.commands import ROOT
 
 LIVER, MRI2CT = ("as_published", "tumour", "quickstart"), ("as_published", "extended", "quickstart")

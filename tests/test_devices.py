@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jax_pix2pix import sharding
 from jax_pix2pix.adversarial import create_state, train_step
-from jax_pix2pix.workdir import build_system, example_batch
+from jax_pix2pix.runs.workdir import build_system, example_batch
 from tests import commands, golden
 from tests.tiny import tiny_config
 

@@ -17,7 +17,7 @@ from jax_pix2pix.adversarial import create_state, generate
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.sharding import make_mesh, state_shardings
-from jax_pix2pix.workdir import build_system, example_batch, load_state
+from jax_pix2pix.runs.workdir import build_system, example_batch, load_state
 from tests import commands
 
 pytestmark = pytest.mark.slow  # they train three scales

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from jax_pix2pix.checkpoint import Checkpoints
-from jax_pix2pix.workdir import abstract_state, build_system, checkpoint_path, claim
+from jax_pix2pix.runs.checkpoint import Checkpoints
+from jax_pix2pix.runs.workdir import abstract_state, build_system, checkpoint_path, claim
 
 STEP = 7
 # For commands: that these checkpoints are of another number of devices is no news.

@@ -15,21 +15,8 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from input_pipeline.samples import (
-    abdomen_ct,
-    brain_templates,
-    chest_ct,
-    chest_volumes,
-    xray_simulated,
-)
-from input_pipeline.samples.sources import (
-    ARCHIVES,
-    NOTICES,
-    MakeError,
-    download,
-    extract,
-    sha256_of,
-)
+from input_pipeline.samples import abdomen_ct, brain_templates, chest_ct, chest_volumes, xray_simulated
+from input_pipeline.samples.sources import ARCHIVES, NOTICES, MakeError, download, extract, sha256_of
 
 SAMPLES = {
     "chest_ct": chest_ct.make,

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from jax_pix2pix.evaluation.otsu import thresholds
+from jax_pix2pix.metrics.otsu import thresholds
 
 TISSUES = 4  # of a head's MR: bone and air, fluid, grey matter and muscle, white matter and fat
 BINS = 256

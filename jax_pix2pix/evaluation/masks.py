@@ -8,11 +8,11 @@ import numpy as np
 
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.evaluation.components import largest_components
-from jax_pix2pix.evaluation.mask_scores import case_scores
-from jax_pix2pix.evaluation.overlap import overlap_counts
+from jax_pix2pix.metrics.components import largest_components
+from jax_pix2pix.metrics.mask_scores import case_scores
+from jax_pix2pix.metrics.overlap import overlap_counts
 from jax_pix2pix.evaluation.slices import check_any_counted, collect
-from jax_pix2pix.segmentation import grouped_scores, masks
+from jax_pix2pix.tasks.segmentation import grouped_scores, masks
 
 THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2).tolist())
 

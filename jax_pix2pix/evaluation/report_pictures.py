@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_pix2pix.evaluation.dose import dvh
+from jax_pix2pix.metrics.dose import dvh
 
 DPI, PANEL_INCHES, BAR_INCHES = 80, 2.3, 0.9
 MARGIN = 4  # pixels shown about the body

@@ -8,15 +8,15 @@ import numpy as np
 
 from jax_pix2pix.adversarial import System
 from jax_pix2pix.errors import ConfigError, chosen
-from jax_pix2pix.gradient_penalties import gradient_penalty
+from jax_pix2pix.losses.gradient_penalties import gradient_penalty
 from jax_pix2pix.intensity import DTYPES, to_network
-from jax_pix2pix.losses import ADVERSARIAL, PROJECTIONS
+from jax_pix2pix.losses.terms import ADVERSARIAL, PROJECTIONS
 from jax_pix2pix.models.pyramid import Pyramid, inside
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.models.scale_net import ScaleDiscriminator, SlabGenerator, VolumeGenerator
 from jax_pix2pix.optimizer import adam, constant_then_tenth
-from jax_pix2pix.segmenter import segmentation_distance
-from jax_pix2pix.task import Task
+from jax_pix2pix.losses.segmenter import segmentation_distance
+from jax_pix2pix.tasks.task import Task
 
 REAL, FAKE, FOOLED = 1.0, 0.0, 0.9  # what D's logits should be, the last as G wants them
 

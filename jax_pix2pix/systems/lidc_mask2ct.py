@@ -1,7 +1,7 @@
 """Lung mask -> CT slice: pix2pix with an adversarial, an L1 and an SSIM loss."""
 
 from jax_pix2pix.intensity import to_network
-from jax_pix2pix.synthesis import synthesis
+from jax_pix2pix.tasks.synthesis import synthesis
 from jax_pix2pix.systems.pix2pix import pix2pix
 
 

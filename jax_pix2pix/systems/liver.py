@@ -1,14 +1,14 @@
 """CT -> liver mask, or several classes, in 2D and 3D: SegAN's critic compares masked images."""
 
 from jax_pix2pix.adversarial import System
-from jax_pix2pix.diff_augment import diff_augment
+from jax_pix2pix.losses.diff_augment import diff_augment
 from jax_pix2pix.errors import ConfigError, chosen
 from jax_pix2pix.intensity import DTYPES, normaliser
-from jax_pix2pix.losses import feature_distance, l1, soft_dice
+from jax_pix2pix.losses.terms import feature_distance, l1, soft_dice
 from jax_pix2pix.models.critic import Critic, foreground
 from jax_pix2pix.models.encoder_decoder import EncoderDecoder
 from jax_pix2pix.optimizer import adam, clipped, constant_then_linear
-from jax_pix2pix.segmentation import segmentation
+from jax_pix2pix.tasks.segmentation import segmentation
 
 
 def build(config):

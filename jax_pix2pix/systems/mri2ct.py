@@ -1,7 +1,7 @@
 """MRI -> synthetic CT, in 2D, 2.5D and 3D: pix2pix with a shallow U-Net, in Hounsfield units."""
 
 from jax_pix2pix.intensity import to_network
-from jax_pix2pix.synthesis import synthesis
+from jax_pix2pix.tasks.synthesis import synthesis
 from jax_pix2pix.systems.pix2pix import pix2pix
 
 

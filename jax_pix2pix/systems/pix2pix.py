@@ -1,10 +1,10 @@
 """What systems of a U-Net and a PatchGAN share (pix2pix, Isola et al., CVPR 2017)."""
 
 from jax_pix2pix.adversarial import System
-from jax_pix2pix.diff_augment import diff_augment
+from jax_pix2pix.losses.diff_augment import diff_augment
 from jax_pix2pix.errors import chosen
 from jax_pix2pix.intensity import DTYPES, normaliser
-from jax_pix2pix.losses import pix2pix_losses
+from jax_pix2pix.losses.terms import pix2pix_losses
 from jax_pix2pix.models.patchgan import PatchGAN
 from jax_pix2pix.models.unet import UNet
 from jax_pix2pix.optimizer import adam, constant_then_linear

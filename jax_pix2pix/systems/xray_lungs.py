@@ -1,6 +1,6 @@
 """Chest X-ray -> lung mask: pix2pix, to one pixel and back, with an adversarial and an L1 loss."""
 
-from jax_pix2pix.segmentation import segmentation
+from jax_pix2pix.tasks.segmentation import segmentation
 from jax_pix2pix.systems.pix2pix import pix2pix
 
 

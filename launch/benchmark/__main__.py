@@ -18,9 +18,9 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jax_pix2pix.benchmark import calls_within, summarise
+from launch.benchmark.measures import calls_within, summarise
 from jax_pix2pix.errors import ConfigError
-from launch import command
+from launch.process import command
 from launch.benchmark import options, report, torch_comparison
 from launch.benchmark.processes import Worker
 

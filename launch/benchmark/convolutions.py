@@ -26,20 +26,13 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from jax_pix2pix import benchmark, sharding
+from launch.benchmark import measures
+from jax_pix2pix import sharding
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.models.convolution_maps import Geometry
-from launch import command
+from launch.process import command
 from launch.benchmark import options, report, torch_comparison, volume
-from launch.benchmark.convolutions_jax import (
-    OPERANDS,
-    TOLERANCE,
-    Layer,
-    agrees,
-    applicable,
-    forms,
-    layers,
-)
+from launch.benchmark.convolutions_jax import OPERANDS, TOLERANCE, Layer, agrees, applicable, forms, layers
 from launch.benchmark.processes import Worker
 
 FLAGS = flags.FLAGS
@@ -64,7 +57,7 @@ def main():
         options.claim(FLAGS.output)
     device = jax.devices()[0]
     peer = _peer(device)
-    peak = benchmark.matmul_peak(sharding.make_mesh(1, 1, 1), config.dtype)
+    peak = measures.matmul_peak(sharding.make_mesh(1, 1, 1), config.dtype)
     record = {
         "command": ["python", "-m", "launch.benchmark.convolutions", *sys.argv[1:]],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -106,7 +99,7 @@ def _peer(device):
         return None
     from launch.benchmark.torch_settings import configure
 
-    configure(benchmark.rounds_to_tf32(device))
+    configure(measures.rounds_to_tf32(device))
     return torch_comparison.DEVICES[device.platform]
 
 
@@ -121,7 +114,7 @@ def measure(layer, batch_size, dtype, device, peer):
     shape = f"{small} -> {large} transposed" if g.transposed else f"{large} -> {small}"
     print(f"\n{layer.name}: batch {batch_size}, {shape}, k{g.kernel} s{g.stride} p{g.padding}")
     native = forms("convolve", g, device.platform)["native"]
-    flops = benchmark.convolution_flops(native, arrays["large"], arrays["w"])  # of any map
+    flops = measures.convolution_flops(native, arrays["large"], arrays["w"])  # of any map
     maps = {}
     for operation, names in OPERANDS.items():
         given = [arrays[name] for name in names]
@@ -179,7 +172,7 @@ def summarise(times, choice, flops):
     ours = {name: median for name, median in medians.items() if not name.startswith("torch ")}
     fastest = min(ours, key=lambda name: ours[name])
     return {
-        "seconds": {name: benchmark.summarise(seconds) for name, seconds in times.items()},
+        "seconds": {name: measures.summarise(seconds) for name, seconds in times.items()},
         "flops_per_second": {name: flops / median for name, median in medians.items()},
         "choice": choice,
         "fastest": fastest,
@@ -213,7 +206,7 @@ def volume_step(size, device, peer):
         trials = {}
         for layout in ("contiguous", "channels_last") if peer else ():
             worker = stack.enter_context(Worker("launch.benchmark.convolutions_torch"))
-            tf32 = benchmark.rounds_to_tf32(device)
+            tf32 = measures.rounds_to_tf32(device)
             facts = worker.ask("build", size=size, layout=layout, device=peer, tf32=tf32)
             if not np.allclose(facts["digest"], build["digest"], rtol=TOLERANCE):
                 raise BenchmarkError("PyTorch's 3D generator has another loss or gradient")
@@ -238,7 +231,7 @@ def volume_step(size, device, peer):
 
 
 def _count(trial_seconds):
-    return max(3, benchmark.calls_within(FLAGS.seconds, trial_seconds))
+    return max(3, measures.calls_within(FLAGS.seconds, trial_seconds))
 
 
 def _define_flags():

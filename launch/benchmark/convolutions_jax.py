@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_pix2pix import workdir
+from jax_pix2pix.runs import workdir
 from jax_pix2pix.errors import BenchmarkError
 from jax_pix2pix.models import convolution_maps as maps
 from jax_pix2pix.models.activation import leaky_relu

@@ -33,10 +33,10 @@ from PIL import Image
 
 from input_pipeline import order, pipeline, prepared
 from input_pipeline.prepare import options_of, prepare
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix import device_cache
-from launch import command
+from launch.process import command
 from launch.benchmark import meter, options, report
 
 FLAGS = flags.FLAGS

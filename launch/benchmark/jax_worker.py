@@ -9,7 +9,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from jax_pix2pix import benchmark, device_cache, sharding, workdir
+from launch.benchmark import measures
+from jax_pix2pix import device_cache, sharding
+from jax_pix2pix.runs import workdir
 from jax_pix2pix.adversarial import TrainState
 from jax_pix2pix.fit import initial_state, lower_step
 from jax_pix2pix.memory import release_freed
@@ -35,7 +37,7 @@ class Measurements:
         if real_input:
             self._open_input()
         self.system = workdir.build_system(self.config)
-        self.compiled, compile_seconds = benchmark.timed_compile(self._lower, cache_dir)
+        self.compiled, compile_seconds = measures.timed_compile(self._lower, cache_dir)
         release_freed()  # as training does
         abstract = workdir.abstract_state(self.system, self.config)
         shardings = sharding.state_shardings(self.mesh, abstract)
@@ -50,13 +52,13 @@ class Measurements:
             "platform": device.platform,
             "device_kind": device.device_kind,
             "devices": self.mesh.size,
-            "tf32": benchmark.rounds_to_tf32(device),
+            "tf32": measures.rounds_to_tf32(device),
             "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
             | {"python": platform.python_version()},
             "compile_seconds": compile_seconds,
             "trial_step_seconds": (time.perf_counter() - start) / steps_per_call,
-            "flops_analytic": benchmark.step_flops(self.system, self.config),
-            "xla": benchmark.xla_cost(self.compiled, self.mesh.size),
+            "flops_analytic": measures.step_flops(self.system, self.config),
+            "xla": measures.xla_cost(self.compiled, self.mesh.size),
         }
 
     def _lower(self):
@@ -68,7 +70,7 @@ class Measurements:
 
     def compile_again(self, cache_dir):
         """Seconds until the step is there once more, in the cache_dir of ``build``."""
-        return benchmark.timed_compile(self._lower, cache_dir)[1]
+        return measures.timed_compile(self._lower, cache_dir)[1]
 
     def _open_input(self):
         """As launch.train does, without end."""
@@ -178,14 +180,14 @@ class Measurements:
 
     def memory(self):
         """Before ``compile_again`` and ``peaks``, which take memory of their own."""
-        if (peak := benchmark.device_memory_peak(self.mesh.local_devices)) is not None:
+        if (peak := measures.device_memory_peak(self.mesh.local_devices)) is not None:
             return {"bytes": peak, "of": "device"}
         return {"bytes": peak_resident_bytes(), "of": "process"}
 
     def peaks(self):
         return {
-            "matmul_flops_per_second": benchmark.matmul_peak(self.mesh, self.config.dtype),
-            "copy_bytes_per_second": benchmark.copy_peak(self.mesh),
+            "matmul_flops_per_second": measures.matmul_peak(self.mesh, self.config.dtype),
+            "copy_bytes_per_second": measures.copy_peak(self.mesh),
         }
 
     def profile(self, directory, count):

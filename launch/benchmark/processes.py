@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.errors import BenchmarkError, ConfigError
-from launch import garbage
+from launch.process import gc_tuning
 
 
 class Worker:
@@ -79,7 +79,7 @@ class Worker:
 
 def serve(handlers):
     """Answers requests on standard input until it ends; {name: function(**arguments)}."""
-    garbage.leave_imports_alone()  # as commands do: what is measured is what they do
+    gc_tuning.leave_imports_alone()  # as commands do: what is measured is what they do
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     for line in sys.stdin:

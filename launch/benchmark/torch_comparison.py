@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_pix2pix.benchmark import calls_within
+from launch.benchmark.measures import calls_within
 from jax_pix2pix.errors import BenchmarkError
 from launch.benchmark.processes import Worker
 

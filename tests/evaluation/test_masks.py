@@ -7,8 +7,8 @@ from sklearn.metrics import f1_score
 
 from configs.liver import get_config
 from jax_pix2pix.evaluation.masks import score_patients
-from jax_pix2pix.evaluation.surface_distance import surface_distances
-from jax_pix2pix.segmentation import segmentation
+from jax_pix2pix.metrics.surface_distance import surface_distances
+from jax_pix2pix.tasks.segmentation import segmentation
 
 SPACING = (3.0, 2.0, 1.5)
 # A ball of radius 6 in the plane, and the same two columns to the right.

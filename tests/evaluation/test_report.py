@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from jax_pix2pix.evaluation import report, report_pictures
-from jax_pix2pix.evaluation.dose import dosimetry, dvh
-from jax_pix2pix.evaluation.mask_scores import over_cases
+from jax_pix2pix.metrics.dose import dosimetry, dvh
+from jax_pix2pix.metrics.mask_scores import over_cases
 
 SCORES = {name: 1.0 for name in report.HEADLINE} | {"air.hd95_mm": np.nan}
 

@@ -4,7 +4,8 @@ import jax
 from absl import flags
 
 from input_pipeline import pipeline
-from launch import command, train
+from launch.process import command
+from launch import train
 
 _AT = flags.DEFINE_integer("fail_at", 0, "the step whose batch the last process cannot read")
 

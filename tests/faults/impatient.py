@@ -3,7 +3,8 @@
 from absl import flags
 
 from input_pipeline import storage
-from launch import command, remote_workdir, train
+from launch.process import command, remote_workdir
+from launch import train
 
 _WAIT = flags.DEFINE_float("wait_seconds", storage.WAIT_SECONDS, "for a store, at first")
 _FINISH = flags.DEFINE_float("finish_seconds", remote_workdir.FINISH_SECONDS, "at the end")

@@ -8,7 +8,8 @@ from absl import flags
 
 from input_pipeline import pipeline
 from jax_pix2pix.systems import SYSTEMS
-from launch import command, train
+from launch.process import command
+from launch import train
 
 MARK = 255  # a source that is this everywhere is bad
 

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from jax_pix2pix.process_log import log_path
-from jax_pix2pix.workdir import load_state
+from jax_pix2pix.logs.process_log import log_path
+from jax_pix2pix.runs.workdir import load_state
 from tests import commands
 
 # Processes and devices of each. Two of two come upon all that one does, and more; where one's

@@ -11,7 +11,7 @@ import pytest
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.pyramid import scale_directory
-from jax_pix2pix.workdir import CHANGEABLE, check_changeable, claim, load_state, read_config
+from jax_pix2pix.runs.workdir import CHANGEABLE, check_changeable, claim, load_state, read_config
 from launch.train import train
 from tests import commands
 

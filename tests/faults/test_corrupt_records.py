@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from input_pipeline import builder, pipeline, prepared, prepared_files
+from input_pipeline.preparation import builder
+from input_pipeline import pipeline, prepared, prepared_files
 from input_pipeline.prepare import prepare
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.slices import collect

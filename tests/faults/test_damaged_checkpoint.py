@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_pix2pix import file_digests
-from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.runs import file_digests
+from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.errors import WorkdirError
 from tests import commands
 from tests.faults import runs

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from jax_pix2pix.clock import Clock
-from jax_pix2pix.logbook import Logbook
+from jax_pix2pix.logs.clock import Clock
+from jax_pix2pix.logs.logbook import Logbook
 from tests import commands
 from tests.faults import runs
 

@@ -20,17 +20,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from input_pipeline import prepared_files, safe_io
+from input_pipeline import prepared_files
+from jax_pix2pix.imaging import safe_io
 from input_pipeline.prepare import prepare
-from input_pipeline.raw import volume_file
-from input_pipeline.raw.dicom import read_series
-from input_pipeline.raw.voxels import MAX_BYTES
-from input_pipeline.tables import read_table
-from jax_pix2pix import perceptual, segmenter
+from jax_pix2pix.imaging import volume_file
+from jax_pix2pix.imaging.formats.dicom import read_series
+from jax_pix2pix.imaging.formats.voxels import MAX_BYTES
+from input_pipeline.preparation.tables import read_table
+from jax_pix2pix.losses import perceptual, segmenter
 from jax_pix2pix.errors import ConfigError
 from tests.input_pipeline.conftest import OPTIONS, write_slice
-from tests.input_pipeline.raw.test_dicom import ORIGIN, STEP
-from tests.input_pipeline.raw.test_dicom import write_slice as write_dicom
+from tests.imaging.test_dicom import ORIGIN, STEP
+from tests.imaging.test_dicom import write_slice as write_dicom
 from tests.input_pipeline.volumes import save
 
 RNG = np.random.default_rng(0)

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from jax_pix2pix.clock import Clock, process_age
+from jax_pix2pix.logs.clock import Clock, process_age
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.goodput import COLUMNS, of_workdir, restart_cost, summarise, table
-from jax_pix2pix.logbook import Logbook
+from jax_pix2pix.logs.goodput import COLUMNS, of_workdir, restart_cost, summarise, table
+from jax_pix2pix.logs.logbook import Logbook
 from tests import commands
 
 STEPS = 51  # 3 epochs of 17

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorstore
 
-from jax_pix2pix import file_digests
-from jax_pix2pix.checkpoint import Checkpoints
+from jax_pix2pix.runs import file_digests
+from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.errors import WorkdirError
 
 STATE = {"params": {"kernel": np.arange(100, dtype=np.float32)}}

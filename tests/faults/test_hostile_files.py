@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from input_pipeline import safe_io
-from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
-from input_pipeline.luna16.layouts import find_series
-from input_pipeline.mri_ct.layouts import find_pairs
-from input_pipeline.raw import volume_file
-from input_pipeline.raw.dicom import read_series
-from input_pipeline.safe_io import DataError
-from input_pipeline.source_folder import SourceFolder
-from input_pipeline.tables import read_table
-from input_pipeline.xray_lungs.layouts import find_xrays
-from jax_pix2pix import perceptual, segmenter
+from jax_pix2pix.imaging import safe_io
+from input_pipeline.datasets.lidc_masks import lidc_masks_dataset_builder as lidc_masks
+from input_pipeline.datasets.luna16.layouts import find_series
+from input_pipeline.datasets.mri_ct.layouts import find_pairs
+from jax_pix2pix.imaging import volume_file
+from jax_pix2pix.imaging.formats.dicom import read_series
+from jax_pix2pix.errors import DataError
+from input_pipeline.preparation.source_folder import SourceFolder
+from input_pipeline.preparation.tables import read_table
+from input_pipeline.datasets.xray_lungs.layouts import find_xrays
+from jax_pix2pix.losses import perceptual, segmenter
 from jax_pix2pix.errors import ConfigError
 from tests import commands
 from tests.input_pipeline.conftest import write_slice
-from tests.input_pipeline.raw.test_dicom import ORIGIN, STEP
-from tests.input_pipeline.raw.test_dicom import write_slice as write_dicom
+from tests.imaging.test_dicom import ORIGIN, STEP
+from tests.imaging.test_dicom import write_slice as write_dicom
 from tests.input_pipeline.volumes import save
 
 MIB = 2**20

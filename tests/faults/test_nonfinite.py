@@ -11,7 +11,7 @@ import pytest
 
 from jax_pix2pix import sharding
 from jax_pix2pix.adversarial import SPIKE_WINDOW, Network, _descend, create_state, train_step
-from jax_pix2pix.workdir import build_system, example_batch
+from jax_pix2pix.runs.workdir import build_system, example_batch
 from tests import commands
 from tests.faults import poisoned, runs
 from tests.tiny import tiny_config

@@ -7,7 +7,7 @@ import signal
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from jax_pix2pix.metrics_log import points, read_metrics
+from jax_pix2pix.logs.metrics_log import points, read_metrics
 from tests import commands, mlflow_store, wandb_files
 from tests.faults import runs
 

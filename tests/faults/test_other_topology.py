@@ -12,7 +12,7 @@ import pytest
 
 from input_pipeline import order
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.workdir import claim, read_config
+from jax_pix2pix.runs.workdir import claim, read_config
 from tests import commands
 from tests.faults import runs
 

@@ -10,7 +10,8 @@ import jax
 
 from input_pipeline import pipeline
 from jax_pix2pix import fit
-from launch import command, verify_resume
+from launch.process import command
+from launch import verify_resume
 
 
 def order():

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_pix2pix.adversarial import create_state, train_step
-from jax_pix2pix.workdir import build_system, example_batch
+from jax_pix2pix.runs.workdir import build_system, example_batch
 
 STEPS = 20
 TOLERANCE = 1e-6  # relative

@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from input_pipeline import builder, pipeline, prepared
+from input_pipeline.preparation import builder
+from input_pipeline import pipeline, prepared
 from input_pipeline.example_slices import with_neighbours
 from input_pipeline.prepare import prepare
 from input_pipeline.prepared_files import Example
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from tests.input_pipeline.conftest import OPTIONS, data_config, read_split, write_slice
 
 

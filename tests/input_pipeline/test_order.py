@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.order import global_indices, steps_per_epoch
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
 
 

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from input_pipeline import builder, pipeline, prepared
+from input_pipeline.preparation import builder
+from input_pipeline import pipeline, prepared
 from input_pipeline.prepare import prepare
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
 from tests import commands
 from tests.input_pipeline.conftest import OPTIONS, data_config, read_split, write_slice

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from input_pipeline import pipeline, prepared, prepared_files
 from input_pipeline.prepare import prepare
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 from tests.input_pipeline.conftest import OPTIONS, data_config, write_slice
 
 DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"

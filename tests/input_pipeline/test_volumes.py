@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from configs.liver import get_config
 from input_pipeline import pipeline, prepared
-from input_pipeline.safe_io import DataError
+from jax_pix2pix.errors import DataError
 
 DEPTH = 5
 

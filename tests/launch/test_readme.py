@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from launch.platforms import PLATFORMS
+from launch.cluster.platforms import PLATFORMS
 from tests.commands import ROOT, submit
 
 READMES = sorted((ROOT / "launch").rglob("README.md"))
@@ -98,7 +98,7 @@ def test_other_commands_are_known(tmp_path):
             assert (ROOT / f"{module.replace('.', '/')}.py").exists(), where
         if program == "docker" and arguments[:1] == ["build"] and arguments[1:]:
             assert arguments[-1] == "." and (ROOT / arguments[arguments.index("-f") + 1]).is_file()
-    assert {"launch/tpu_vm/logs.sh", "docker", "kubectl", "gcloud", "sky"} <= seen
+    assert {"launch/cluster/tpu_vm/logs.sh", "docker", "kubectl", "gcloud", "sky"} <= seen
 
 
 @pytest.mark.parametrize("program", sorted(PARSERS))

@@ -9,7 +9,7 @@ import pytest
 
 from configs.liver import get_config
 from jax_pix2pix import adversarial
-from jax_pix2pix.workdir import build_system
+from jax_pix2pix.runs.workdir import build_system
 
 
 def _liver(variant="", **fields):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jax_pix2pix.models.conv import Conv, ConvTranspose
 from jax_pix2pix.models.instance_norm import instance_norm
 from jax_pix2pix.models.norm import Norm
-from tests.parity import channels_last, to_torch
+from tests.oracle.parity import channels_last, to_torch
 
 SHAPES = [(3, 6, 10, 4), (2, 4, 6, 5, 3)]
 SLOPES = [1.0, 0.2, 0.0]

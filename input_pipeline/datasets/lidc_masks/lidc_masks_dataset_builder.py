@@ -1,0 +1,162 @@
+"""TFDS builder of LIDC-IDRI CT slices with lung and nodule masks.
+
+Source folder, of any size:
+
+    {train,test}/{with_nodules,clean}/LIDC-IDRI-0001_slice_0042.png           CT, 8-bit grey
+    {train,test}/{with_nodules,clean}/LIDC-IDRI-0001_combined_mask_0042.npy   0, lung 1, nodule 2
+    {train,test}/{with_nodules,clean}/LIDC-IDRI-0001_lung_mask_0042.npy       0, lung 1
+
+Of a slice with both masks, the combined one is used. Masks may be .png as well. A third folder,
+val/, is the validation split; without it whole patients of train/ are held out. Hidden files, and
+whatever else lies beside these folders, are passed over.
+
+Slices become stored_size x stored_size: the CT bilinearly, the mask by `mask_resize`. A slice that
+is not square is stretched, as the published system does.
+"""
+
+import dataclasses
+import itertools
+import re
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from input_pipeline.preparation import builder
+from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.preparation.patients import ONE_PATIENT, check_one_split_each, split_by_patient
+from jax_pix2pix.imaging.safe_io import check_same_size, read_grey_png, read_mask
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.slices import resize, stored_mask
+from input_pipeline.preparation.source_folder import SourceFolder
+
+CLASSES = ("with_nodules", "clean")
+SALT = "lidc_masks"
+NAME = re.compile(
+    r"(?P<patient>\w[\w.-]*?)_((?P<slice>slice)|(?P<mask>combined|lung)_mask)_(?P<index>\d+)"
+    r"\.(?(mask)(npy|png)|png)"
+)
+
+
+class Slice(NamedTuple):
+    patient: str
+    slice_index: int
+    label: str  # one of CLASSES
+    file_name: str  # of the CT, relative to the source folder
+    mask_name: str
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Config(builder.Config):
+    mask_resize: str = "nearest"  # classes stay classes; "bilinear", antialiased, as published
+    mask_values: tuple = (0, 1, 2)  # on disk, of class 0, 1, ...
+    validation_fraction: float = 0.1  # of the patients of train/, where there is no val/
+
+    def __post_init__(self):
+        super().__post_init__()
+        values = self.mask_values
+        if self.mask_resize not in ("nearest", "bilinear"):
+            raise DataError(f'mask_resize is "{self.mask_resize}": use nearest or bilinear')
+        if len(set(values)) != len(values) or len(values) < 2 or not set(values) <= set(range(256)):
+            raise DataError(f"mask_values is {values}: use two or more distinct values in 0 to 255")
+        self.check_fractions("validation_fraction")
+
+
+class Builder(builder.Builder):
+    """DatasetBuilder of lidc_masks; `input_pipeline.prepare` runs it."""
+
+    description = "CT slices of the chest with masks of lungs and nodules."
+    arrays: ClassVar = {
+        "image": Pixels(np.uint8, "CT"),
+        "mask": Pixels(np.uint8, "254 * class / (classes - 1), so x / 127 - 1 is in [-1, 1]"),
+    }
+
+    def read(self, source, group):
+        (item,) = group
+        config = self.builder_config
+        image = read_grey_png(source / item.file_name)
+        mask_path = source / item.mask_name
+        mask = read_mask(mask_path)
+        check_same_size(image, source / item.file_name, mask, mask_path)
+        return [
+            {
+                "image": resize(image, config.stored_size, "bilinear")[..., None],
+                "mask": stored_mask(
+                    mask, mask_path, config.mask_values, config.stored_size, config.mask_resize
+                ),
+                "spacing_mm": (0.0, 0.0, 0.0),
+            }
+        ]
+
+
+def find(source, config):
+    """Lists and pairs the files of a source folder, and splits them. Decodes nothing.
+
+    Returns:
+        Found, with items of Slice.
+
+    Raises:
+        DataError: a file is misnamed, unpaired, empty or a link to elsewhere; a patient is in two
+            splits; or a split is empty.
+    """
+    folder = SourceFolder(source)
+    splits = {}
+    for split in ("train", "val", "test"):
+        path = folder.root / split
+        if split == "val" and not path.exists():
+            continue
+        if not path.is_dir():
+            raise DataError(f"{path} is not a folder: --source must hold train/ and test/")
+        splits[split] = []
+        for entry in folder.entries(path):
+            if entry.name not in CLASSES or not entry.is_dir():
+                raise DataError(f"{entry.path} is none of {'/, '.join(CLASSES)}/: move it away")
+            splits[split] += _pairs(folder, entry)
+        if not splits[split]:
+            raise DataError(f"{path} holds no slices: add some")
+        splits[split].sort(key=lambda item: item[:4])
+        for one, other in itertools.pairwise(splits[split]):
+            if one[:2] == other[:2]:
+                raise DataError(
+                    f"{folder.root / other.file_name} and {folder.root / one.file_name} are the "
+                    "same slice: remove one"
+                )
+    check_one_split_each(splits, folder.root)
+    notes = ["validation from val/"]
+    if "val" not in splits:
+        splits["train"], splits["val"], by_patient = split_by_patient(
+            splits["train"], config.validation_fraction, SALT
+        )
+        notes = ["validation from patients of train/"]
+        if not by_patient:
+            notes = ["validation from slices of the one patient of train/", ONE_PATIENT]
+    splits = {"train": splits["train"], "validation": splits["val"], "test": splits["test"]}
+    return Found(splits, folder.fingerprint, notes)
+
+
+def _pairs(folder, class_folder):
+    """The slices of one class, each with its mask."""
+    slices, masks = {}, {"lung": {}, "combined": {}}
+    for entry in folder.entries(class_folder.path):
+        match = NAME.fullmatch(entry.name)
+        if not match:
+            raise DataError(
+                f"{entry.path} does not follow PATIENT_slice_0001.png, PATIENT_lung_mask_0001.npy "
+                "or PATIENT_combined_mask_0001.npy: rename or remove it"
+            )
+        name = folder.add(entry)
+        table = masks[match["mask"]] if match["mask"] else slices
+        key = match["patient"], int(match["index"])
+        if key in table:
+            raise DataError(f"{entry.path} and {folder.root / table[key]} are the same: remove one")
+        table[key] = name
+    masks = masks["lung"] | masks["combined"]
+    unpaired = slices.keys() ^ masks.keys()
+    if unpaired:
+        key = min(unpaired)
+        missing = "mask" if key in slices else "slice"
+        path = folder.root / (slices | masks)[key]
+        raise DataError(f"{path} has no {missing} beside it: add the {missing} or remove the file")
+    return [
+        Slice(patient, index, class_folder.name, slices[patient, index], masks[patient, index])
+        for patient, index in slices
+    ]

@@ -1,0 +1,193 @@
+"""TFDS builder of abdominal CT volumes with labels of liver and tumour.
+
+Source folder, in one of two layouts, at any depth:
+
+    volume-3.nii, segmentation-3.nii                      LiTS; .nii.gz as well
+    imagesTr/liver_3.nii.gz, labelsTr/liver_3.nii.gz      Medical Segmentation Decathlon, task 3
+
+Labels are 0 outside, 1 liver and 2 tumour. Hidden files, and files of other names, are passed over.
+
+Every slice is stored, from the feet up, as a radiological picture: the CT as int16 Hounsfield
+units, the labels as they are. A plane that is not square is padded with air, centred; then it
+becomes stored_size x stored_size, the CT antialiased and the labels to nearest.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from input_pipeline.preparation import builder
+from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.preparation.patients import split_three_ways
+from jax_pix2pix.imaging.planes import stored_image, stored_labels, stored_spacing_mm
+from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_labels
+from jax_pix2pix.errors import DataError
+from input_pipeline.preparation.source_folder import SourceFolder
+
+TUMOUR = 2  # 1 is liver
+SALT = "liver_ct"
+LAYOUTS = {  # of a file and the folder that it is in
+    "LiTS": re.compile(r"[^/]*/((?P<labels>segmentation)|volume)-(?P<number>\d+)\.nii(\.gz)?"),
+    "MSD": re.compile(r"((?P<labels>labels)|images)Tr/liver_(?P<number>\d+)\.nii(\.gz)?"),
+}
+OBLIQUE_DEGREES = 1.0  # more than this is told
+
+
+class Plane(NamedTuple):
+    patient: str  # volume-3 or liver_3
+    slice_index: int  # from the feet
+    label: str  # "": the class is known when the labels are decoded
+    file_name: str  # of the CT volume, relative to the source folder
+    mask_name: str
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Config(builder.Config):
+    stored_size: int = 160
+    test_fraction: float = 0.15  # of the volumes
+    validation_fraction: float = 0.1  # of the volumes that are left
+    split_by: str = "volume"  # or "slice", as published: every volume is then in every split
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_fractions("test_fraction", "validation_fraction")
+        if self.split_by not in ("volume", "slice"):
+            raise DataError(f'split_by is "{self.split_by}": use volume or slice')
+
+
+class Builder(builder.Builder):
+    """DatasetBuilder of liver_ct; `input_pipeline.prepare` runs it.
+
+    A thread holds one volume at a time, and of that the CT or the labels.
+    """
+
+    description = "Abdominal CT slices with labels of liver and tumour."
+    arrays: ClassVar = {
+        "image": Pixels(np.int16, "CT in Hounsfield units"),
+        "mask": Pixels(np.uint8, "0 outside, 1 liver, 2 tumour"),
+    }
+
+    def read(self, source, group):
+        labels = self._labels(source, group)
+        images, spacing_mm = self._images(source, group)
+        return [
+            {
+                "image": image[..., None],
+                "mask": label[..., None],
+                "spacing_mm": spacing_mm,
+                "class": _class(label),
+            }
+            for image, label in zip(images, labels, strict=True)
+        ]
+
+    def _images(self, source, group):
+        volume = read_ct(source / group[0].file_name)
+        size, shape = self.builder_config.stored_size, volume.values.shape[1:]
+        images = [stored_image(volume.values[plane.slice_index], size) for plane in group]
+        return images, stored_spacing_mm(volume.spacing_mm, shape, size)
+
+    def _labels(self, source, group):
+        path = source / group[0].mask_name
+        volume = read_labels(path)
+        if volume.values.max() > TUMOUR:
+            raise DataError(
+                f"{path} holds the label {volume.values.max()}: use 0 outside, 1 for liver and "
+                f"{TUMOUR} for tumour"
+            )
+        size = self.builder_config.stored_size
+        return [stored_labels(volume.values[plane.slice_index], size) for plane in group]
+
+
+def _class(labels):
+    """Of a slice as it is stored, since a few pixels may have been lost to nearest."""
+    if (labels == TUMOUR).any():
+        return "tumour"
+    return "liver" if labels.any() else "empty"
+
+
+def find(source, config):
+    """Lists and pairs the volumes of a source folder, and splits them. Reads headers only.
+
+    Returns:
+        Found, with items of Plane.
+
+    Raises:
+        DataError: there are no volumes, or of both layouts; a file is there twice, unpaired, empty
+            or a link to elsewhere; a header cannot be used; or labels lie on other voxels than
+            their image.
+    """
+    folder = SourceFolder(source)
+    planes, oblique = [], []
+    for patient, image, labels in _pairs(folder):
+        geometry = read_geometry(folder.root / image)
+        geometry.check_same_grid(
+            folder.root / image, read_geometry(folder.root / labels), folder.root / labels
+        )
+        planes += [Plane(patient, index, "", image, labels) for index in range(geometry.shape[0])]
+        if geometry.tilt_degrees > OBLIQUE_DEGREES:
+            oblique.append(f"{patient} ({geometry.tilt_degrees:.0f} degrees)")
+    splits, notes = _split(planes, config)
+    if oblique:
+        notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
+    return Found(splits, folder.fingerprint, notes)
+
+
+def _split(planes, config):
+    fractions = config.test_fraction, config.validation_fraction
+    if config.split_by == "volume":
+        return split_three_ways(planes, *fractions, SALT)
+    # Each slice as if it were a patient.
+    apart = {
+        plane._replace(patient=f"{plane.patient}/{plane.slice_index}"): plane for plane in planes
+    }
+    splits, _ = split_three_ways(list(apart), *fractions, SALT)
+    splits = {split: [apart[plane] for plane in chosen] for split, chosen in splits.items()}
+    return splits, [
+        "warning: splits by slice, as published: neighbours of a test slice are trained on, so "
+        "that its scores are no evidence of generalisation"
+    ]
+
+
+def _pairs(folder):
+    """(patient, name of the CT, name of its labels) of all volumes, by number."""
+    images, labels = {}, {}
+    for layout, match, name in _files(folder, folder.root):
+        table = labels if match["labels"] else images
+        key = layout, int(match["number"])
+        if key in table:
+            raise DataError(
+                f"{folder.root / name} and {folder.root / table[key]} are the same volume: remove "
+                "one"
+            )
+        table[key] = name
+    if not images and not labels:
+        raise DataError(
+            f"{folder.root} holds neither volume-N.nii and segmentation-N.nii nor imagesTr/ and "
+            "labelsTr/ with liver_N.nii.gz: --source must hold LiTS or task 3 of the MSD"
+        )
+    for key in sorted(images.keys() ^ labels.keys()):
+        missing = "labels" if key in images else "image"
+        path = folder.root / (images | labels)[key]
+        raise DataError(f"{path} has no {missing} of its number: add them or remove the file")
+    if len({layout for layout, _ in images}) > 1:
+        raise DataError(
+            f"{folder.root} holds LiTS and task 3 of the MSD, which are the same patients: keep one"
+        )
+    return [
+        (Path(images[key]).name.partition(".nii")[0], images[key], labels[key])
+        for key in sorted(images)
+    ]
+
+
+def _files(folder, path):
+    """(layout, match of its name, name below the root) of the volumes in a folder and below it."""
+    for entry in folder.entries(path):
+        if entry.is_dir(follow_symlinks=False):  # what a link leads to is found where it is
+            yield from _files(folder, entry.path)
+        for layout, pattern in LAYOUTS.items():
+            match = pattern.fullmatch(f"{Path(path).name}/{entry.name}")
+            if match:
+                yield layout, match, folder.add(entry)

@@ -1,0 +1,182 @@
+"""How volumes lie in LUNA16, or in any folder, and which of them are held out. No TensorFlow.
+
+    subset0/ ... subset9/           volumes of any format of `raw.volume_file`, at any depth; the
+                                    number decides the split
+    seg-lungs-LUNA16/               lung masks of the same names
+    patients.csv                    columns seriesuid, patient: series of one patient stay together
+
+Volumes in no subset are allowed. The series is the file's name without its ending.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from input_pipeline.preparation.patients import check_spelling, split_by_patient
+from jax_pix2pix.imaging.volume_file import ENDINGS, without_ending
+from jax_pix2pix.errors import DataError
+from input_pipeline.preparation.tables import read_table
+
+MASKS = "seg-lungs-LUNA16"
+TABLE = "patients.csv"
+SUBSET = re.compile(r"subset(\d+)", re.IGNORECASE)
+SALT = "luna16"
+SPLITS = ("train", "validation", "test")  # a patient of several goes to the last of them
+
+
+class Series(NamedTuple):
+    """A volume. Names are relative to the source folder."""
+
+    patient: str
+    name: str
+    file_name: str
+    subset: int | None
+    mask_name: str  # "": there is none
+
+
+def find_series(folder, with_masks):
+    """Lists the volumes of a SourceFolder, by name; masks count with `with_masks` only.
+
+    Raises:
+        DataError: there are none; a series or its mask is there twice, or has no mask; a file is
+            empty or a link to elsewhere; or the table is wrong.
+    """
+    volumes, masks = {}, {}
+    for entry, parents in _files(folder, folder.root):
+        is_mask = MASKS.lower() in map(str.lower, parents)
+        if is_mask and not with_masks:
+            continue
+        table, name = masks if is_mask else volumes, without_ending(entry.name)
+        if name in table:
+            raise DataError(
+                f"{entry.path} and {folder.root / table[name][0]} are the same series: remove one"
+            )
+        table[name] = folder.add_volume(entry), parents
+    if not volumes:
+        raise DataError(
+            f"{folder.root} holds no volume ({', '.join(ENDINGS)}): --source must hold LUNA16's "
+            "subset0 to subset9, or other chest CT"
+        )
+    if with_masks and (missing := sorted(volumes.keys() - masks.keys())):
+        raise DataError(
+            f"{folder.root / volumes[missing[0]][0]} has no lung mask: add {MASKS}/{missing[0]}.mhd"
+        )
+    patients = _patients(folder, volumes)
+    return [
+        Series(patients[name], name, path, _subset(parents), masks.get(name, ("",))[0])
+        for name, (path, parents) in sorted(volumes.items())
+    ]
+
+
+def split(series, config, root):
+    """Splits by subset, and by patient where there is none.
+
+    Args:
+        series: list of Series.
+        config: the data set's Config.
+
+    Returns:
+        ({split: list of Series}, notes for the user).
+
+    Raises:
+        DataError: none is left to train on, or two patients differ in case only.
+    """
+    check_spelling(series)
+    splits_of = {}  # patient: numbers of SPLITS
+    of_subset = dict.fromkeys(config.validation_subsets, 1) | dict.fromkeys(config.test_subsets, 2)
+    for one in series:
+        if one.subset is not None:
+            splits_of.setdefault(one.patient, set()).add(of_subset.get(one.subset, 0))
+    notes = []
+    if splits_of:
+        notes.append(
+            f"test from subsets {_list(config.test_subsets)}, validation from subsets "
+            f"{_list(config.validation_subsets)}"
+        )
+    if several := sorted(patient for patient, numbers in splits_of.items() if len(numbers) > 1):
+        notes.append(
+            f"in subsets of several splits, taken to the one held out: {', '.join(several)}"
+        )
+    chosen = {patient: max(numbers) for patient, numbers in splits_of.items()}
+    free = [Patient(one.patient) for one in series if one.patient not in chosen]
+    if free:
+        notes.append(f'patients in no subset by sha256("{SALT}" + patient)')
+        free, test = _hold_out(free, config.test_fraction)
+        train, validation = _hold_out(free, config.validation_fraction)
+        for number, patients in enumerate((train, validation, test)):
+            chosen |= {one.patient: number for one in patients}
+    splits = {
+        name: [one for one in series if chosen[one.patient] == number]
+        for number, name in enumerate(SPLITS)
+    }
+    if len(chosen) == 1:
+        notes.append("warning: there is one patient in all, who is in every split")
+        return dict.fromkeys(SPLITS, series), notes
+    if not splits["train"]:
+        raise DataError(
+            f"{root} holds no volume to train on: all are of test_subsets "
+            f"{_list(config.test_subsets)} or validation_subsets {_list(config.validation_subsets)}"
+        )
+    for name in ("validation", "test"):
+        if not splits[name]:
+            splits[name] = splits["train"]
+            notes.append(
+                f"warning: there is no volume for {name}, so it shares the training volumes: no "
+                "evidence of generalisation"
+            )
+    return splits, notes
+
+
+class Patient(NamedTuple):
+    """What `split_by_patient` needs."""
+
+    patient: str
+    slice_index: int = 0
+
+
+def _hold_out(patients, fraction):
+    """(the others, a fraction of the patients); a single one is not held out."""
+    if len({one.patient for one in patients}) < 2:
+        return patients, []
+    rest, held_out, _ = split_by_patient(patients, fraction, SALT)
+    return rest, held_out
+
+
+def _patients(folder, volumes):
+    """{series: patient}, of the table where there is one."""
+    path = folder.root / TABLE
+    if not path.exists():
+        return {name: name for name in volumes}
+    folder.add(path)
+    patients = {}
+    for number, row in enumerate(
+        read_table(path, ("seriesuid", "patient"), "seriesuid,patient"), 2
+    ):
+        if patients.setdefault(row["seriesuid"], row["patient"]) != row["patient"]:
+            raise DataError(
+                f"{path} gives {row['seriesuid']} a second patient in line {number}: keep one"
+            )
+    if missing := sorted(volumes.keys() - patients.keys()):
+        raise DataError(f"{path} has no line for {missing[0]}: add it")
+    return patients
+
+
+def _files(folder, path):
+    """(os.DirEntry, names of the folders from the root to it) of all volumes."""
+    for entry in folder.entries(path):
+        if entry.is_dir(follow_symlinks=False):  # what a link leads to is found where it is
+            yield from _files(folder, entry.path)
+        elif entry.name.lower().endswith(ENDINGS):
+            yield entry, Path(path).relative_to(folder.root).parts
+
+
+def _subset(parents):
+    """The number of the innermost subset folder, or None."""
+    for name in reversed(parents):
+        if match := SUBSET.fullmatch(name):
+            return int(match[1])
+    return None
+
+
+def _list(numbers):
+    return ", ".join(map(str, numbers)) or "none"

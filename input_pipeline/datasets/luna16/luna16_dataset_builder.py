@@ -1,0 +1,117 @@
+"""TFDS builder of chest CT volumes, LUNA16's or any others; `layouts.py` says how they lie.
+
+Values are clipped to clip_hu; with isotropic_mm, volumes are resampled to cubes of that side. Then
+an example is the whole volume, whatever its aspect, of depth x stored_size x stored_size voxels on
+aligned corners; or one of `crops` crops of that shape at places drawn from the series and the
+crop's number. Where an axis shrinks, resampling is antialiased (`volume_resizing.py`).
+
+An example is a run of `depth` slices from the feet up, numbered so that no run joins the next. CT
+is int16 HU; lung masks, with lung_masks, are 1 in the lungs, to nearest.
+"""
+
+import collections
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.preparation import builder
+from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.datasets.luna16 import layouts, volumes
+from jax_pix2pix.errors import DataError
+from input_pipeline.preparation.source_folder import SourceFolder
+
+OBLIQUE_DEGREES = 1.0  # more than this is told
+
+
+class Plane(NamedTuple):
+    patient: str
+    slice_index: int  # in all examples of the patient, with a gap of one number between them
+    label: str  # ""
+    file_name: str  # of the CT, relative to the source folder
+    series: layouts.Series
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Config(builder.Config):
+    depth: int = 23  # slices of an example
+    crops: int = 0  # of each volume; 0 stores the whole of it, resized
+    isotropic_mm: float = 0.0  # side of the voxels to resample to first; 0 leaves them
+    clip_hu: tuple = (-1000, 1000)
+    lung_masks: bool = False  # seg-lungs-LUNA16 as the masks of records
+    test_subsets: tuple = (9,)
+    validation_subsets: tuple = (8,)
+    test_fraction: float = 0.15  # of the patients in no subset
+    validation_fraction: float = 0.1  # of those that are left
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("depth", "stored_size"):
+            if getattr(self, name) < 2:
+                raise DataError(f"{name} is {getattr(self, name)}: use 2 or more")
+        if self.crops < 0:
+            raise DataError(f"crops is {self.crops}: use 0 for whole volumes, or their number")
+        if self.isotropic_mm and not 0.1 <= self.isotropic_mm <= 50:
+            raise DataError(f"isotropic_mm is {self.isotropic_mm}: use 0, or 0.1 to 50")
+        low, high = self.clip_hu if len(self.clip_hu) == 2 else (0, 0)
+        if not -32768 <= low < high <= 32767:
+            raise DataError(f"clip_hu is {self.clip_hu}: use two rising numbers in -32768 to 32767")
+        if both := sorted({*self.test_subsets} & {*self.validation_subsets}):
+            raise DataError(f"test_subsets and validation_subsets both have {both[0]}: keep one")
+        self.check_fractions("test_fraction", "validation_fraction")
+
+
+class Builder(builder.Builder):
+    """DatasetBuilder of luna16; `input_pipeline.prepare` runs it.
+
+    A thread holds one volume at a time, and with lung_masks its examples beside the mask.
+    """
+
+    description = "Chest CT volumes, as runs of slices."
+
+    @property
+    def arrays(self):
+        arrays = {"image": Pixels(np.int16, "CT in Hounsfield units")}
+        if self.builder_config.lung_masks:
+            arrays["mask"] = Pixels(np.uint8, "1 in the lungs, else 0")
+        return arrays
+
+    def read(self, source, group):
+        return volumes.read(source, group[0].series, self.builder_config)
+
+
+def find(source, config):
+    """Lists the volumes of a source folder and splits them. Reads headers only.
+
+    Returns:
+        Found, with items of Plane.
+
+    Raises:
+        DataError: as `layouts.find_series`, `layouts.split` and `volumes.check`.
+    """
+    folder = SourceFolder(source)
+    found = layouts.find_series(folder, config.lung_masks)
+    oblique = []
+    for series in found:
+        tilt = volumes.check(folder.root, series, config).tilt_degrees
+        if tilt > OBLIQUE_DEGREES:
+            oblique.append(f"{series.name} ({tilt:.0f} degrees)")
+    splits, notes = layouts.split(found, config, folder.root)
+    if oblique:
+        notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
+    planes = {name: _planes(chosen, config) for name, chosen in splits.items()}
+    return Found(planes, folder.fingerprint, notes)
+
+
+def _planes(found, config):
+    """The slices of all examples of a split."""
+    planes, runs = [], collections.Counter()
+    for series in found:
+        for _ in range(config.crops or 1):
+            start = runs[series.patient] * (config.depth + 1)
+            runs[series.patient] += 1
+            planes += [
+                Plane(series.patient, index, "", series.file_name, series)
+                for index in range(start, start + config.depth)
+            ]
+    return planes

@@ -1,0 +1,123 @@
+"""A chest CT, whole or in crops, as slices of the stored size. No TensorFlow.
+
+`config` is the data set's Config throughout, and `series` of layouts.Series.
+"""
+
+import hashlib
+
+import numpy as np
+
+from jax_pix2pix.imaging import volume_resizing
+from jax_pix2pix.imaging.volume_file import read_geometry, read_hu, read_labels
+from jax_pix2pix.errors import DataError
+
+# Of LUNA16's masks, 5 being the trachea; 1 of a mask of two values.
+LUNG_LABELS = (1, 3, 4)
+
+
+def check(root, series, config):
+    """Reads the headers of a volume and its mask.
+
+    Returns:
+        Geometry of the volume.
+
+    Raises:
+        DataError: a header cannot be used, the mask lies on other voxels, or the volume is smaller
+            than a crop.
+    """
+    path = root / series.file_name
+    grid = read_geometry(path)
+    if series.mask_name:
+        mask_path = root / series.mask_name
+        grid.check_same_grid(path, read_geometry(mask_path), mask_path)
+    shape, wanted = _shape(grid, config), stored_shape(config)
+    if min(grid.shape) < 2:
+        raise DataError(f"{path} has {grid.shape} voxels: a volume has 2 or more along each axis")
+    if config.crops and np.less(shape, wanted).any():
+        raise DataError(
+            f"{path} has {' x '.join(map(str, shape))} voxels{_of(config)}, less than the "
+            f"{' x '.join(map(str, wanted))} of a crop: set a smaller config.data.depth or "
+            "stored_size, or crops=0"
+        )
+    return grid
+
+
+def read(root, series, config):
+    """The records of a volume, as `builder.Builder.read` describes them.
+
+    Raises:
+        DataError: a file cannot be read, or the volume is not in HU.
+    """
+    volume = read_hu(root / series.file_name)
+    grid = volume.geometry
+    hu = np.clip(volume.values, *config.clip_hu)  # LUNA16 has -3024 beyond the field of view
+    del volume
+    records = _records(hu, "image", volume_resizing.linear, grid, series, config)
+    if series.mask_name:
+        labels = read_labels(root / series.mask_name).values
+        lungs = np.isin(labels, LUNG_LABELS).astype(np.uint8)
+        masks = _records(lungs, "mask", volume_resizing.nearest, grid, series, config)
+        records = [record | mask for record, mask in zip(records, masks, strict=True)]
+    spacing_mm = stored_spacing_mm(grid, config)
+    return [record | {"spacing_mm": spacing_mm} for record in records]
+
+
+def stored_shape(config):
+    """(slices, rows, columns) of an example."""
+    return config.depth, config.stored_size, config.stored_size
+
+
+def stored_spacing_mm(grid, config):
+    """Millimetres between slices, rows and columns of an example."""
+    spacing = (config.isotropic_mm,) * 3 if config.isotropic_mm else grid.spacing_mm
+    if config.crops:
+        return spacing
+    return tuple(
+        mm * (old - 1) / (new - 1)
+        for mm, old, new in zip(spacing, _shape(grid, config), stored_shape(config), strict=True)
+    )
+
+
+def corner(series, number, shape, config):
+    """The first voxel of a crop: of the series and the number alone, so that it stays there.
+
+    Args:
+        shape: of the volume, in voxels.
+    """
+    digest = hashlib.sha256(f"{series.name}\0{number}".encode()).digest()
+    drawn = np.frombuffer(digest, ">u8")[:3].tolist()
+    room = np.subtract(shape, stored_shape(config)) + 1
+    return [x % int(n) for x, n in zip(drawn, room, strict=True)]
+
+
+def _records(values, name, resize, grid, series, config):
+    """[{name: [S, S, 1]}] of all slices of all examples."""
+    if config.isotropic_mm:
+        positions = volume_resizing.isotropic(values.shape, grid.spacing_mm, config.isotropic_mm)
+        values = _rounded(resize(values, positions), values.dtype)
+    if config.crops:
+        corners = [corner(series, k, values.shape, config) for k in range(config.crops)]
+        examples = [
+            values[tuple(slice(a, a + n) for a, n in zip(at, stored_shape(config), strict=True))]
+            for at in corners
+        ]
+    else:
+        positions = volume_resizing.aligned_corners(values.shape, stored_shape(config))
+        examples = [_rounded(resize(values, positions), values.dtype)]
+    return [{name: plane[..., None]} for example in examples for plane in example]
+
+
+def _rounded(values, dtype):
+    return values if values.dtype == dtype else np.rint(values).astype(dtype)
+
+
+def _shape(grid, config):
+    """(slices, rows, columns) of the volume that is resized or cropped."""
+    if not config.isotropic_mm:
+        return grid.shape
+    positions = volume_resizing.isotropic(grid.shape, grid.spacing_mm, config.isotropic_mm)
+    return tuple(map(len, positions))
+
+
+def _of(config):
+    return f" of {config.isotropic_mm:g} mm" if config.isotropic_mm else ""

@@ -1,0 +1,245 @@
+"""How pairs of a source, MR or cone beam CT, and a CT lie on disk. No TensorFlow.
+
+Pictures, PNG or JPEG, of equal names without ending, the source in A and the CT in B:
+
+    trainA/ trainB/ [valA/ valB/] [testA/ testB/]
+    A/ B/                           or A/train/ B/train/ [A/val/ B/val/] [A/test/ B/test/]
+    both side by side in one        or in train/ [val/] [test/]
+
+Registered volumes of any format of `raw.volume_file`:
+
+    pairs.csv                       columns patient, source, ct and, where there are masks, mask:
+                                    paths relative to the folder that it is in
+    .../PATIENT/                    mr or cbct, ct and, if there is one, mask: as in SynthRAD
+
+Nothing is decoded.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from jax_pix2pix.imaging.volume_file import ENDINGS
+from jax_pix2pix.errors import DataError
+from input_pipeline.preparation.tables import read_table
+
+MODALITIES = ("mr", "cbct")
+SPLITS = ("train", "val", "test")
+PICTURES = (".png", ".jpg", ".jpeg")  # endings, in lower case
+PICTURE = re.compile(f"(?P<stem>.+)({'|'.join(map(re.escape, PICTURES))})", re.IGNORECASE)
+TABLE = "pairs.csv"
+MASKS_NOTE = "body masks from files"  # of a preparation, whose record prediction looks at
+COLUMNS = ("patient", "source", "ct")
+VOLUME = re.compile(
+    f"(?P<what>{'|'.join(MODALITIES)}|ct|mask)({'|'.join(map(re.escape, ENDINGS))})"
+)
+
+
+class Pictures(NamedTuple):
+    """A pair of pictures. Names are relative to the source folder."""
+
+    stem: str  # the name without ending
+    source: str
+    ct: str  # the source's where both are side by side in it
+
+
+class Volumes(NamedTuple):
+    """A pair of registered volumes. Names are relative to the source folder."""
+
+    patient: str
+    region: str  # the folder that holds the patients' folders, such as brain, or ""
+    source: str
+    ct: str
+    mask: str  # "": there is none
+
+
+def find_pairs(folder, modality):
+    """Recognises the layout of a source folder and lists its pairs.
+
+    Args:
+        folder: SourceFolder.
+        modality: of MODALITIES, by which name the source of a pair of volumes is looked up.
+
+    Returns:
+        {split, of SPLITS: [Pictures] or [Volumes]}; only "train" where the source has no splits.
+
+    Raises:
+        DataError: none or several layouts fit; a file is misnamed, unpaired, empty, there twice or
+            a link to elsewhere; or a split is empty.
+    """
+    fitting = [name for name, (fits, _) in LAYOUTS.items() if fits(folder.root)]
+    if len(fitting) != 1:
+        what = " and as ".join(fitting) if fitting else "none of the known layouts"
+        raise DataError(
+            f"{folder.root} is laid out as {what}: give one of trainA/ and trainB/; A/ and B/; "
+            f"pictures side by side; {TABLE}; PATIENT/mr.nii.gz and ct.nii.gz (SynthRAD)"
+        )
+    (name,) = fitting
+    return LAYOUTS[name][1](folder, modality)
+
+
+# Each layout: the pairs, by split.
+
+
+def _train_a(folder, modality):
+    del modality  # of volumes only, as below
+    return _pictures(folder, "{}A", "{}B")
+
+
+def _a_b(folder, modality):
+    del modality
+    return _pictures(folder, "A/{}", "B/{}", "A", "B")
+
+
+def _side_by_side(folder, modality):
+    del modality
+    return _pictures(folder, "{}", "{}", ".", ".")
+
+
+def _pictures(folder, source_place, ct_place, *without_splits):
+    """Pairs of the folders of each split, or of two folders `without_splits`."""
+    places = {
+        split: (source_place.format(split), ct_place.format(split))
+        for split in SPLITS
+        if any((folder.root / place.format(split)).is_dir() for place in (source_place, ct_place))
+    }
+    if places and "train" not in places:
+        raise DataError(f"{folder.root} holds {', '.join(places)} and no train: add it")
+    pairs = {}
+    for split, (sources, cts) in (places or {"train": without_splits}).items():
+        table = _stems(folder, sources)
+        others = table if cts == sources else _stems(folder, cts)
+        for stem in sorted(table.keys() ^ others.keys()):
+            path = folder.root / (table | others)[stem]
+            other = cts if stem in table else sources
+            raise DataError(f"{path} has no partner in {other}/: add it or remove the file")
+        if not table:
+            raise DataError(f"{folder.root / sources} holds no pictures: add some")
+        pairs[split] = [Pictures(stem, name, others[stem]) for stem, name in table.items()]
+    return pairs
+
+
+def _stems(folder, place):
+    """{name without ending: name} of a folder's pictures."""
+    if not (folder.root / place).is_dir():
+        raise DataError(f"{folder.root / place} is not a folder: the layout needs it")
+    table = {}
+    for entry in folder.entries(folder.root / place):
+        match = PICTURE.fullmatch(entry.name)
+        if not match:
+            raise DataError(f"{entry.path} is not called NAME.png or .jpg: convert or remove it")
+        name = folder.add(entry)
+        if match["stem"] in table:
+            raise DataError(
+                f"{entry.path} and {folder.root / table[match['stem']]} have the same name: "
+                "remove one"
+            )
+        table[match["stem"]] = name
+    return table
+
+
+def _from_table(folder, modality):
+    del modality  # the table says which file is the source, whatever its name
+    path = folder.root / TABLE
+    folder.add(path)
+    pairs = []
+    rows = read_table(path, COLUMNS, "patient,source,ct or patient,source,ct,mask")
+    for number, row in enumerate(rows, 2):
+        fields = {key: row.get(key, "") for key in (*COLUMNS, "mask")}
+        names = {}
+        for column in ("source", "ct", "mask"):
+            if fields[column]:
+                file = folder.root / fields[column]
+                if not _within(file, folder.root):
+                    raise DataError(
+                        f"{path} names {fields[column]} in line {number}, and there is no such "
+                        f"file in {folder.root}: correct the path, which is relative to the table"
+                    )
+                names[column] = folder.add_volume(file)
+        pairs.append(Volumes(fields["patient"], "", **{"mask": ""} | names))
+    if not pairs:
+        raise DataError(f"{path} lists no pairs: add some")
+    return _one_a_patient(folder, pairs)
+
+
+def _within(file, root):
+    try:
+        return file.resolve().is_relative_to(root) and file.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, or no name at all
+        return False
+
+
+def _by_folder(folder, modality):
+    return _one_a_patient(folder, list(_patients(folder, folder.root, modality)))
+
+
+def _patients(folder, path, modality):
+    """The pairs of a folder and of those below it."""
+    files = {}
+    for entry in folder.entries(path):
+        if entry.is_dir(follow_symlinks=False):  # what a link leads to is found where it is
+            yield from _patients(folder, entry.path, modality)
+        elif match := VOLUME.fullmatch(entry.name):
+            if match["what"] in files:
+                raise DataError(
+                    f"{entry.path} and {files[match['what']].path} are the same: remove one"
+                )
+            files[match["what"]] = entry
+    if not files.keys() & {*MODALITIES, "ct"}:
+        return
+    for what in (modality, "ct"):
+        if what not in files:
+            other = ", ".join(sorted(entry.name for entry in files.values()))
+            hint = "" if what == "ct" else ", or set config.data.modality"
+            raise DataError(
+                f"{path} holds {other} and no {what}.nii.gz, .mha or the like: add it, or move the "
+                f"folder away{hint}"
+            )
+    names = {
+        what: folder.add_volume(files[what]) for what in (modality, "ct", "mask") if what in files
+    }
+    region = Path(names["ct"]).parent.parent.name
+    yield Volumes(Path(path).name, region, names[modality], names["ct"], names.get("mask", ""))
+
+
+def _one_a_patient(folder, pairs):
+    """Slices are numbered by patient, so that a second volume would lie on the first."""
+    seen = {}
+    for pair in pairs:
+        other = seen.setdefault(pair.patient, pair)
+        if other is not pair:
+            raise DataError(
+                f"{folder.root / pair.source} and {folder.root / other.source} are both of patient "
+                f"{pair.patient}: keep one"
+            )
+    return {"train": pairs}
+
+
+def _has(*names):
+    return lambda root: all((root / name).is_dir() for name in names)
+
+
+def _has_pictures(root):
+    return any(
+        PICTURE.fullmatch(entry.name) and entry.name[0] != "."
+        for place in (root, *(root / split for split in SPLITS))
+        if place.is_dir()
+        for entry in os.scandir(place)
+    )
+
+
+def _has_volumes(root):
+    """And no table, which says more."""
+    return not (root / TABLE).exists() and any(
+        VOLUME.fullmatch(name) for *_, names in os.walk(root) for name in names
+    )
+
+
+LAYOUTS = {  # whether a root is laid out so, and what then lists a SourceFolder
+    "trainA and trainB": (_has("trainA", "trainB"), _train_a),
+    "A and B": (_has("A", "B"), _a_b),
+    "pictures side by side": (_has_pictures, _side_by_side),
+    TABLE: (lambda root: (root / TABLE).is_file(), _from_table),
+    "folders of patients": (_has_volumes, _by_folder),
+}

@@ -1,0 +1,228 @@
+"""TFDS builder of pairs of MR, or cone beam CT, and CT, slice by slice, with the body.
+
+Source folder: pictures in pairs or side by side, SynthRAD's folders, or a table of volumes;
+`layouts` shows each. The names of splits are the source's where it has some; otherwise, and for
+splits that it lacks, whole patients are held out. A picture's patient is what patient_pattern finds
+in its name, or, if the pattern has a "/", in its path within the source, `trainA/0001` say.
+Pictures that are called by numbers alone may have equal ones in several splits of the source.
+
+Stored are the slices with some body, of stored_size x stored_size: axial ones from the feet up, or
+those of another plane, see `planes.cut`:
+
+    image   uint16. MR: percentiles of what is in the body, of the whole volume, become 0 and 65535.
+            Cone beam CT: sixteenths of a HU above -1024. Picture: grey, white as 65535.
+    ct      int16 HU, outside of the body too; of a picture by image_window_hu.
+    mask    1 in the body: the mask's file, or Otsu's threshold of the source, what that encloses,
+            and of this the largest component (`body_mask`).
+
+A plane that is not square is padded, centred, with air: -1024 HU, or 0 of the image. Then image and
+CT are resized bilinearly, antialiased, and the mask to nearest.
+
+Volumes of a pair must lie on one grid. With `resample` source and mask are brought to the CT's, MR
+and cone beam CT linearly, the mask to nearest.
+"""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import os
+import re
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from input_pipeline.preparation import builder
+from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.datasets.mri_ct import layouts
+from jax_pix2pix.imaging import mr_pictures, mr_volumes
+from input_pipeline.preparation.patients import check_one_split_each, split_by_patient, split_three_ways
+from jax_pix2pix.imaging.planes import PLANES
+from jax_pix2pix.errors import DataError
+from input_pipeline.preparation.source_folder import SourceFolder
+
+SALT = "mri_ct"
+OBLIQUE_DEGREES = 1.0  # more than this is told
+HANDFUL = 5  # pictures, each of which may well be of a patient of its own
+
+
+class Plane(NamedTuple):
+    patient: str
+    slice_index: int  # of a volume; of a picture what follows the patient in its name
+    label: str  # the folder that holds the patients' folders, such as brain, or ""
+    file_name: str  # of the source, relative to the source folder
+    pair: layouts.Pictures | layouts.Volumes
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Config(builder.Config):
+    stored_size: int = 256
+    modality: str = "mr"  # or "cbct": the source of volumes
+    plane: str = "axial"  # or "coronal", "sagittal": of volumes
+    mr_percentiles: tuple = (0.5, 99.5)  # of the values in the body
+    resample: bool = False  # source and mask to the CT's grid, where they are on another
+    image_window_hu: tuple = (-1024, 3071)  # of a picture of a CT: what 0 and 255 mean
+    source_side: str = "left"  # or "right": of two pictures side by side
+    # Matches a picture's whole name without ending, or with a "/" its path within the source;
+    # group 1 is the patient.
+    patient_pattern: str = r"(.+?)(?:[_-](?:slice)?\d+)?"
+    test_fraction: float = 0.15  # of the patients
+    validation_fraction: float = 0.1  # of the patients that are left
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.modality not in layouts.MODALITIES:
+            raise DataError(f'modality is "{self.modality}": use mr or cbct')
+        if self.plane not in PLANES:
+            raise DataError(f'plane is "{self.plane}": use {", ".join(PLANES)}')
+        if self.source_side not in ("left", "right"):
+            raise DataError(f'source_side is "{self.source_side}": use left or right')
+        self._check_range("mr_percentiles", 0, 100)
+        self._check_range("image_window_hu", -32768, 32767)
+        self.check_pattern("patient_pattern")
+        self.check_fractions("test_fraction", "validation_fraction")
+
+    def _check_range(self, name, least, most):
+        values = getattr(self, name)
+        if len(values) != 2 or not least <= values[0] < values[1] <= most:
+            raise DataError(f"{name} is {values}: use two rising numbers in {least} to {most}")
+
+
+class Builder(builder.Builder):
+    """DatasetBuilder of mri_ct; `input_pipeline.prepare` runs it."""
+
+    description = "Slices of MR or cone beam CT and the CT of the same patient, with the body."
+    arrays: ClassVar = {
+        "image": Pixels(np.uint16, "MR, percentiles of the body at 0 and 65535; or cone beam CT"),
+        "ct": Pixels(np.int16, "CT in Hounsfield units"),
+        "mask": Pixels(np.uint8, "1 in the body, else 0"),
+    }
+
+    def read(self, source, group):
+        pair = group[0].pair
+        if isinstance(pair, layouts.Pictures):
+            return [mr_pictures.read(source, pair, self.builder_config)]
+        slices = [plane.slice_index for plane in group]
+        return mr_volumes.read(source, pair, slices, self.builder_config)
+
+
+def find(source, config):
+    """Lists the pairs of a source folder and splits them. Reads headers, then the bodies.
+
+    Returns:
+        Found, with items of Plane.
+
+    Raises:
+        DataError: as `layouts.find_pairs`; a header cannot be used; volumes of a pair lie on
+            different voxels; a body cannot be read; patient_pattern does not match a name; a
+            named patient is in two of the source's splits; or there are too few slices for three
+            splits.
+    """
+    folder = SourceFolder(source)
+    pairs = layouts.find_pairs(folder, config.modality)
+    oblique = []
+    for pair in pairs["train"]:
+        if isinstance(pair, layouts.Volumes):
+            tilt = mr_volumes.check(folder.root, pair, config).tilt_degrees
+            if tilt > OBLIQUE_DEGREES:
+                oblique.append(f"{pair.patient} ({tilt:.0f} degrees)")
+    given = {split: _planes(folder.root, pairs[split], config) for split in pairs}
+    for split, planes in given.items():
+        if not planes:
+            raise DataError(f"{folder.root} holds no picture of {split} with a body: add some")
+    splits, notes = _split(folder.root, given, config)
+    notes += _doubts(given, config.patient_pattern)
+    masked = sum(isinstance(pair, layouts.Volumes) and bool(pair.mask) for pair in pairs["train"])
+    if masked:
+        notes.append(f"{layouts.MASKS_NOTE}: {masked} of {len(pairs['train'])}")
+    if oblique:
+        notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
+    shown = {plane.file_name for planes in given.values() for plane in planes}
+    blank = sum(map(len, pairs.values())) - len(shown)
+    if blank:
+        notes.append(f"{blank} pictures that show no body are left out")
+    return Found(splits, folder.fingerprint, notes)
+
+
+def _planes(root, pairs, config):
+    """The slices with some body, by patient; several pairs are read at a time."""
+    with concurrent.futures.ThreadPoolExecutor(builder.THREADS) as pool:
+        found = pool.map(lambda pair: _of_pair(root, pair, config), pairs)
+        progress = tqdm(found, total=len(pairs), unit="pairs", disable=None)
+        return sorted(plane for planes in progress for plane in planes)
+
+
+def _of_pair(root, pair, config):
+    if isinstance(pair, layouts.Volumes):
+        slices = mr_volumes.slices_with_body(root, pair, config)
+        return [Plane(pair.patient, k, pair.region, pair.source, pair) for k in slices]
+    name = pair.stem
+    if "/" in config.patient_pattern:
+        name = os.path.splitext(pair.source)[0]
+    match = re.fullmatch(config.patient_pattern, name)
+    if not match or not match[1]:
+        raise DataError(
+            f"{root / pair.source} names no patient by patient_pattern {config.patient_pattern}: "
+            "change the pattern, or rename the file"
+        )
+    number = re.search(r"\d{1,9}$", name[match.end(1) :])
+    plane = Plane(match[1], int(number[0]) if number else 0, "", pair.source, pair)
+    return [plane] if mr_pictures.has_body(root, pair, config) else []
+
+
+def _split(root, given, config):
+    """{split: planes}, those that the source lacks held out of train/; and notes for the user."""
+    fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
+    if given.keys() == {"train"}:
+        return split_three_ways(
+            given["train"], config.test_fraction, config.validation_fraction, SALT
+        )
+    named = {
+        split: [plane for plane in planes if not _is_number(plane)]
+        for split, planes in given.items()
+    }
+    check_one_split_each(named, root)
+    splits = {"train": given["train"]}
+    notes = []
+    for split, folder in {"test": "test", "validation": "val"}.items():
+        if folder in given:
+            splits[split] = given[folder]
+            notes.append(f"{split} from the source's own {folder}")
+            continue
+        splits["train"], splits[split], by_patient = split_by_patient(
+            splits["train"], fractions[split], SALT
+        )
+        notes.append(f'{split} from patients of train, by sha256("{SALT}" + patient)')
+        if not by_patient:
+            notes.append(
+                f"warning: {split} shares train's one patient: no evidence of generalisation"
+            )
+    return {split: splits[split] for split in ("train", "validation", "test")}, notes
+
+
+def _is_number(plane):
+    """Whether a picture is called by a number alone, which is no patient's name."""
+    stem = plane.pair.stem if isinstance(plane.pair, layouts.Pictures) else ""
+    return stem.isdecimal() and plane.patient == stem
+
+
+def _doubts(given, pattern):
+    """Lines on pictures whose names may not tell who is whose."""
+    doubts = []
+    pictures = [p for p in given["train"] if isinstance(p.pair, layouts.Pictures)]
+    alone = len(pictures) > HANDFUL and len({p.patient for p in pictures}) == len(pictures)
+    if alone and len(given) < len(layouts.SPLITS):
+        doubts.append(
+            f"warning: each of {len(pictures)} pictures is a patient of its own by {pattern}: "
+            "slices of one patient may be in several splits, and intervals are by slice; if so, "
+            "set config.data.patient_pattern so that group 1 is the patient"
+        )
+    for one, other in itertools.combinations(given, 2):
+        numbers = [{p.patient for p in given[split] if _is_number(p)} for split in (one, other)]
+        if shared := len(set.intersection(*numbers)):
+            doubts.append(
+                f"warning: {shared} pictures of {one} and {other} have the same numbers, which "
+                "name no patient: see to it that no patient is in both, or set "
+                "config.data.patient_pattern"
+            )
+    return doubts

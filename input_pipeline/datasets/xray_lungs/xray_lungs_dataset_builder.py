@@ -1,0 +1,132 @@
+"""TFDS builder of chest X-rays with masks of the lungs.
+
+The source folder is laid out in one of four ways, which is recognised:
+
+    img/NAME.png                            mask/NAME.png
+    CXR_png/NAME.png                        ManualMask/{leftMask,rightMask}/NAME.png    Montgomery
+    CXR_png/NAME.png                        mask/NAME_mask.png                          Shenzhen
+    NAME.IMG                                fold{1,2}/masks/{left,right} lung/NAME.gif  JSRT, SCR
+
+Of Shenzhen, images without a mask are left out. JSRT's images may lie in All247images/ and SCR's
+masks in scratch/, as their archives unpack, or in left_lung/ and right_lung/.
+
+PNGs are 8-bit grey or colour. 16-bit ones are refused: which part of their range holds the picture
+is not in the file. JSRT's 12 bits grow with the film's blackness, so lungs are bright there: they
+are inverted, so that bone is white as in the other sets, and scaled to 8 bits. A mask's values
+above 127 are lung; the masks of both lungs are united.
+
+X-rays become stored_size x stored_size: the image bilinearly, antialiased, the mask to the nearest
+pixel. One that is not square is stretched, as the published system does; stretching a prediction
+back is exact where cropping would lose, and its spacing is stored for both axes.
+"""
+
+import dataclasses
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.preparation import builder
+from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.preparation.patients import split_three_ways
+from jax_pix2pix.imaging.safe_io import check_same_size, read_binary_mask
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.slices import resize
+from input_pipeline.preparation.source_folder import SourceFolder
+from jax_pix2pix.imaging.xrays import read_xray, stored_image
+from input_pipeline.datasets.xray_lungs.layouts import find_xrays
+
+SALT = "xray_lungs"
+VIEW = re.compile(r".*_view_(\d+)")  # of several pictures of one patient
+# MCUCXR_0001_0 and CHNCXR_0001_0 end in a diagnosis; NAME_view_0012 is one view of several.
+PATIENT = r"((?:MCU|CHN)CXR_\d+|.+(?=_view_\d+$)|.+)"
+PIXEL_MM = {"montgomery": 0.0875, "jsrt": 0.175}  # before resizing; of the others it is unknown
+
+
+class Image(NamedTuple):
+    patient: str
+    slice_index: int  # of VIEW, else 0
+    label: str  # the layout
+    file_name: str
+    mask_names: tuple  # united
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Config(builder.Config):
+    stored_size: int = 512
+    source_channels: int = 1  # colours become grey by ITU-R 601; with 3, grey is repeated
+    patient_pattern: str = PATIENT  # matches a file's name without ending; group 1 is the patient
+    test_fraction: float = 0.2  # of the patients
+    validation_fraction: float = 0.1  # of the patients not in the test
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.source_channels not in (1, 3):
+            raise DataError(f"source_channels is {self.source_channels}: use 1 or 3")
+        self.check_pattern("patient_pattern")
+        self.check_fractions("test_fraction", "validation_fraction")
+
+
+class Builder(builder.Builder):
+    """DatasetBuilder of xray_lungs; `input_pipeline.prepare` runs it."""
+
+    description = "Chest X-rays with masks of the lungs."
+    unit = "images"
+
+    @property
+    def arrays(self):
+        return {
+            "image": Pixels(np.uint8, "X-ray, bone white", self.builder_config.source_channels),
+            "mask": Pixels(np.uint8, "1 in the lungs, else 0"),
+        }
+
+    def read(self, source, group):
+        (item,) = group
+        config = self.builder_config
+        size = config.stored_size
+        path = source / item.file_name
+        image = read_xray(path, config.source_channels)
+        mask = np.zeros((size, size), np.uint8)
+        for name in item.mask_names:
+            part = read_binary_mask(source / name)
+            if item.label != "jsrt" or part.shape[0] != part.shape[1]:  # SCR's are 1024 x 1024
+                check_same_size(image, path, part, source / name)
+            mask |= resize(part, size, "nearest")
+        rows, columns = image.shape[:2]
+        mm = PIXEL_MM.get(item.label, 0.0) / size
+        return [
+            {
+                "image": stored_image(image, size, config.source_channels),
+                "mask": mask[..., None],
+                "spacing_mm": (0.0, mm * rows, mm * columns),
+            }
+        ]
+
+
+def find(source, config):
+    """Lists and pairs the files of a source folder, and splits them. Decodes nothing.
+
+    Returns:
+        Found, with items of Image.
+
+    Raises:
+        DataError: as `layouts.find_xrays`; patient_pattern does not match a name; or there are too
+            few images for three splits.
+    """
+    folder = SourceFolder(source)
+    layout, xrays, left_out = find_xrays(folder)
+    items = []
+    for stem, xray in xrays.items():
+        match = re.match(config.patient_pattern, stem)
+        if not match or not match[1]:
+            raise DataError(
+                f"{folder.root / xray.file_name} names no patient by patient_pattern "
+                f"{config.patient_pattern}: change the pattern, or rename the file"
+            )
+        view = VIEW.fullmatch(stem)
+        items.append(Image(match[1], int(view[1]) if view else 0, layout, *xray))
+    items.sort()
+    splits, notes = split_three_ways(items, config.test_fraction, config.validation_fraction, SALT)
+    if left_out:
+        notes.append(f"{left_out} images without a mask are left out")
+    return Found(splits, folder.fingerprint, notes)

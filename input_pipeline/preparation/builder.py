@@ -1,0 +1,343 @@
+"""What the TFDS builders of all data sets share: from groups of source files to records.
+
+A data set's module gives
+
+    Config                       its options, a `Config` of here
+    find(source, config)         lists the source without decoding it -> Found
+    Builder                      a `Builder` of here, with `read`
+
+and `input_pipeline.prepare` brings them together. An item of Found is a named tuple with at least
+
+    patient, slice_index         whose, and where in the volume
+    label                        its class, or "" where only decoding can tell
+    file_name                    relative to the source folder
+
+Consecutive items of one file are a group: they are decoded together, on one thread, and lie in one
+shard. Beside a shard lies its table, <shard>.csv, with a row a record.
+"""
+
+import collections
+import concurrent.futures
+import csv
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import operator
+import os
+import re
+import sys
+from abc import abstractmethod
+from typing import NamedTuple
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from tqdm import tqdm
+
+from input_pipeline.prepared_files import RECORD
+from jax_pix2pix.errors import DataError
+from input_pipeline.tf_cpu import tf
+
+import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
+
+SHARD_SIZE = 1024  # a killed preparation loses at most this many, and the rest of a volume
+THREADS = min(16, os.cpu_count() or 1)
+
+
+class Pixels(NamedTuple):
+    """An array of a record: [S, S, channels], S being stored_size."""
+
+    dtype: type
+    doc: str
+    channels: int = 1
+
+
+class Found(NamedTuple):
+    splits: dict  # "train", "validation", "test": list of items, in the order of the records
+    fingerprint: str
+    notes: list  # lines for the user and for preparation.json: where splits come from, ...
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Config(tfds.core.BuilderConfig):
+    """What the prepared data depends on. The name follows from it, so that nothing collides."""
+
+    name: str = ""
+    stored_size: int = 128  # height and width on disk, in pixels
+
+    def __post_init__(self):
+        for option, value in self.options.items():
+            if isinstance(value, list):
+                setattr(self, option, tuple(value))
+        if not 1 <= self.stored_size <= 8192:
+            raise DataError(f"stored_size is {self.stored_size}: use 1 to 8192")
+        self.name = "_".join(map(_in_a_name, self.options.values()))
+
+    @classmethod
+    def option_names(cls):
+        """The fields that are options, which config.data has under the same names."""
+        inherited = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
+        return [field.name for field in dataclasses.fields(cls) if field.name not in inherited]
+
+    @property
+    def options(self):
+        return {name: getattr(self, name) for name in self.option_names()}
+
+    def check_fractions(self, *names):
+        for name in names:
+            if not 0 < getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}: use a share between 0 and 1")
+
+    def check_pattern(self, name):
+        """Of a regular expression whose group 1 is the patient."""
+        pattern = getattr(self, name)
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise DataError(f"{name} {pattern}: {error}") from None
+        if not groups:
+            raise DataError(f"{name} {pattern} has no group: put (...) about the patient")
+
+
+def _in_a_name(value):
+    """An option's value as part of a folder's name; a digest where it has other characters."""
+    if isinstance(value, tuple):
+        return "-".join(map(_in_a_name, value))
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if re.fullmatch(r"[\w.-]+", text) else hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """TFDS builder of what `find` found. Subclasses say how a group is read."""
+
+    VERSION = tfds.core.Version("2.0.0")  # of how things are stored, for all data sets
+    description = ""
+    arrays: dict  # {name: Pixels} of a record; config.data.source and .target are two of them
+    unit = "slices"  # what an example is called
+
+    def __init__(self, source, found, **kwargs):
+        super().__init__(**kwargs)
+        self._source = source
+        self._found = found
+
+    @abstractmethod
+    def read(self, source, group):
+        """Decodes a group of items; called on several threads at once.
+
+        Args:
+            source: Path of the source folder.
+            group: items of one file.
+
+        Returns:
+            A dict for each item: what `arrays` names; "spacing_mm", three floats: between slices,
+            rows and columns of the stored grid, 0 where unknown; and "class" where only decoding
+            tells it.
+
+        Raises:
+            DataError: a file cannot be used.
+        """
+
+    def _info(self):
+        def feature(pixels):
+            shape = (self.builder_config.stored_size,) * 2 + (pixels.channels,)
+            encoding = tfds.features.Encoding.BYTES
+            return tfds.features.Tensor(
+                shape=shape, dtype=pixels.dtype, encoding=encoding, doc=pixels.doc
+            )
+
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.description,
+            features=tfds.features.FeaturesDict(
+                {
+                    **{name: feature(pixels) for name, pixels in self.arrays.items()},
+                    "patient": tfds.features.Text(),
+                    "slice_index": np.int64,
+                    "class": tfds.features.Text(),
+                    "file_name": tfds.features.Text(),
+                    "spacing_mm": tfds.features.Tensor(
+                        shape=(3,),
+                        dtype=np.float32,
+                        doc="between slices, rows and columns as stored; 0 where unknown",
+                    ),
+                }
+            ),
+        )
+
+    def _download_and_prepare(self, dl_manager, download_config=None):
+        self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+        try:
+            with tqdm(unit=self.unit, disable=None) as self._progress:
+                super()._download_and_prepare(dl_manager, download_config)
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _shard_iterators_per_split(self, dl_manager):
+        splits = self._found.splits
+        record = _summary(self._source, self._found, self.builder_config.options)
+        _report(record, self.unit)
+        # TFDS moves this directory into place when all is done.
+        (self.data_path / RECORD).write_text(json.dumps(record, indent=1))
+        _write_manifest(self.data_path / "manifest.csv", splits)
+        self._adopt_finished_shards(record)
+        self._progress.reset(total=sum(map(len, splits.values())))
+
+        shards, unread = {}, []
+        for split, items in splits.items():
+            template = tfds.core.ShardedFileTemplate(
+                self.data_path, dataset_name=self.name, split=split, filetype_suffix="array_record"
+            )
+            parts = _cut(items)
+            shards[split] = []
+            for i, part in enumerate(parts):
+                shard = template.sharded_filepath(shard_index=i, num_shards=len(parts))
+                shards[split].append(functools.partial(self._examples, part, shard))
+                if not shard.exists():
+                    unread += part
+        self._results = self._read_ahead(unread)
+        return shards
+
+    def _read_ahead(self, groups):
+        """The examples of each group, in order; a few groups are read ahead, over shards' ends."""
+        waiting = collections.deque()
+        for group in groups:
+            waiting.append(self._pool.submit(self.read, self._source, group))
+            if len(waiting) > THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _examples(self, groups, shard):
+        """(key, example) of a shard's records. TFDS asks for one shard after the other."""
+        if shard.exists():  # _Writer leaves it as it is: TFDS only counts its examples
+            for group in groups:
+                yield from ((item.file_name, None) for item in group)
+                self._progress.update(len(group))
+            return
+        for group in groups:
+            for item, read in zip(group, next(self._results), strict=True):
+                example = {
+                    "patient": item.patient,
+                    "slice_index": item.slice_index,
+                    "class": item.label,
+                    "file_name": item.file_name,
+                } | read
+                yield item.file_name, example
+                # Serialized by now. TFDS holds a shard's examples until it has counted them.
+                example.clear()
+                self._progress.update()
+
+    def _adopt_finished_shards(self, record):
+        """Moves here what a killed preparation of the same source finished, and clears the rest.
+
+        TFDS gives every attempt a new directory. The caller's lock keeps others from running.
+        """
+        for old in self.data_path.parent.glob("incomplete.*"):
+            if old.name == self.data_path.name:
+                continue
+            summary = old / RECORD
+            if summary.exists() and summary.read_text() == json.dumps(record, indent=1):
+                for file in old.glob(f"{self.name}-*"):
+                    file.rename(self.data_path / file.name)
+            old.rmtree()
+
+    def _example_writer(self):
+        return _Writer(tfds.core.FileFormat.ARRAY_RECORD)
+
+    def _log_download_bytes(self):
+        """Nothing: TFDS would announce a download of unknown size."""
+
+    _log_download_done = _log_download_bytes
+
+
+class _Writer(tfds.core.ExampleWriter):
+    """Names a shard when it and its table are complete, so that after a kill every named shard is.
+
+    Uncompressed: a third of the size would cost half of the reading speed. The same source gives
+    the same bytes, which TFDS's own serialization does not: the order of its features varies.
+    """
+
+    def write(self, path, examples):
+        if path.exists():
+            return
+        part = path.with_name(f"part.{path.name}")
+        rows = [["patient", "slice_index", "class", "file_name", "spacing_mm"]]
+        try:
+            writer = ArrayRecordWriter(os.fspath(part), "group_size:1,uncompressed")
+            for _, serialized in examples:
+                example = tf.train.Example.FromString(serialized)
+                writer.write(example.SerializeToString(deterministic=True))
+                rows.append(_row(example.features.feature))
+            writer.close()
+        except RuntimeError as error:  # of ArrayRecord: the disk is full, say
+            raise OSError(f"{path.parent} cannot be written to: {error}") from error
+        table = path.with_name(f"{path.name}.csv")
+        with table.open("w") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+        part.rename(path)
+
+
+def _row(feature):
+    """A record's row in its shard's table."""
+    names = ("patient", "class", "file_name")
+    patient, label, file_name = (feature[name].bytes_list.value[0].decode() for name in names)
+    # Of 32 bits: 0.7 rather than 0.699999988079071.
+    spacing = " ".join(str(np.float32(x)) for x in feature["spacing_mm"].float_list.value)
+    return [patient, feature["slice_index"].int64_list.value[0], label, file_name, spacing]
+
+
+def _groups(items):
+    """Lists of consecutive items of one file."""
+    return [list(group) for _, group in itertools.groupby(items, operator.attrgetter("file_name"))]
+
+
+def _cut(items):
+    """Shards: lists of groups, of SHARD_SIZE items or what the last group makes more."""
+    parts, size = [[]], 0
+    for group in _groups(items):
+        if size >= SHARD_SIZE:
+            parts.append([])
+            size = 0
+        parts[-1].append(group)
+        size += len(group)
+    return parts
+
+
+def _write_manifest(path, splits):
+    """Who is where: a row a group."""
+    with path.open("w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["split", "patient", "file_name", "examples"])
+        for split, items in splits.items():
+            for group in _groups(items):
+                writer.writerow([split, group[0].patient, group[0].file_name, len(group)])
+
+
+def _summary(source, found, options):
+    return {
+        "source": str(source.resolve()),
+        "fingerprint": found.fingerprint,
+        "options": options,
+        "notes": found.notes,
+        "shard_size": SHARD_SIZE,
+        "splits": {
+            split: {
+                "examples": len(items),
+                "patients": len({item.patient for item in items}),
+                "classes": collections.Counter(item.label for item in items if item.label),
+            }
+            for split, items in found.splits.items()
+        },
+    }
+
+
+def _report(record, unit):
+    print(f"{record['source']}:")
+    for split, counts in record["splits"].items():
+        classes = ", ".join(f"{n} {label}" for label, n in sorted(counts["classes"].items()))
+        found = f"{counts['examples']} {unit} of {counts['patients']} patients"
+        print(f"  {split}: {found}{f' ({classes})' if classes else ''}")
+    for note in record["notes"]:
+        print(f"  {note}")
+    sys.stdout.flush()

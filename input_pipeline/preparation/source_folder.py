@@ -1,0 +1,81 @@
+"""A folder of source files: what lies in it, and its fingerprint. No TensorFlow."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from jax_pix2pix.imaging.volume_file import voxel_file
+from jax_pix2pix.errors import DataError
+
+THUMBNAILS = "Thumbs.db"  # hidden by Windows; published data sets hold some
+
+
+class SourceFolder:
+    """Lists a source folder and takes the fingerprint of the files that a data set is made of.
+
+    The fingerprint is of names, sizes and modification times. Contents would be too slow for 1e5
+    files, and sizes alone would miss a corrected mask, since all .npy masks are of one size.
+    """
+
+    def __init__(self, source):
+        self.root = Path(source).resolve()
+        self._digest = hashlib.sha256()
+
+    def entries(self, folder):
+        """The os.DirEntry of what is in a folder, sorted by name, without hidden ones.
+
+        Raises:
+            DataError: the folder, or something in it, is a link to outside of the source.
+        """
+        self._check_inside(Path(folder))
+        with os.scandir(folder) as entries:
+            entries = [e for e in entries if not e.name.startswith(".") and e.name != THUMBNAILS]
+        for entry in entries:
+            if entry.is_symlink():
+                self._check_inside(Path(entry.path))
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def add(self, entry):
+        """Takes a file into the fingerprint. -> its name, relative to the root.
+
+        Args:
+            entry: os.DirEntry of `entries`, or Path of a file that lies within the root.
+
+        Raises:
+            DataError: it is empty, no file, or a link to outside of the source.
+        """
+        path = os.fspath(entry)
+        if isinstance(entry, Path):  # `entries` has looked at the others
+            self._check_inside(entry)
+        name = os.path.relpath(path, self.root)
+        if not entry.is_file():
+            raise DataError(f"{path} is not a file: move it away")
+        stat = entry.stat()
+        if not stat.st_size:
+            raise DataError(f"{path} is empty: restore or remove it")
+        self._digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        return name
+
+    def add_volume(self, entry):
+        """As `add`; takes the file as well that holds the voxels of a .mhd. -> name of `entry`."""
+        name = self.add(entry)
+        beside = voxel_file(os.fspath(entry))
+        if beside and beside.is_file():  # whoever reads the volume says that it is missing
+            self.add(beside)
+        return name
+
+    @property
+    def fingerprint(self):
+        """Of all files added so far, in the order in which they were."""
+        return self._digest.hexdigest()
+
+    def _check_inside(self, path):
+        try:
+            inside = path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError) as error:  # links that lead to each other
+            raise DataError(f"{path} is a link that leads nowhere: remove it") from error
+        if not inside:
+            raise DataError(
+                f"{path} is a link to outside of {self.root}: put a copy there instead, or give "
+                "the folder that holds the files themselves"
+            )

@@ -1,0 +1,108 @@
+"""Two folders of masks, whatever wrote them, as pairs on one grid. No TensorFlow."""
+
+import os
+import re
+from typing import NamedTuple
+
+from jax_pix2pix.imaging.volume_file import read_labels
+from jax_pix2pix.imaging.safe_io import read_grey_png
+from jax_pix2pix.errors import DataError
+
+VOLUMES, IMAGES = "NIfTI volumes", "PNG images"
+_NAME = re.compile(
+    r"(prediction-|segmentation-|volume-)?(?P<case>[^.].*?(?<!_uncertainty))(\.png|(?P<nifti>\.nii(\.gz)?))",
+    re.IGNORECASE,
+)
+
+
+class MaskPair(NamedTuple):
+    case: str
+    prediction: str  # paths
+    reference: str
+
+
+def find_pairs(predictions, references):
+    """Pairs the masks of two folders by their names.
+
+    Files are .nii, .nii.gz or .png. In a pair the names are equal without the ending and without
+    a "prediction-", "segmentation-" or "volume-" before the rest. Files called *_uncertainty are no
+    masks and are passed over.
+
+    Returns:
+        (kind, pairs): VOLUMES or IMAGES, and [MaskPair] sorted by case, numbers by their value.
+
+    Raises:
+        DataError: a folder does not exist, holds no masks, or two of one case; not all masks are
+            of one kind; or one has no partner.
+    """
+    kinds, found = set(), []
+    for folder in (predictions, references):
+        masks = {}
+        for name, match in _names(folder):
+            case, path = match["case"], os.path.join(folder, name)
+            if case in masks:
+                raise DataError(f"{masks[case]} and {path} are both case {case}: remove one")
+            masks[case] = path
+            kinds.add(VOLUMES if match["nifti"] else IMAGES)
+        found.append(masks)
+    if len(kinds) > 1:
+        raise DataError(
+            f"{predictions} and {references} hold NIfTI volumes and PNG images: compare one kind "
+            "at a time"
+        )
+    predicted, present = found
+    for mine, others, folder in (
+        (present, predicted, predictions),
+        (predicted, present, references),
+    ):
+        if alone := sorted(mine.keys() - others.keys(), key=_by_value):
+            raise DataError(
+                f"{mine[alone[0]]} has no partner in {folder}, nor have {len(alone) - 1} others: "
+                "give them the same name, up to prediction-, segmentation- or volume-"
+            )
+    cases = sorted(present, key=_by_value)
+    return kinds.pop(), [MaskPair(case, predicted[case], present[case]) for case in cases]
+
+
+def read_pair(kind, pair):
+    """Reads both masks of a pair.
+
+    Returns:
+        (prediction, reference, spacing_mm): uint8 [d, h, w] and 3 floats of a volume, or
+        uint8 [h, w] and None of an image.
+
+    Raises:
+        DataError: a file cannot be read, or the two are not on one grid.
+    """
+    if kind == VOLUMES:
+        prediction, reference = (
+            read_labels(pair.prediction),
+            read_labels(pair.reference),
+        )
+        reference.geometry.check_same_grid(pair.reference, prediction.geometry, pair.prediction)
+        return prediction.values, reference.values, reference.spacing_mm
+    prediction, reference = read_grey_png(pair.prediction), read_grey_png(pair.reference)
+    if prediction.shape != reference.shape:
+        sizes = [" x ".join(map(str, mask.shape[::-1])) for mask in (prediction, reference)]
+        raise DataError(
+            f"{pair.prediction} has {sizes[0]} pixels and {pair.reference} has {sizes[1]}: bring "
+            "the prediction to the size of the reference"
+        )
+    return prediction, reference, None
+
+
+def _names(folder):
+    """The masks in a folder, as [(file name, match)]."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}): give a folder") from error
+    found = [(name, match) for name in names if (match := _NAME.fullmatch(name))]
+    if not found:
+        raise DataError(f"{folder} holds no .nii, .nii.gz or .png masks")
+    return found
+
+
+def _by_value(name):
+    """A key that sorts case 9 before case 10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

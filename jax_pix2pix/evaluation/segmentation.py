@@ -1,0 +1,115 @@
+"""What `launch.evaluate` does with a system that makes masks."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from input_pipeline import pipeline, prepared
+from jax_pix2pix.metrics import components as clean_up
+from jax_pix2pix.evaluation import slices as evaluation
+from jax_pix2pix.metrics.mask_scores import PROTOCOLS, json_case, over_cases, print_table
+from jax_pix2pix.evaluation.masks import best_threshold, predicted_masks, probability_function, score_patients
+from jax_pix2pix.imaging.pictures import grid
+
+GRID = (
+    "scored on the prepared slices, resized to {side} x {side}, in 3D on blocks of slices that do "
+    "not overlap; on the source's own pixels or voxels: launch.predict, then launch.compare"
+)
+
+
+def evaluate(config, system, generator, split, mc_dropout, components):
+    """Prints the scores of the model, at the config's threshold and at the best one of the
+    validation split, and of the mean training mask. -> (results for JSON, picture)."""
+    task, examples = system.task, prepared.examples(config.data, split)
+    patients = [example.patient for example in examples]
+    moments = probability_function(system, mc_dropout)
+
+    def model(source):
+        return moments(generator, source)[0]
+
+    def batches(split):
+        return pipeline.eval_batches(config.data, split)
+
+    def score(probabilities, threshold, components):
+        found = predicted_masks(system, probabilities, batches(split), patients, threshold)
+        places = [example.slice_index for example in examples]
+        return score_patients(task, found, places, _spacings_mm(config.data, examples), components)
+
+    scores = {"model": score(model, task.threshold, components)}
+    report = {
+        "threshold": task.threshold,
+        "mc_dropout": mc_dropout,
+        "largest_components": components,
+        "regions": {name: list(labels) for name, labels in task.regions.items()},
+        "protocols": PROTOCOLS | {"grid": GRID.format(side=config.data.image_size)},
+    }
+    if components:
+        report["protocols"]["largest_components"] = clean_up.PROTOCOL.format(count=components)
+    if config.generator.get("classes", 1) == 1:
+        groups = _groups(task, prepared.examples(config.data, "validation"))
+        threshold, dice = best_threshold(system, model, batches("validation"), groups)
+        report["best_threshold"] = {
+            "chosen": "highest mean Dice on the validation split, all components kept",
+            "threshold": threshold,
+            "validation_dice": dice,
+        }
+        scores[f"model, threshold {threshold}"] = score(model, threshold, components)
+    if not config.data.depth:
+        mean, *_ = evaluation.training_statistics(system, batches("train"))
+        mean = task.probabilities(jnp.asarray(mean, jnp.float32))
+        scores["mean training mask"] = score(
+            lambda source: jnp.broadcast_to(mean, (*source.shape[:-1], mean.shape[-1])),
+            task.threshold,
+            components=0,
+        )
+
+    report["results"] = {}
+    for region, scope in scores["model"]:
+        table = {}
+        for name, by_scope in scores.items():
+            cases = by_scope[region, scope]
+            whose = [patients[slices[0]] for slices, _ in cases]
+            table[name] = over_cases([metrics for _, metrics in cases], whose)
+            report["results"].setdefault(name, {}).setdefault(region, {})[f"per_{scope}"] = {
+                "overall": table[name],
+                "cases": [_case(slices, metrics, examples) for slices, metrics in cases],
+            }
+        print_table(f"{region}, {len(scores['model'][region, scope])} x per {scope}", table)
+    return report, _picture(system, generator, batches(split), scores["model"], examples)
+
+
+def _spacings_mm(data, examples):
+    """Of the masks that are scored: the stored spacing, resized."""
+    factor = np.array([1, *[data.stored_size / data.image_size] * 2])
+    return [np.array(example.spacing_mm) * factor for example in examples]
+
+
+def _groups(task, examples):
+    """What Dice is computed over, as a label a slice."""
+    return [i if task.per == "image" else example.patient for i, example in enumerate(examples)]
+
+
+def _case(slices, metrics, examples):
+    first = examples[slices[0]]
+    where = {"patient": first.patient, "file_name": first.file_name}
+    if len(slices) == 1:
+        where["slice_index"] = first.slice_index
+    return where | json_case(metrics)
+
+
+def _picture(system, generator, batches, scores, examples):
+    """Best, median and worst images by the first region's Dice, of those that hold some of it."""
+    (region, _), *_ = scores
+    dice = {
+        slices[0]: metrics["dice"]
+        for slices, metrics in scores[region, "image"]
+        if not np.isnan(metrics["sensitivity"])
+    }
+    ranked = evaluation.best_median_worst(list(dice.values()))
+    indices = [list(dice)[place] for _, place in ranked]
+    labels = [
+        f"{group}: {examples[i].patient} slice {examples[i].slice_index}, Dice {dice[i]:.3f}"
+        for (group, _), i in zip(ranked, indices, strict=True)
+    ]
+    images = evaluation.slices_at(system, generator, batches, indices)
+    task = system.task
+    return grid([task.row(*triple) for triple in images], task.columns, labels, task.side)

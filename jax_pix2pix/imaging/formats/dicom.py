@@ -1,0 +1,165 @@
+"""DICOM series of CT slices, in any transfer syntax that GDCM decodes: JPEG 2000 too."""
+
+import contextlib
+import statistics
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from jax_pix2pix.imaging.formats.dicom_lengths import check_lengths, is_dicom
+from jax_pix2pix.imaging.formats.nifti import geometry_of, scanner_header
+from jax_pix2pix.imaging.volume import Volume, check_affine
+from jax_pix2pix.imaging.formats.voxels import MAX_BYTES
+from jax_pix2pix.imaging.safe_io import unreadable
+from jax_pix2pix.errors import DataError
+
+MODALITY, INTERCEPT, SLOPE = "0008|0060", "0028|1052", "0028|1053"
+SAME_DIRECTION = 1e-3
+SAME_DISTANCE = 0.02  # relative: positions are rounded to 0.01 mm or so
+TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
+
+
+def read_series(folder):
+    """Reads the one series of CT slices in a folder; other files there are passed over.
+
+    Returns:
+        Volume of int16: Hounsfield units.
+
+    Raises:
+        DataError: the folder holds no series, or several; a file cannot be read, or is no CT slice;
+            the slices differ in size or direction, are sheared by a tilted gantry, or lie at
+            unequal distances, since one is missing or there twice.
+    """
+    with _no_warnings():
+        slices = sorted((_Slice(path) for path in _files(folder)), key=lambda one: one.height)
+        geometry = _geometry(folder, slices)
+        columns, rows = slices[0].size
+        values = np.empty((len(slices), rows, columns), np.int16)
+        for value, one in zip(values, slices, strict=True):
+            value[...] = one.hu()
+    # NIfTI counts the axes from columns to slices.
+    return Volume(np.ascontiguousarray(geometry.to_pictures(values.transpose())), geometry)
+
+
+@contextlib.contextmanager
+def _no_warnings():
+    """Keeps ITK from printing what is a DataError here, and of files that are no DICOM."""
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
+
+
+def _files(folder):
+    for path in sorted(Path(folder).glob("*")):
+        if path.is_file() and is_dicom(path):
+            try:
+                check_lengths(path)
+            except ValueError as error:
+                raise unreadable(path, "a DICOM slice", error) from error
+    try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    except RuntimeError as error:  # of a slice, and it does not say of which
+        raise unreadable(folder, "a DICOM series", str(error).strip().splitlines()[-1]) from error
+    if not series:
+        raise DataError(f"{folder} holds no DICOM series: give the folder that its slices lie in")
+    if len(series) > 1:
+        raise DataError(
+            f"{folder} holds {len(series)} DICOM series ({', '.join(series)}): put each into a "
+            "folder of its own"
+        )
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    # GDCM passes over damaged slices in silence.
+    for path in sorted(set(Path(folder).iterdir()) - set(map(Path, files))):
+        if path.name == "DICOMDIR" or path.name[0] == "." or not path.is_file():
+            continue
+        if not path.stat().st_size or is_dicom(path):
+            raise unreadable(path, "a DICOM slice", "empty, damaged, or no image")
+    return files
+
+
+class _Slice:
+    """A file of a series. Raises DataError where it is no CT slice or cannot be read."""
+
+    def __init__(self, path):
+        self.path = path
+        self._reader = sitk.ImageFileReader()
+        self._reader.SetImageIO("GDCMImageIO")
+        self._reader.SetFileName(path)
+        self._reader.SetOutputPixelType(sitk.sitkFloat64)  # HU may be fractions
+        self._try(self._reader.ReadImageInformation)
+        keys = self._reader.GetMetaDataKeys()
+        if MODALITY not in keys or self._reader.GetMetaData(MODALITY).strip() != "CT":
+            raise DataError(f"{path} is not a CT slice: take it out of the folder")
+        if self._reader.GetSize()[2] != 1:
+            raise DataError(f"{path} holds many frames: convert it to one file a slice")
+        try:
+            known = [float(self._reader.GetMetaData(key)) for key in (INTERCEPT, SLOPE)]
+            if not np.isfinite(known).all():
+                raise ValueError
+        except (RuntimeError, ValueError):
+            raise DataError(
+                f"{path} has no rescale slope and intercept, so that its HU are unknown: remove it"
+            ) from None
+        self.size = self._reader.GetSize()[:2]  # columns, rows
+        self.spacing = self._reader.GetSpacing()[:2]
+        self.direction = np.reshape(self._reader.GetDirection(), (3, 3))
+        self.position = np.array(self._reader.GetOrigin())
+        self.height = float(self.position @ self.direction[:, 2])
+
+    def hu(self):
+        """int16 [rows, columns]."""
+        # A copy: a view would outlive its image.
+        hu = np.rint(sitk.GetArrayFromImage(self._try(self._reader.Execute))[0])
+        if not np.isfinite(hu).all() or hu.min() < -32768 or hu.max() > 32767:
+            raise DataError(f"{self.path} holds {hu.min():g} to {hu.max():g}, which is not HU")
+        return hu.astype(np.int16)
+
+    def _try(self, read):
+        try:
+            return read()
+        except RuntimeError as error:
+            # ITK's text is many lines, the last of which tells what happened.
+            raise unreadable(self.path, "a DICOM slice", str(error).splitlines()[-1]) from error
+
+
+def _geometry(folder, slices):
+    first, last = slices[0], slices[-1]
+    if len(slices) < 2:
+        raise DataError(f"{first.path} is the only slice: a series needs two or more")
+    for one in slices[1:]:
+        if (one.size, one.spacing) != (first.size, first.spacing):
+            raise DataError(
+                f"{one.path} has {one.size} pixels of {one.spacing} mm, but {first.path} "
+                f"{first.size} of {first.spacing} mm: put the former into another folder"
+            )
+        if np.abs(one.direction - first.direction).max() > SAME_DIRECTION:
+            raise DataError(
+                f"{one.path} is not parallel to {first.path}: put it into another folder"
+            )
+    if 2 * len(slices) * first.size[0] * first.size[1] > MAX_BYTES:
+        raise DataError(f"{folder} holds {len(slices)} slices, above {MAX_BYTES} bytes: take fewer")
+    distances = np.diff([one.height for one in slices])
+    usual = statistics.median_low(distances)
+    for one, other, distance in zip(slices, slices[1:], distances, strict=False):
+        # So that a distance that is not a number is refused too.
+        if not (distance > 0 and abs(distance - usual) <= SAME_DISTANCE * usual):
+            raise DataError(
+                f"{one.path} and {other.path} are {distance:g} mm apart, the others {usual:g} mm: "
+                "a slice is missing, or there twice"
+            )
+    step = (last.position - first.position) / (len(slices) - 1)
+    distance = float(step @ first.direction[:, 2])
+    if np.abs(step - distance * first.direction[:, 2]).max() > SAME_DISTANCE * distance:
+        raise DataError(
+            f"{folder} was scanned with a tilted gantry, so that its slices are sheared: resample "
+            "them to a NIfTI volume"
+        )
+    affine = np.eye(4)
+    axes = first.direction @ np.diag([*first.spacing, distance])
+    affine[:3, :3], affine[:3, 3] = TO_RAS @ axes, TO_RAS @ first.position
+    check_affine(folder, affine)
+    return geometry_of(scanner_header(affine, (*first.size, len(slices))))

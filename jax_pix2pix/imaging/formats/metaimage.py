@@ -1,0 +1,191 @@
+"""MetaImage, the format of ITK and of many challenges.
+
+A .mha file holds its voxels; a .mhd file may name another one in its folder, .raw or .zraw.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from jax_pix2pix.imaging.formats import text_header
+from jax_pix2pix.imaging.formats.text_header import COMPRESSION, TO_RAS, Stored, integers, numbers, shown
+from jax_pix2pix.imaging.volume import Geometry, check_affine
+from jax_pix2pix.imaging.formats.voxels import to_volume
+from jax_pix2pix.errors import DataError
+
+TYPES = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
+    "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+}  # fmt: skip
+# The format has several names for the same, and a value for what is not said.
+ALIASES = {
+    "Position": "Offset", "Origin": "Offset", "Rotation": "TransformMatrix",
+    "Orientation": "TransformMatrix", "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
+}  # fmt: skip
+DEFAULTS = {
+    "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0", "ElementSpacing": "1 1 1",
+    "BinaryDataByteOrderMSB": "False", "CompressedData": "False",
+}  # fmt: skip
+# What is read in one form only.
+ONLY = {
+    "BinaryData": ("True", "save it in binary"),
+    "ElementNumberOfChannels": ("1", "save one number a voxel"),
+    "HeaderSize": ("0", "save it anew"),
+    "DistanceUnits": ("mm", "convert it to mm"),
+}
+LOCAL = "LOCAL"  # the voxels follow the header
+YES = ("true", "t", "1", "yes", "y")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Axes:
+    """As the format has them: their product, in an affine, would not give the same bits back.
+
+    Attributes:
+        spacing: float64 [3], mm along the axes of the file.
+        direction: float64 [3, 3], columns: where the axes run to; left, back and head.
+    """
+
+    spacing: np.ndarray
+    direction: np.ndarray
+
+
+def read_geometry(path):
+    """Geometry of a file whose header is sound; see `volume_file.read_geometry`."""
+    with _opened(path) as (geometry, *_):
+        return geometry
+
+
+def read(path, dtype, convert):
+    """Volume of dtype; `convert` is one of `voxels`."""
+    with _opened(path) as (geometry, stored, file):
+        voxels = text_header.read_voxels(file, stored)
+    return to_volume(path, geometry, voxels, dtype, convert)
+
+
+def voxel_file(path):
+    """The file beside a .mhd that holds its voxels; None where they are in the file itself."""
+    with text_header.opened(path, "a MetaImage") as file:
+        return _voxel_file(path, _fields(file))
+
+
+def write(path, voxels, geometry):
+    """Writes voxels in the file's axes: compressed in .mha; as they are, in .raw beside a .mhd."""
+    axes = geometry.header if isinstance(geometry.header, Axes) else _axes(geometry.affine)
+    content = text_header.little_endian(voxels)
+    raw = Path(path).with_suffix(".raw") if _is_mhd(path) else None
+    if raw is None:
+        content = zlib.compress(content, COMPRESSION)
+    names = {np.dtype(code): name for name, code in reversed(TYPES.items())}
+    fields = {
+        "ObjectType": "Image",
+        "NDims": "3",
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": str(raw is None),
+        **({} if raw else {"CompressedDataSize": str(len(content))}),
+        "TransformMatrix": " ".join(text_header.text_of(axes.direction.T)),
+        "Offset": " ".join(text_header.text_of((TO_RAS @ geometry.affine)[:3, 3])),
+        "ElementSpacing": " ".join(text_header.text_of(axes.spacing)),
+        "DimSize": " ".join(map(str, voxels.shape)),
+        "ElementType": names[voxels.dtype],
+        "ElementDataFile": raw.name if raw else LOCAL,  # the last one
+    }
+    if raw:
+        raw.write_bytes(content)
+        content = b""
+    with open(path, "wb") as file:
+        file.writelines(f"{key} = {value}\n".encode() for key, value in fields.items())
+        file.write(content)
+
+
+def _axes(affine):
+    steps = (TO_RAS @ affine)[:3, :3]
+    spacing = np.linalg.norm(steps, axis=0)
+    return Axes(spacing, steps / spacing)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """Gives (Geometry, Stored, the file with the voxels, which is left where they begin)."""
+    with text_header.opened(path, "a MetaImage") as file:
+        fields = _fields(file)
+        stored = _stored(path, fields)
+        geometry = _geometry(path, fields, stored.shape)
+        beside = _voxel_file(path, fields)
+        if beside is None:
+            text_header.check_length(file, stored)
+            yield geometry, stored, file
+        else:
+            with text_header.opened(beside, f"the voxels of {path}") as voxels:
+                text_header.check_length(voxels, stored)
+                yield geometry, stored, voxels
+
+
+def _is_mhd(path):
+    return os.fspath(path).lower().endswith(".mhd")
+
+
+def _voxel_file(path, fields):
+    """As `voxel_file`."""
+    name = fields["ElementDataFile"]
+    if name.upper() == LOCAL:
+        return None
+    if not _is_mhd(path):
+        raise DataError(
+            f"{path} has ElementDataFile = {shown(name)} in its header: save header and voxels in "
+            "one file, or call it .mhd"
+        )
+    # Of LIST, a pattern with numbers behind it, or a path, nothing is followed.
+    if not re.fullmatch(r"[^/\\%:]+", name) or name.split()[0] == "LIST" or name in (".", ".."):
+        raise DataError(
+            f"{path} has ElementDataFile = {shown(name)} in its header: save the voxels in one "
+            "file, in the same folder, and put its name there"
+        )
+    return Path(path).with_name(os.fsdecode(name.encode("latin-1")))
+
+
+def _fields(file):
+    """The fields of a header, up to the last one; the file is left behind it."""
+    fields = dict(DEFAULTS)
+    lines = text_header.lines(file)
+    while "ElementDataFile" not in fields:
+        key, equals, value = map(str.strip, next(lines).partition("="))
+        if not equals:
+            raise ValueError("it does not begin as MetaImage does")
+        fields[ALIASES.get(key, key)] = value
+    return fields
+
+
+def _stored(path, fields):
+    for key, (only, remedy) in ONLY.items():
+        if fields.get(key, only).lower() != only.lower():
+            raise DataError(f"{path} has {key} = {shown(fields[key])} in its header: {remedy}")
+    if fields["ElementType"] not in TYPES:
+        raise DataError(f"{path} holds {shown(fields['ElementType'])}: save one number a voxel")
+    order = ">" if fields["BinaryDataByteOrderMSB"].lower() in YES else "<"
+    stored = Stored(
+        shape=integers(fields["DimSize"]),
+        dtype=np.dtype(order + TYPES[fields["ElementType"]]),
+        compressed=fields["CompressedData"].lower() in YES,
+    )
+    text_header.check_shape(path, stored)
+    return stored
+
+
+def _geometry(path, fields, shape):
+    axes = Axes(numbers(fields["ElementSpacing"], 3), numbers(fields["TransformMatrix"], (3, 3)).T)
+    if not (axes.spacing > 0).all():
+        raise ValueError(f"its ElementSpacing is {shown(fields['ElementSpacing'])}")
+    affine = np.eye(4)
+    affine[:3, :3] = axes.direction * axes.spacing
+    affine[:3, 3] = numbers(fields["Offset"], 3)
+    affine = TO_RAS @ affine
+    check_affine(path, affine)
+    return Geometry(affine, shape, axes)

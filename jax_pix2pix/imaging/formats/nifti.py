@@ -1,0 +1,156 @@
+"""NIfTI files, .nii and .nii.gz: a header is checked before memory is taken for its voxels."""
+
+import contextlib
+import gzip
+import os
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+
+from jax_pix2pix.imaging.volume import Geometry, check_affine
+from jax_pix2pix.imaging.formats.voxels import DEFLATE_RATIO, MAX_BYTES, check_bytes, to_volume
+from jax_pix2pix.imaging.safe_io import unreadable
+from jax_pix2pix.errors import DataError
+
+HEADERS = {  # by the first field, which is the header's length, and the signature
+    348: (nib.Nifti1Header, b"n+1"),
+    540: (nib.Nifti2Header, b"n+2"),
+}
+UNITS = {0: "an unknown unit", 1: "metres", 2: "millimetres", 3: "micrometres"}
+GEOMETRY_FIELDS = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+)
+
+
+def read_geometry(path):
+    """Geometry of a file whose header is sound; see `volume_file.read_geometry`."""
+    with _opened(path) as (file, most_bytes):
+        return _geometry(path, file, most_bytes)
+
+
+def read(path, dtype, convert):
+    """Volume of dtype; `convert` is one of `voxels`."""
+    with _opened(path) as (file, most_bytes):
+        geometry = _geometry(path, file, most_bytes)
+        header = geometry.header
+        slope, inter = header.get_slope_inter()
+        file.seek(int(header["vox_offset"]))
+        content = file.read(_bytes(header))
+        if len(content) < _bytes(header):
+            raise ValueError(f"it ends after {len(content)} of {_bytes(header)} bytes of voxels")
+        file.read(1)  # at its end gzip compares the checksum
+    voxels = np.frombuffer(content, header.get_data_dtype())
+    voxels = voxels.reshape(geometry.file_shape, order="F")
+    if slope is None:
+        return to_volume(path, geometry, voxels, dtype, convert)
+
+    def scaled(path, picture):
+        return convert(path, picture * np.float64(slope) + np.float64(inter))
+
+    return to_volume(path, geometry, voxels, dtype, scaled)
+
+
+def write(path, voxels, geometry):
+    """Writes voxels in the file's axes."""
+    source = geometry.header
+    if not isinstance(source, nib.Nifti1Header):  # which Nifti2Header is as well
+        source = scanner_header(geometry.affine, geometry.file_shape)
+    header = type(source)()
+    header.set_data_dtype(voxels.dtype)
+    for field in GEOMETRY_FIELDS:
+        header[field] = source[field]
+    kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image
+    nib.save(kind(voxels.reshape(source.get_data_shape()), None, header), path)
+
+
+def scanner_header(affine, shape):
+    """Header of a volume that lies where the scanner had it."""
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(affine, code="scanner")
+    header.set_sform(affine, code="scanner")
+    return header
+
+
+def geometry_of(header):
+    """Geometry of a sound header."""
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    return Geometry(affine, tuple(header.get_data_shape()[:3]), header)
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """Gives the file, uncompressed, and the most bytes it can hold; turns errors into DataError."""
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(path, "rb"))
+            compressed = file.read(2) == b"\x1f\x8b"
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            if compressed:
+                file = stack.enter_context(gzip.GzipFile(fileobj=file))
+            yield file, size * (DEFLATE_RATIO if compressed else 1)
+    except DataError:
+        raise
+    except Exception as error:  # gzip raises EOFError and zlib.error, nibabel errors of its own
+        raise unreadable(path, "a NIfTI volume", error) from error
+
+
+def _geometry(path, file, most_bytes):
+    """Reads the header from an opened file. Returns Geometry."""
+    start = file.read(4)
+    length = min(int.from_bytes(start, order) for order in ("little", "big"))
+    if length not in HEADERS:
+        raise ValueError("it does not begin as NIfTI does")
+    kind, signature = HEADERS[length]
+    header = kind(start + file.read(length - 4), check=False)
+    if not header["magic"].item().startswith(signature):
+        raise ValueError("it has not the signature of NIfTI in one file")
+    _check_voxels(path, header, most_bytes)
+    _check_affine(path, header)
+    return geometry_of(header)
+
+
+def _check_voxels(path, header, most_bytes):
+    count = int(header["dim"][0])
+    shape = header["dim"][1 : 1 + count].tolist()
+    if count != 3 + (shape[3:] == [1]) or min(shape) < 1:
+        raise DataError(f"{path} has the shape {tuple(shape)}: save it with three dimensions")
+    if header.get_data_dtype().kind not in "iuf":
+        raise DataError(f"{path} holds {header.get_data_dtype()}: save one number a voxel")
+    header.get_slope_inter()  # raises
+    check_bytes(path, _bytes(header))
+    offset = float(header["vox_offset"])
+    if not int(header["sizeof_hdr"]) + 4 <= offset <= MAX_BYTES:
+        raise ValueError(f"its voxels begin at byte {offset:g}")
+    if offset + _bytes(header) > most_bytes:
+        raise ValueError(f"no {_bytes(header)} bytes for the shape {tuple(shape)}")
+
+
+def _check_affine(path, header):
+    if header["pixdim"][0] == 0:
+        header["pixdim"][0] = 1  # as the standard has it
+    if header["qform_code"] <= 0 and header["sform_code"] <= 0:
+        raise DataError(
+            f"{path} does not say where the patient's left is (qform_code and sform_code are 0): "
+            "set its affine"
+        )
+    unit = int(header["xyzt_units"]) & 7
+    if unit not in (0, 2):  # many do not tell, and mean millimetres
+        raise DataError(f"{path} is in {UNITS.get(unit, 'no unit of length')}: convert it to mm")
+    affine = header.get_best_affine()
+    check_affine(path, affine)
+    if header["qform_code"] > 0 and header["sform_code"] > 0:
+        codes = [orientations.aff2axcodes(form) for form in (header.get_qform(), affine)]
+        if codes[0] != codes[1]:
+            raise DataError(
+                f"{path} has axes towards {''.join(codes[0])} in its qform and "
+                f"{''.join(codes[1])} in its sform: correct the wrong one"
+            )
+
+
+def _bytes(header):
+    return int(np.prod(header.get_data_shape(), dtype=object)) * header.get_data_dtype().itemsize

@@ -1,0 +1,69 @@
+"""A pair of 8-bit pictures, one slice each, in two files or side by side. No TensorFlow.
+
+`config` is the data set's Config throughout, and `pair` of layouts.Pictures.
+"""
+
+import numpy as np
+
+from jax_pix2pix.imaging.body_mask import body_mask
+from jax_pix2pix.imaging.mr_intensity import grey_to_hu, stored_grey
+from jax_pix2pix.imaging.planes import stored_image, stored_labels
+from jax_pix2pix.imaging.safe_io import read_picture
+from jax_pix2pix.errors import DataError
+
+
+def has_body(root, pair, config):
+    """Whether the picture shows some body once it is stored. Raises DataError."""
+    source, _ = _pair(root, pair, config)
+    return bool(stored_labels(_mask(source), config.stored_size).any())
+
+
+def read(root, pair, config):
+    """The record of a pair, as `builder.Builder.read` describes it.
+
+    Raises:
+        DataError: a file cannot be read; two are not of one size; or one side by side has an odd
+            width.
+    """
+    size = config.stored_size
+    source, ct = _pair(root, pair, config)
+    hu = grey_to_hu(ct, config.image_window_hu)
+    return {
+        "image": stored_source(source, size),
+        "ct": stored_image(hu, size)[..., None],
+        "mask": stored_labels(_mask(source), size)[..., None],
+        "spacing_mm": (0.0, 0.0, 0.0),
+    }
+
+
+def stored_source(source, size):
+    """A picture of a source as it is stored, and as prediction makes it.
+
+    uint8 [h, w] -> uint16 [size, size, 1].
+    """
+    return stored_image(stored_grey(source), size, beyond=0)[..., None]
+
+
+def _mask(source):
+    return body_mask(source[None])[0]
+
+
+def _pair(root, pair, config):
+    """Source and CT, uint8 [h, w] each."""
+    source = read_picture(root / pair.source)
+    if pair.ct != pair.source:
+        ct = read_picture(root / pair.ct)
+        if ct.shape != source.shape:
+            sizes = [" x ".join(map(str, picture.shape[::-1])) for picture in (source, ct)]
+            raise DataError(
+                f"{root / pair.source} has {sizes[0]} pixels but its CT {root / pair.ct} has "
+                f"{sizes[1]}: they must cover the same pixels"
+            )
+        return source, ct
+    if source.shape[1] % 2:
+        raise DataError(
+            f"{root / pair.source} is {source.shape[1]} pixels wide, which are not two pictures "
+            "of one size side by side: correct or remove it"
+        )
+    left, right = np.split(source, 2, axis=1)
+    return (left, right) if config.source_side == "left" else (right, left)

@@ -1,0 +1,132 @@
+"""Which files `launch.predict` reads, and how its results take their places."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from jax_pix2pix.errors import DataError
+
+
+def find(source, output, endings):
+    """Finds the files of some kinds: one by its path, or all below a folder.
+
+    What is hidden, or below `output`, is passed over.
+
+    Args:
+        endings: of their names, in lower case.
+
+    Returns:
+        (folder, names relative to it, sorted); no names where there are none of these kinds.
+
+    Raises:
+        DataError: there is nothing at `source`, or `output` is the folder of the files.
+    """
+    if not os.path.exists(source):
+        raise DataError(f"{source} does not exist: give a file or a folder to --input")
+    if not os.path.isdir(source):
+        folder, name = os.path.split(source)
+        names = [name]
+    else:
+        folder, names = source, sorted(_below(source, output))
+    check_apart(folder, output)
+    return folder, [name for name in names if name.lower().endswith(endings)]
+
+
+def check_apart(folder, output):
+    """Raises DataError where results would lie among what they are made of."""
+    if os.path.realpath(output) == os.path.realpath(folder):
+        raise DataError(f"{output} is where the input is: give another --output")
+
+
+def check_distinct(results):
+    """Raises DataError where two of {name of a file: name of its result} have the same result."""
+    first = {}
+    for name, result in results.items():
+        if result in first:
+            raise DataError(
+                f"{first[result]} and {name} would both become {result}: rename one of them"
+            )
+        first[result] = name
+
+
+def results(source, output, names, endings, result_name, others=()):
+    """Where results lie: each in the folder `output`, or the only one in the file `output`.
+
+    Args:
+        source: a file or a folder; `names` are those found there.
+        endings: which make `output` a file.
+        result_name: name of a file -> name of its result in a folder.
+        others: paths, or None, of what else is read.
+
+    Returns:
+        {name: path of its result}.
+
+    Raises:
+        DataError: `output` is a file and `source` a folder; two files would have one result; or a
+            result would replace `source` or one of the others.
+    """
+    if output.lower().endswith(endings):
+        if os.path.isdir(source):
+            raise DataError(f"{output} is one file and {source} a folder: give a folder to both")
+        paths = {names[0]: output}
+    else:
+        paths = {name: os.path.join(output, result_name(name)) for name in names}
+    check_distinct(paths)
+    for path in filter(None, (source, *others)):
+        if os.path.realpath(path) in map(os.path.realpath, paths.values()):
+            raise DataError(f"{path} would be replaced by the result: give another --output")
+    return paths
+
+
+def check_place(path):
+    """Raises OSError, as `replacing` would, where the folder of `path` cannot be made, or used."""
+    folder = os.path.dirname(path) or "."
+    missing, there = None, folder
+    while not os.path.exists(there):
+        missing, there = there, os.path.dirname(there) or "."
+    if not os.path.isdir(there):
+        number = errno.ENOTDIR if missing else errno.EEXIST
+    elif not os.access(there, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    else:
+        return
+    if number == errno.EACCES and not missing:
+        raise OSError(f"{path} cannot be written ({os.strerror(number)})")
+    raise OSError(number, os.strerror(number), missing or folder)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Gives a path of the same name in a hidden folder; what is written there takes its place.
+
+    With what was written beside it, the voxels of a .mhd; `path` itself comes last. Makes the
+    folder of `path`. On an error nothing is left and `path` stays as it was.
+
+    Raises:
+        OSError: `path` cannot be written; some libraries tell of a full disk without a name.
+    """
+    folder, name = os.path.split(path)
+    folder = folder or "."
+    os.makedirs(folder, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as hidden:
+            yield Path(hidden, name)
+            for written in sorted(os.listdir(hidden), key=lambda written: written == name):
+                os.replace(os.path.join(hidden, written), os.path.join(folder, written))
+    except OSError as error:
+        raise OSError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
+def _below(root, output):
+    for folder, folders, names in os.walk(root):
+        folders[:] = [
+            name
+            for name in folders
+            if name[0] != "."
+            and os.path.realpath(os.path.join(folder, name)) != os.path.realpath(output)
+        ]
+        for name in names:
+            if name[0] != ".":
+                yield os.path.relpath(os.path.join(folder, name), root)

@@ -1,0 +1,131 @@
+"""Means of a run's metrics, counts of skipped updates and what goes into a line of the log."""
+
+import contextlib
+import zlib
+
+import jax
+import numpy as np
+
+from jax_pix2pix.errors import TrainingError
+from jax_pix2pix.logs.process_log import logger
+from jax_pix2pix.logs.straggler import HostTime, gather
+
+
+class Averages:
+    """Means of the metrics over logging intervals and epochs, and counts of skipped updates.
+
+    Holds each step's metrics until the next step is dispatched, so that reading them never makes
+    the device wait for the host.
+    """
+
+    def __init__(self, log, config, clock):
+        self._log, self._config, self._clock = log, config, clock
+        self._total_steps = config.epochs * config.steps_per_epoch
+        self._pending = None
+        # What a run that goes on from the middle of an interval had of it.
+        self._interval = list(log.interval) if log else []
+        self._restored, self._epoch = len(self._interval), []
+        self._skipped_in_a_row = 0
+        self._before = dict(clock.seconds)  # the interval
+        self._host, self._idle = HostTime(), False
+        self._before_epoch = dict(clock.seconds)
+        spent = ", ".join(f"{kind} {s:.1f} s" for kind, s in clock.seconds.items() if s)
+        logger.info("ready to train; time so far: %s", spent)
+
+    @contextlib.contextmanager
+    def waiting_for_input(self):
+        """Counts the time, if the device has nothing left to do at its end.
+
+        All of it, an upper bound: when the device finished its last step is not known.
+        """
+        self._clock.book("step")
+        self._host.begin()
+        yield
+        self._idle = self._pending is None or all(x.is_ready() for x in self._pending[1].values())
+        self._clock.book("input" if self._idle else "step")
+
+    def add(self, step, metrics, index):
+        """Of a step that was dispatched; index: the numbers of this process's examples."""
+        self._host.dispatched(self._idle)
+        self.flush()
+        self._pending = (step, metrics, zlib.crc32(np.asarray(index, "<i8").tobytes()))
+
+    def flush(self):
+        """Reads what is pending.
+
+        Raises:
+            TrainingError: on all processes, of max_skipped steps without a whole update.
+        """
+        if self._pending is None:
+            return
+        step, metrics, batch_ids = self._pending
+        self._pending = None
+        values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+        self._clock.book("step")
+        self._check_skipped(step, values)
+        self._interval.append(values)
+        self._epoch.append(values)
+        if self._log is None:
+            return
+        waited, stepped = (
+            self._clock.seconds[kind] - self._before[kind] for kind in ("input", "step")
+        )
+        seconds = waited + stepped  # without validation, pictures and checkpoints
+        steps = len(self._interval) - self._restored  # that those seconds are of
+        images_per_second = steps * self._config.data.batch_size / seconds
+        shown = {key: f"{values[key]:.3f}" for key in ("loss_G", "loss_D", "ssim") if key in values}
+        self._log.advance(**shown, images_s=f"{images_per_second:.1f}")
+        if step % self._config.log_every_steps == 0 or step == self._total_steps:
+            speed = {"images_per_second": images_per_second, "input_wait": waited / seconds}
+            # The last step's batch, as a checksum: whoever resumed can see that it is the same.
+            means = _mean(self._interval) | speed
+            self._log.scalars(step, "train", means, batch_ids=batch_ids)
+            self._log.seconds(step)
+            self._interval, self._restored, self._before = [], 0, dict(self._clock.seconds)
+
+    def keep(self, step):
+        """Leaves in the log what the interval has by a checkpoint, for a run that goes on there."""
+        self.flush()
+        if self._log and self._interval:
+            self._log.unfinished(step, self._interval)
+
+    def _check_skipped(self, step, values):
+        if not (values["skipped_D"] or values["skipped_G"]):
+            self._skipped_in_a_row = 0
+            return
+        skipped = [f"{name} {values[name]:g}" for name in ("skipped_D", "skipped_G")]
+        logger.warning("step %d: updates were skipped: %s", step, ", ".join(skipped))
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == self._config.max_skipped:
+            losses = ", ".join(
+                f"{key} is {value}" for key, value in values.items() if "loss" in key
+            )
+            raise TrainingError(
+                f"updates were skipped in {self._skipped_in_a_row} steps in a row, up to step "
+                f"{step} ({losses}), as gradients were not finite or losses spikes: lower "
+                "config.optimizer.learning_rate in another workdir; the last checkpoint is of a "
+                "sound state"
+            )
+
+    def end_epoch(self, epoch, write):
+        """On all processes, which compare their speed here."""
+        self.flush()
+        seconds = sum(self._clock.seconds[x] - self._before_epoch[x] for x in ("input", "step"))
+        compared = gather(*self._host.take(), seconds)
+        if compared and self._log:
+            self._log.straggler(epoch * self._config.steps_per_epoch, compared)
+        if write and self._log:
+            self._log.epoch(epoch, _mean(self._epoch))
+        self._epoch, self._before_epoch = [], dict(self._clock.seconds)
+
+
+def _mean(dicts):
+    """Of what is finite, as metrics of a skipped update may not be; of these updates the count."""
+    means = {}
+    for key in dicts[0]:
+        values = np.array([d[key] for d in dicts])
+        if key.startswith("skipped_"):
+            means[key] = float(values.sum())
+        elif np.isfinite(values).any():
+            means[key] = float(values[np.isfinite(values)].mean())
+    return means

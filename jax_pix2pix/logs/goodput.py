@@ -1,0 +1,129 @@
+"""Goodput: which share of a run's wall time went into steps that count.
+
+Of metrics.jsonl alone. A line of split "start" or "seconds" has the seconds of the process since
+the line before, by kind, and a start after another has what the restart cost, so that each second
+stands in one place and all of them add up to the wall time.
+"""
+
+import os
+
+from jax_pix2pix.logs.clock import KINDS
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.logs.metrics_log import metrics_path, read_metrics
+
+LOST = "lost"  # steps that were trained again after a restart, and what went with them
+DOWN = "down"  # from a run's last line to the next start of a process
+COLUMNS = (*KINDS, LOST, DOWN)
+
+
+def restart_cost(lines, start_step, began):
+    """What a restart cost that goes on from ``start_step``.
+
+    Args:
+        lines: of metrics.jsonl as the run before left it.
+        start_step: of the checkpoint that is gone on from.
+        began: time at which the process that goes on began, in seconds since 1970.
+
+    Returns:
+        {"lost_steps", "lost_seconds": in the lines of steps that are trained again,
+        "down_seconds": since the last line that has seconds, and so with what came after it, if
+        anything did}.
+    """
+    ended = [line["time"] for line in lines if "seconds" in line]
+    lost = [line for line in lines if not kept(line, start_step)]
+    return {
+        "lost_steps": max((line["step"] for line in lost), default=start_step) - start_step,
+        "lost_seconds": sum(sum(line.get("seconds", {}).values()) for line in lost),
+        "down_seconds": max(0.0, began - ended[-1]) if ended else 0.0,
+    }
+
+
+def kept(line, start_step):
+    """Whether a line stays when the run goes on from there: starts have happened in any case."""
+    return line["split"] == "start" or line["step"] <= start_step
+
+
+def summarise(logs):
+    """The shares of the wall time.
+
+    Args:
+        logs: the lines of metrics.jsonl as dicts, in a list for each scale of a pyramid, coarsest
+            first; else in one.
+
+    Returns:
+        {"wall_seconds", "seconds": {kind: s}, "shares": {kind: of the wall time}, "attempts"}. The
+        kinds are COLUMNS. Attempts are the starts, with the same of each, "from_step", "to_step",
+        "lost_steps" and "log", the place in ``logs``; what is lost and down is of the restart that
+        an attempt began with. None where no line has seconds.
+    """
+    attempts, ended = [], None
+    for number, log in enumerate(logs):
+        of_log = []
+        for line in log:
+            if line["split"] not in ("start", "seconds"):
+                continue
+            if line["split"] == "start" or not of_log:
+                restart = line.get("restart", {})
+                seconds = dict.fromkeys(COLUMNS, 0.0)
+                seconds[LOST] = restart.get("lost_seconds", 0.0)
+                seconds[DOWN] = restart.get("down_seconds", 0.0)
+                if not of_log and ended is not None:  # killed between two scales, if not 0
+                    began = line["time"] - sum(line["seconds"].values())
+                    seconds[DOWN] += max(0.0, began - ended)
+                of_log.append(
+                    {
+                        "log": number,
+                        "from_step": line["step"],
+                        "lost_steps": restart.get("lost_steps", 0),
+                        "seconds": seconds,
+                    }
+                )
+            attempt = of_log[-1]
+            attempt["to_step"] = line["step"]
+            for kind, value in line["seconds"].items():
+                attempt["seconds"][kind] += value
+            ended = line["time"]
+        attempts += of_log
+    if not attempts:
+        return None
+    total = {kind: sum(attempt["seconds"][kind] for attempt in attempts) for kind in COLUMNS}
+    return _with_shares({"seconds": total}) | {"attempts": [_with_shares(x) for x in attempts]}
+
+
+def _with_shares(summary):
+    seconds = summary["seconds"]
+    wall = sum(seconds.values())
+    shares = {kind: value / wall if wall else 0.0 for kind, value in seconds.items()}
+    return summary | {"wall_seconds": wall, "shares": shares}
+
+
+def of_workdir(workdir):
+    """`summarise` of a run, of a pyramid's too, finished or not; None where no line has seconds.
+
+    Raises:
+        WorkdirError: there is no metrics.jsonl, or a line is damaged.
+    """
+    directories, scale = [], 0
+    while os.path.isdir(directory := os.path.join(workdir, f"scale_{scale}")):
+        directories.append(directory)
+        scale += 1
+    directories = directories or [workdir]
+    if not os.path.exists(metrics_path(directories[0])):
+        path = metrics_path(directories[0])
+        raise WorkdirError(f"{path} does not exist: is this the workdir of a run?")
+    return summarise([read_metrics(directory) for directory in directories])
+
+
+def table(summary):
+    """A summary as text: a line for each attempt, and their total."""
+    pyramid = summary["attempts"][-1]["log"] > 0
+    lines = [f"{'goodput':<22}{'wall s':>10}" + "".join(f"{kind:>11}" for kind in COLUMNS)]
+    for attempt in summary["attempts"]:
+        steps = f"steps {attempt['from_step']} to {attempt['to_step']}"
+        lines.append(_row(f"{attempt['log']}: {steps}" if pyramid else steps, attempt))
+    return "\n".join([*lines, _row("in all", summary)])
+
+
+def _row(title, summary):
+    shares = "".join(f"{summary['shares'][kind]:>11.1%}" for kind in COLUMNS)
+    return f"{title:<22}{summary['wall_seconds']:>10.1f}{shares}"

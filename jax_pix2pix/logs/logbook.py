@@ -1,0 +1,157 @@
+"""What a run writes while it trains, on process 0: progress bar, text, JSON lines, writers."""
+
+import contextlib
+import json
+import os
+import time
+
+import tqdm
+
+from jax_pix2pix.logs import straggler
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.logs.goodput import kept, of_workdir, restart_cost
+from jax_pix2pix.logs.metrics_log import complete_lines, metrics_line, metrics_path, parsed, points, read_metrics
+from jax_pix2pix.logs.writers import TensorBoard
+
+
+class Logbook:
+    """Files of one workdir; continues them after ``start_step``.
+
+    A killed run may have logged steps after its last checkpoint. They are trained again, so their
+    lines are dropped first: each step stands in metrics.jsonl once. What they say of the time goes
+    into the line of split "start".
+
+    Args:
+        clock: of the process, on which all up to here is booked.
+        title: of the progress bar.
+        config: {dotted name of a field: value}, for the writers.
+        trackers: of trackers.py, each (workdir, history) -> Writer, beside TensorBoard.
+
+    Raises:
+        WorkdirError: a line of a log is damaged; but a last one that was cut short is no line.
+    """
+
+    def __init__(
+        self,
+        workdir,
+        start_step,
+        total_steps,
+        steps_per_epoch,
+        clock,
+        title=None,
+        config=None,
+        trackers=(),
+    ):
+        self._workdir, self._steps_per_epoch, self._clock = workdir, steps_per_epoch, clock
+        spent = clock.take()
+        start = {"seconds": spent}
+        self.interval = []  # the metrics of steps of an interval that was not finished
+        if before := read_metrics(workdir):
+            began = time.time() - sum(spent.values())
+            start["restart"] = restart_cost(before, start_step, began)
+            for line in before:
+                if (line["step"], line["split"]) == (start_step, "unfinished"):
+                    self.interval = line["metrics"]
+        self._jsonl = _continued(
+            metrics_path(workdir), metrics_line, lambda line: kept(line, start_step)
+        )
+        self._line(start_step, "start", start)
+        self._text = _continued(
+            os.path.join(workdir, "training_log.txt"),
+            lambda line: int(line.split()[1]),
+            lambda epoch: epoch * steps_per_epoch <= start_step,
+        )
+        history = {"kept": [line for line in before if kept(line, start_step)], "last": {}}
+        for line in before:
+            if points(line):
+                last = history["last"].get(line["split"], -1)
+                history["last"][line["split"]] = max(last, line["step"])
+        self._writers = [TensorBoard(os.path.join(workdir, "tensorboard"), start_step)]
+        self._writers += [tracker(workdir, history) for tracker in trackers]
+        if config:
+            for writer in self._writers:
+                writer.config(config)
+        self._bar = tqdm.tqdm(
+            desc=title,
+            total=total_steps,
+            initial=start_step,
+            unit="step",
+            smoothing=0.05,
+            dynamic_ncols=True,
+        )
+
+    def advance(self, **shown):
+        """One step further on the bar; ``shown`` stands behind it."""
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+
+    def scalars(self, step, split, values, **fields):
+        """One line of metrics.jsonl, and a point of each writer for each value; not for fields."""
+        values = {key: float(value) for key, value in values.items()}
+        self._line(step, split, values | fields)
+        for writer in self._writers:
+            writer.scalars(step, split, values)
+
+    def straggler(self, step, compared):
+        """Of straggler.gather: a line of metrics.jsonl, and a printed one if it is notable."""
+        self.scalars(step, "straggler", compared)
+        if text := straggler.line(round(step / self._steps_per_epoch), compared):
+            tqdm.tqdm.write(text)  # above the bar
+
+    def seconds(self, step):
+        """One line of metrics.jsonl: what was booked on the clock since the last one."""
+        self._line(step, "seconds", {"seconds": self._clock.take()})
+
+    def unfinished(self, step, metrics):
+        """One line of metrics.jsonl: {name: value} of each step of an interval up to this one."""
+        self._line(step, "unfinished", {"metrics": metrics})
+
+    def _line(self, step, split, values):
+        line = {"step": step, "epoch": step / self._steps_per_epoch, "split": split, **values}
+        self._jsonl.write(json.dumps(line | {"time": time.time()}) + "\n")
+        self._jsonl.flush()
+
+    def epoch(self, epoch, values):
+        """One line of training_log.txt."""
+        values = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
+        self._text.write(f"epoch {epoch}  {values}\n")
+        self._text.flush()
+
+    def image(self, step, name, image):
+        """image: uint8 [h, w, 3]."""
+        for writer in self._writers:
+            writer.image(step, name, image)
+
+    def close(self):
+        """Also gives the writers, at the end of the run, the shares of where its time went."""
+        finished = self._bar.n == self._bar.total
+        self._bar.close()
+        self._jsonl.close()
+        self._text.close()
+        summary = None
+        if finished:
+            with contextlib.suppress(WorkdirError):  # someone took the file away meanwhile
+                summary = of_workdir(self._workdir)
+        for writer in self._writers:
+            if summary:
+                writer.scalars(self._bar.total, "goodput", summary["shares"])
+            writer.close(finished)
+
+
+def _continued(path, parse, keep):
+    """Opens a log for appending, without the lines whose ``parse(line)`` ``keep`` refuses.
+
+    Raises:
+        WorkdirError: parse refuses a line.
+    """
+    lines = complete_lines(path)
+    values = parsed(path, lines, parse)
+    text = "".join(line for line, value in zip(lines, values, strict=True) if keep(value))
+    if os.path.exists(path):
+        temporary = f"{path}.tmp"  # a run that is killed here loses nothing
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    return open(path, "a", encoding="utf-8")

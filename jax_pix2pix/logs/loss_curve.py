@@ -1,0 +1,33 @@
+"""The losses and validation scores of a run as a picture."""
+
+import os
+
+from jax_pix2pix.logs.metrics_log import read_metrics
+
+
+def draw_loss_curve(workdir, best_metric):
+    """Draws workdir/loss_curve.png from metrics.jsonl: losses above, validation below."""
+    # Not above: they take long, and the first steps do without. No display server either.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = {"train": [], "validation": []}
+    for line in read_metrics(workdir):
+        if line["split"] in lines:
+            lines[line["split"]].append(line)
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    panels = figure.subplots(2, sharex=True)
+    names = {"train": ("loss_G", "loss_D"), "validation": (best_metric,)}
+    for panel, (split, metrics) in zip(panels, names.items(), strict=True):
+        for metric in metrics:
+            found = [(line["epoch"], line[metric]) for line in lines[split] if metric in line]
+            marker = "." if split == "validation" else None
+            panel.plot(*zip(*found, strict=True), label=metric, linewidth=1, marker=marker)
+        panel.legend()
+        panel.grid(alpha=0.3)
+        panel.set_ylabel(split)
+    panels[-1].set_xlabel("epoch")
+    path = os.path.join(workdir, "loss_curve.png")
+    temporary = f"{path}.tmp"
+    FigureCanvasAgg(figure).print_png(temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,85 @@
+"""Reading metrics.jsonl: a line of JSON each, of a split.
+
+"train" and "validation" have values, and so has "straggler", the slowest and the median process of
+an epoch; "start" and "seconds" where the time went, "unfinished" the metrics of each step of a
+logging interval in the middle of which a checkpoint was saved.
+
+A killed run may have cut the last line short: a line without its end is no line.
+"""
+
+import json
+import os
+
+from jax_pix2pix.logs.clock import KINDS
+from jax_pix2pix.errors import WorkdirError
+
+
+def metrics_path(workdir):
+    return os.path.join(workdir, "metrics.jsonl")
+
+
+def read_metrics(workdir):
+    """The lines of a workdir's metrics.jsonl as dicts.
+
+    Raises:
+        WorkdirError: a line is damaged; names it.
+    """
+    path = metrics_path(workdir)
+    return parsed(path, complete_lines(path), metrics_line)
+
+
+def complete_lines(path):
+    """The lines of a text file, each with its end; none where there is no file."""
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return [line for line in file if line.endswith("\n")]
+
+
+def parsed(path, lines, parse):
+    """[parse(line)] of the lines of a file.
+
+    Raises:
+        WorkdirError: parse refuses a line.
+    """
+    values = []
+    for number, line in enumerate(lines, 1):
+        try:
+            values.append(parse(line))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise WorkdirError(
+                f"{path}: line {number} is damaged ({line[:40].strip()!a}): delete that line, or "
+                "restore the file"
+            ) from None
+    return values
+
+
+def metrics_line(text):
+    """A line as a dict; raises ValueError, KeyError, TypeError or AttributeError."""
+    line = json.loads(text)
+    if line["split"] in ("start", "seconds"):
+        restart = line.get("restart", {})
+        for value in (*line["seconds"].values(), *restart.values()):
+            _number(value)
+        if not set(line["seconds"]) <= set(KINDS):
+            raise ValueError
+        _number(line["time"])
+    if line["split"] == "unfinished":
+        for value in (value for metrics in line["metrics"] for value in metrics.values()):
+            _number(value)
+    _number(line["step"])
+    _number(line.get("time", 0))
+    return line
+
+
+def points(line):
+    """What is drawn of a line over its step: {name: value}, none of what is no split of values."""
+    if line["split"] in ("start", "seconds", "unfinished"):
+        return {}
+    apart = ("step", "epoch", "split", "time", "batch_ids")
+    return {key: value for key, value in line.items() if key not in apart}
+
+
+def _number(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError

@@ -1,0 +1,265 @@
+"""Weights & Biases and MLflow, where a run asks for them; neither is needed otherwise.
+
+A run has the name of its workdir as its user gave it, with the whole of that and the revision of
+the code beside the config. One that goes on after a kill goes on in the same run there: its id is
+in tracker_<name>.json of the workdir. Steps that were sent before are not sent again, though they
+are trained again. Whoever asks for a tracker late finds the lines that metrics.jsonl has by then.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import time
+import uuid
+from pathlib import Path
+
+from jax_pix2pix.errors import ConfigError, WorkdirError
+from jax_pix2pix.logs.metrics_log import points
+from jax_pix2pix.logs.writers import CLOSE_SECONDS, InBackground
+
+PARAMS_PER_CALL = 100  # MLflow's limits
+PARAM_CHARACTERS = 6000
+
+
+def check_installed(wandb_project, mlflow_uri):
+    """Of what is asked for; None is not.
+
+    Raises:
+        ConfigError: a package is missing; says how to get it.
+    """
+    for asked, flag, module, package in (
+        (wandb_project, "wandb", "wandb", "wandb"),
+        (mlflow_uri, "mlflow", "mlflow", "mlflow-skinny"),
+    ):
+        if asked is not None and not asked:
+            raise ConfigError(f"--{flag} is empty: give it a value, or leave it out")
+        # A folder of that name where Python looks for modules, as W&B itself makes, is no package.
+        if asked and getattr(importlib.util.find_spec(module), "origin", None) is None:
+            raise ConfigError(f"--{flag} needs a package that is missing: pip install {package}")
+
+
+def check_usable(wandb_project, mlflow_uri):
+    """What can be known before a run begins, without a network.
+
+    Raises:
+        ConfigError: nobody is logged in to W&B; MLflow does not know such an address.
+    """
+    if wandb_project:
+        import wandb
+
+        settings = wandb.setup(wandb.Settings(silent=True)).settings
+        try:
+            ready = settings.mode != "online" or wandb.login(prompt=False, verify=False)
+            problem = "" if ready else "nobody is logged in to Weights & Biases"
+        except wandb.Error as error:  # a key that is none
+            problem = " ".join(str(error).split())[:200]
+        if problem:
+            raise ConfigError(
+                f"--wandb={wandb_project}: {problem}: run wandb login, or set WANDB_API_KEY, or "
+                "WANDB_MODE=offline"
+            )
+    if mlflow_uri:
+        try:
+            _mlflow_client(mlflow_uri)
+        except Exception as error:  # MLflow's, of several kinds, whose texts are of its registry
+            reason = f"{error}; " if isinstance(error, OSError) else ""
+            raise ConfigError(
+                f"--mlflow={without_password(mlflow_uri)}: {reason}use a folder of this machine or "
+                "the http address of a server; a database needs pip install mlflow"
+            ) from error
+
+
+def without_password(text):
+    return re.sub(r"//[^/@\s]+@", "//", text)
+
+
+def wandb_writer(project, given):
+    """-> (workdir, history) -> Writer, as `Logbook` takes them.
+
+    given: the workdir as its user gave it, perhaps a store's, where the writer's is a copy of it.
+    """
+    return lambda workdir, history: InBackground(
+        "Weights & Biases", lambda: Wandb(project, workdir, history, _identity(given, workdir))
+    )
+
+
+def mlflow_writer(uri, experiment, given):
+    """Likewise; experiment: a name, unless MLFLOW_EXPERIMENT_NAME has another."""
+    experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
+    return lambda workdir, history: InBackground(
+        "MLflow",
+        lambda: Mlflow(uri, experiment, workdir, history, _identity(given, workdir)),
+        without_password,
+    )
+
+
+class _Record:
+    """What the workdir knows of a run at one tracker: tracker_<name>.json, {target: fields}.
+
+    Raises:
+        WorkdirError: the file is damaged.
+    """
+
+    def __init__(self, workdir, name, target):
+        self._path = Path(workdir) / f"tracker_{name}.json"
+        self._target, self._all = target, {}
+        try:
+            if self._path.exists():
+                self._all = json.loads(self._path.read_text())
+            self.fields = dict(self._all.get(target, {}))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            raise WorkdirError(
+                f"{self._path} is damaged: delete it for a new run at that tracker"
+            ) from None
+
+    def write(self, **fields):
+        self.fields = self.fields | fields
+        self._all[self._target] = self.fields
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        temporary.write_text(json.dumps(self._all, indent=2))
+        temporary.replace(self._path)
+
+
+def _identity(given, workdir):
+    """(name, {field: value}) by which a run is told from others; see `wandb_writer`.
+
+    The name is the last part of what was given, for a scale of a pyramid with the scale.
+    """
+    from jax_pix2pix.runs.checkpoint import environment  # of a run, which has Orbax and a device
+
+    path = given.rstrip("/") if "://" in given else os.path.abspath(given)
+    name, scale = path.rpartition("/")[2], Path(workdir).name
+    if re.fullmatch(r"scale_\d+", scale) and scale != name:
+        name, path = f"{name}/{scale}", f"{path}/{scale}"
+    return name, {"workdir": path, "revision": environment()["revision"]}
+
+
+class Wandb:
+    """A run of Weights & Biases, of this id and no other. WANDB_MODE, WANDB_ENTITY, ... hold.
+
+    W&B says of no step whether it has it, so that metrics.jsonl says it: lines that were on their
+    way when a process was killed may be missing there.
+
+    Args:
+        history: {"kept": lines of metrics.jsonl that stay, "last": {split: the last step that any
+            line had}}.
+        identity: of `_identity`.
+    """
+
+    def __init__(self, project, workdir, history, identity):
+        import wandb
+
+        self._wandb = wandb
+        self._record = _Record(workdir, "wandb", project)
+        known = "pictures" in self._record.fields
+        self._last = history["last"] if known else {}
+        if "id" not in self._record.fields:
+            self._record.write(id=uuid.uuid4().hex[:12])
+        self._run = wandb.init(
+            project=project,
+            id=self._record.fields["id"],
+            name=identity[0],
+            dir=workdir,
+            resume="allow",
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                finish_timeout=0.75 * CLOSE_SECONDS,  # without end else, at the process's end too
+                finish_timeout_raises=True,
+            ),
+        )
+        self.config(identity[1])
+        if not known:
+            self._record.write(pictures={})
+            for line in history["kept"]:
+                self.scalars(line["step"], line["split"], points(line))
+
+    def config(self, values):
+        self._run.config.update(values, allow_val_change=True)
+
+    def scalars(self, step, split, values):
+        if values and step > self._last.get(split, -1):
+            self._run.log({f"{split}/{key}": value for key, value in values.items()}, step=step)
+
+    def image(self, step, name, image):
+        pictures = self._record.fields["pictures"]
+        if step > pictures.get(name, -1):
+            self._run.log({name: self._wandb.Image(image)}, step=step)
+            self._record.write(pictures=pictures | {name: step})
+
+    def close(self, finished):
+        self._run.finish(exit_code=0 if finished else 1)
+        self._wandb.teardown()  # returns when W&B's own process has written everything and ended
+
+
+class Mlflow:
+    """A run of MLflow, which says itself which steps it has: none is sent twice, none is missing.
+
+    Args:
+        uri: a folder, file:..., http(s)://... of a server, or a database, for which all of MLflow
+            has to be installed.
+        experiment: is made where there is none of that name.
+        history, identity: as Wandb.
+    """
+
+    def __init__(self, uri, experiment, workdir, history, identity):
+        self._client = _mlflow_client(uri)
+        from mlflow import entities
+
+        self._entities = entities
+        record = _Record(workdir, "mlflow", without_password(uri))
+        if "run_id" in record.fields:
+            self._client.update_run(record.fields["run_id"], status="RUNNING")
+        else:
+            found = self._client.get_experiment_by_name(experiment)
+            number = found.experiment_id if found else self._client.create_experiment(experiment)
+            run = self._client.create_run(number, run_name=identity[0])
+            record.write(run_id=run.info.run_id)
+        self._run_id = record.fields["run_id"]
+        for name, value in identity[1].items():
+            self._client.set_tag(self._run_id, name, value)
+        data = self._client.get_run(self._run_id).data
+        self._params = set(data.params)
+        self._last = {
+            key: max(x.step for x in self._client.get_metric_history(self._run_id, key))
+            for key in data.metrics
+        }
+        for line in history["kept"]:
+            self.scalars(line["step"], line["split"], points(line))
+
+    def config(self, values):
+        """Those that are not there yet: MLflow keeps the first value of each."""
+        new = [
+            self._entities.Param(name, str(value)[:PARAM_CHARACTERS])
+            for name, value in values.items()
+            if name not in self._params
+        ]
+        for first in range(0, len(new), PARAMS_PER_CALL):
+            batch = new[first : first + PARAMS_PER_CALL]
+            self._client.log_batch(self._run_id, params=batch)
+
+    def scalars(self, step, split, values):
+        now = int(time.time() * 1000)  # in ms, as MLflow has it
+        new = [
+            self._entities.Metric(f"{split}/{key}", value, now, step)
+            for key, value in values.items()
+            if step > self._last.get(f"{split}/{key}", -1)
+        ]
+        if new:
+            self._client.log_batch(self._run_id, metrics=new)
+
+    def image(self, step, name, image):
+        """A step's picture has a name of its own, so that another of that step replaces it."""
+        self._client.log_image(self._run_id, image, artifact_file=f"{name}/step_{step:08d}.png")
+
+    def close(self, finished):
+        self._client.set_terminated(self._run_id, "FINISHED" if finished else "KILLED")
+
+
+def _mlflow_client(uri):
+    # A folder is all that a single machine needs; MLflow wants to be told that it is meant.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri)

@@ -1,0 +1,143 @@
+"""Writers show a run's metrics while it trains: one protocol, TensorBoard, and a thread for others.
+
+`trackers.py` has Weights & Biases and MLflow.
+"""
+
+import errno
+import os
+import queue
+import sys
+import threading
+from typing import Protocol
+
+import numpy as np
+import tqdm
+
+from jax_pix2pix.logs.process_log import logger
+
+WAITING = 10_000  # calls that a writer in a thread may be behind
+CLOSE_SECONDS = 60.0  # that the end of a run waits for one
+
+
+class Writer(Protocol):
+    """Of one run, on process 0. Steps of a split do not go back."""
+
+    def config(self, values):
+        """{dotted name of a field: value}, before anything else."""
+        ...
+
+    def scalars(self, step, split, values):
+        """{name: float} of a step; split is "train", "validation" and so on."""
+        ...
+
+    def image(self, step, name, image):
+        """image: uint8 [h, w, 3]."""
+        ...
+
+    def close(self, finished):
+        """finished: whether the run came to its last step."""
+        ...
+
+
+class TensorBoard:
+    """Event files in ``directory``, which continue after ``start_step``.
+
+    Raises:
+        OSError: of any method, when an earlier call could not be written.
+    """
+
+    def __init__(self, directory, start_step):
+        import tensorboardX  # not above: commands that write nothing for it know this module too
+
+        self._start_step = start_step
+        self._board = tensorboardX.SummaryWriter(
+            directory,
+            max_queue=0,  # without a limit, at which a full disk would stop the run for ever
+            purge_step=start_step + 1,
+        )
+
+    def config(self, values):
+        lines = "\n".join(f"    {name} = {value!r}" for name, value in values.items())
+        self._board.add_text("config", lines, self._start_step)
+
+    def scalars(self, step, split, values):
+        self._check()
+        for key, value in values.items():
+            self._board.add_scalar(f"{split}/{key}", value, step)
+
+    def image(self, step, name, image):
+        self._check()
+        self._board.add_image(name, np.asarray(image), step, dataformats="HWC")
+        self._board.flush()
+
+    def close(self, finished):
+        del finished
+        self._board.close()
+
+    def _check(self):
+        """Raises OSError if the files could not be written: only the board's thread ended."""
+        if not self._board.file_writer.event_writer._worker.is_alive():
+            self._board.flush()  # raises what ended the thread, if that lasts
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+class InBackground:
+    """A writer in a thread of its own: training neither waits for it nor ends with it.
+
+    Whatever it raises, and when it falls behind, is one line of warning; then it gets no more.
+
+    Args:
+        name: for the warning.
+        open_writer: () -> Writer, called in the thread.
+        hide: (text) -> text of a warning, without secrets.
+    """
+
+    def __init__(self, name, open_writer, hide=lambda text: text):
+        self._name, self._open, self._hide = name, open_writer, hide
+        self._calls = queue.Queue(WAITING)
+        self._failed = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def config(self, values):
+        self._call("config", values)
+
+    def scalars(self, step, split, values):
+        self._call("scalars", step, split, values)
+
+    def image(self, step, name, image):
+        self._call("image", step, name, image)
+
+    def close(self, finished):
+        self._call("close", finished)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._fail(f"it is not done {CLOSE_SECONDS:g} s after the last step")
+
+    def _call(self, method, *arguments):
+        if self._failed.is_set():
+            return
+        try:
+            self._calls.put_nowait((method, arguments))
+        except queue.Full:
+            self._fail(f"it is {WAITING} lines behind")
+
+    def _work(self):
+        try:
+            writer = self._open()
+            method = None
+            while method != "close" and not self._failed.is_set():
+                method, arguments = self._calls.get()
+                getattr(writer, method)(*arguments)
+        except Exception as error:  # of a server, a network or a package of others
+            logger.warning("%s failed", self._name, exc_info=True)
+            reason = self._hide(" ".join(str(error).split()))[:300]
+            self._fail(f"{type(error).__name__}: {reason}")
+
+    def _fail(self, reason):
+        if self._failed.is_set():
+            return
+        self._failed.set()
+        text = f"{self._name} gets nothing more of this run ({reason}); training goes on"
+        logger.warning(text)
+        tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)  # above a progress bar

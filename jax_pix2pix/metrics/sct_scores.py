@@ -1,0 +1,62 @@
+"""All scores of one patient's synthetic CT, by flat names; means over patients: mask_scores."""
+
+import numpy as np
+
+from jax_pix2pix.metrics import bootstrap, overlap, structures, surface_distance
+from jax_pix2pix.metrics.dose import DVH_PROTOCOL, GAMMA_PROTOCOL, PROTOCOL, dosimetry
+from jax_pix2pix.metrics.protocols import PROTOCOLS as COMPARISONS
+from jax_pix2pix.metrics.protocols import compare
+
+GAMMAS = ((2, 2), (3, 3))  # %, mm
+DIFFERENCES = ("d98", "d2", "dmean", "body_dmean")
+DOSE_SCORES = (
+    *(f"gamma_{percent}_{mm}" for percent, mm in GAMMAS),
+    *(f"delta_{name}" for name in DIFFERENCES),
+)
+PROTOCOLS = {
+    **{name: f"version {p.version}: {p.text}" for name, p in COMPARISONS.items()},
+    "structures": structures.PROTOCOL,
+    "dice": overlap.PROTOCOLS["dice"],
+    "hd95_mm": surface_distance.PROTOCOLS["hd95_mm"],
+    "dose": PROTOCOL,
+    **{f"gamma_{p}_{mm}": GAMMA_PROTOCOL.format(percent=p, mm=mm) for p, mm in GAMMAS},
+    "delta": DVH_PROTOCOL,
+    "interval_95": bootstrap.PROTOCOL,
+}
+
+
+def score_patient(ct, sct, mask, spacing_mm, protocols=None, dose=True):
+    """Scores of a volume; what each means is in PROTOCOLS.
+
+    Args:
+        ct, sct: HU [d, h, w], integers or floats; slices from feet to head, rows from front to
+            back, columns from right to left.
+        mask: bool [d, h, w], the body.
+        spacing_mm: positive, between slices, rows and columns; None where it is unknown or slices
+            are missing between these.
+        protocols: names, of protocols.PROTOCOLS; None is all of them.
+        dose: whether the surrogate dose is computed.
+
+    Returns:
+        {"synthrad2023.mae", ..., "bone.dice", "bone.hd95_mm", ..., "gamma_2_2", ..., "delta_d98",
+        ...: float}. The names are those of the arguments, whatever the volume: NaN where a score
+        is undefined, as distances and doses are without a spacing or in a single slice.
+
+    Raises:
+        ConfigError: the mask is empty, a value is not finite, or there is no such protocol.
+        ValueError: the shapes differ, or the mask is not bool.
+    """
+    scores = {
+        f"{name}.{metric}": value
+        for name, values in compare(ct, sct, mask, protocols).items()
+        for metric, value in values.items()
+    }
+    scores |= structures.structure_scores(ct, sct, mask, spacing_mm)
+    if dose and (spacing_mm is None or min(mask.shape) < 2):
+        return scores | dict.fromkeys(DOSE_SCORES, np.nan)
+    if dose:
+        doses = dosimetry(ct, sct, mask, spacing_mm)
+        for percent, mm in GAMMAS:
+            scores[f"gamma_{percent}_{mm}"] = doses.gamma_pass_rate(percent, mm)
+        scores |= {f"delta_{name}": value for name, value in doses.differences().items()}
+    return scores

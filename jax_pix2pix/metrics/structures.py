@@ -1,0 +1,41 @@
+"""Bone, soft tissue and air of a synthetic CT against those of the real one."""
+
+import numpy as np
+
+from jax_pix2pix.metrics.mask_scores import case_scores
+from jax_pix2pix.intensity import AIR_HU, BONE_HU
+
+_SCORES = ("dice", "hd95_mm")
+NAMES = ("bone", "soft_tissue", "air")
+PROTOCOL = (
+    f"structures by threshold, alike in both volumes, inside the body mask: bone above {BONE_HU} "
+    f"HU, air below {AIR_HU} HU, soft tissue between; undefined where neither has any"
+)
+
+
+def structures(hu, mask):
+    """{name of NAMES: bool [d, h, w]}, which share out the mask; HU may be any numbers."""
+    bone, air = (hu > BONE_HU) & mask, (hu < AIR_HU) & mask
+    return {"bone": bone, "soft_tissue": mask & ~bone & ~air, "air": air}
+
+
+def structure_scores(ct, sct, mask, spacing_mm):
+    """Dice and HD95 of each structure, as overlap.py and surface_distance.py define them.
+
+    Args:
+        ct, sct: HU [d, h, w].
+        mask: bool [d, h, w], the body.
+        spacing_mm: positive, between slices, rows and columns; None where unknown.
+
+    Returns:
+        {"bone.dice", "bone.hd95_mm", ...}: floats; NaN where undefined, as distances of an unknown
+        spacing are, and all of a structure that neither volume has: nothing was shown of it.
+    """
+    scores = {}
+    predicted, reference = structures(sct, mask), structures(ct, mask)
+    for name in NAMES:
+        found = {}
+        if predicted[name].any() or reference[name].any():
+            found = case_scores(predicted[name], reference[name], spacing_mm)
+        scores |= {f"{name}.{score}": found.get(score, np.nan) for score in _SCORES}
+    return scores

@@ -1,0 +1,362 @@
+"""Checkpoints: Orbax's manager behind a few verbs, saving asynchronously.
+
+Each has the digests of its files, written before it gets its name, so that a checkpoint is whole,
+or is no checkpoint, or is found to be damaged.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+import warnings
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    LatestN,
+)
+
+from jax_pix2pix.runs import unshared_folders, file_digests
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.logs.process_log import logger
+
+PACKAGES = (
+    "jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow",
+    "tensorflow-cpu", "tensorflow-datasets",
+)  # fmt: skip
+METRICS = "metrics/metrics"  # where Orbax keeps the scores of a step, in its folder
+
+
+@functools.cache
+def environment():
+    """What bitwise reproduction depends on beside the config."""
+    versions = {name: _version(name) for name in PACKAGES}
+    device = jax.devices()[0]
+    return versions | {
+        "python": platform.python_version(),
+        "revision": _revision(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "LIBTPU_INIT_ARGS": os.environ.get("LIBTPU_INIT_ARGS", ""),
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "platform": device.client.platform_version,  # CUDA's or libtpu's build
+        "device": _processor() if device.device_kind == "cpu" else device.device_kind,
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+    }
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # the library can be without TensorFlow and libtpu
+        return "not installed"
+
+
+def _revision():
+    """Of the code: the commit, "+" and a hash of the changes if there are any; or "unknown"."""
+
+    def git(*arguments):
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout.strip()
+
+    try:
+        changes = git("diff", "HEAD")
+        digest = f"+{hashlib.sha256(changes).hexdigest()[:12]}" if changes else ""
+        return git("rev-parse", "HEAD").decode() + digest
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _processor():
+    """The CPU's model, as JAX calls all of them "cpu" and XLA compiles for each what it has."""
+    try:
+        models = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text("utf-8"))
+    except OSError:
+        models = None
+    return models[1] if models else platform.machine()
+
+
+def _by_name(tree):
+    """{dotted name: leaf}; attributes and keys are named alike."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
+
+
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step):
+        """Leaves JAX alone, which `preemption.asked_to_stop` asks with other numbers."""
+        return False
+
+
+class Checkpoints:
+    """The checkpoints of one run, in step-numbered folders of ``directory``.
+
+    Keeps the last ``keep_last`` and the one with the highest ``best_metric`` among those saved
+    with metrics, where a value that is not finite is the lowest. Unless it only reads, those that
+    are damaged are named on stderr and moved to "damaged" beside the checkpoints first, so that
+    all processes find the same ones.
+
+    Raises:
+        WorkdirError: all are damaged.
+    """
+
+    def __init__(self, directory, best_metric, keep_last=1, read_only=False):
+        self.directory = Path(directory)
+
+        def score(metrics):
+            """Has an order also where training did not end in numbers: NaN would have none."""
+            value = metrics[best_metric]
+            return value if math.isfinite(value) else -math.inf
+
+        self._score = score
+        multiprocessing = ocp.options.MultiprocessingOptions()
+        if read_only:  # which a process may do on its own
+            self._apart = jax.process_count() > 1
+        else:
+            on_first_process(self._move_damaged)
+            self._apart = unshared_folders.are_apart(directory)
+        if self._apart:  # a manager each, of which that of process 0 alone saves
+            if not read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            me = jax.process_index()
+            multiprocessing = ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+            )
+        # BestN decides what is kept; without best_fn the manager forgets metrics when restarted.
+        best = BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy([LatestN(keep_last), best]),
+            best_fn=score,
+            read_only=read_only,
+            create=not read_only and not self._apart,
+            multiprocessing_options=multiprocessing,
+            cleanup_tmp_directories=not read_only,
+            lightweight_initialize=read_only,  # leaves metrics alone, which may be damaged
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._digest),
+        )
+        self._manager = _Manager(directory, options=options)
+
+    def _move_damaged(self):
+        """As the class says; one process of a run calls this."""
+        found = self._found()
+        problems = {step: problem for step in found if (problem := self._damage(step))}
+        sound = max(set(found) - set(problems), default=None)
+        folder = self.directory.parent / "damaged"
+        for step, problem in problems.items():
+            folder.mkdir(exist_ok=True)
+            moved = folder / f"{step}-{time.time_ns()}"
+            (self.directory / str(step)).rename(moved)
+            used = "" if sound is None or step < sound else f", and step {sound} is used"
+            print(
+                f"warning: the checkpoint of step {step} is damaged: {problem}; it is now "
+                f"{moved}{used}",
+                file=sys.stderr,
+            )
+        if found and sound is None:
+            raise WorkdirError(
+                f"{self.directory}: all {len(found)} checkpoints are damaged and now in {folder}: "
+                "restore one, or use another workdir"
+            )
+
+    def _found(self):
+        """The steps that have a folder, also those that the manager is about to delete."""
+        names = [path.name for path in self.directory.glob("*")]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def check_whole(self, state):
+        """Raises WorkdirError if `save` could not get all of a state that is placed as this one."""
+        if self._apart:
+            try:
+                unshared_folders.whole(state)
+            except WorkdirError:
+                jax.distributed.shutdown()  # or the first to end would abort the others
+                raise
+
+    def save(self, step, state, metrics=None):
+        """Starts to write ``state`` (a pytree of arrays), unless ``step`` is already there.
+
+        Raises:
+            WorkdirError: this checkpoint, or the one before, could not be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        if self._apart:
+            state = unshared_folders.whole(state)
+            if jax.process_index():
+                return
+        contents = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), environment=ocp.args.JsonSave(environment())
+        )
+        with self._writing():
+            self._manager.save(step, args=contents, metrics=metrics)
+        logger.info("checkpoint of step %d: being written", step)
+
+    def _digest(self):
+        """Called when all of a checkpoint is written, before it gets its name."""
+        if jax.process_index() == 0:
+            for folder in self.directory.glob("*.orbax-checkpoint-tmp*"):
+                file_digests.write(folder)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        try:
+            yield
+        except Exception as error:  # of the file system, by way of Orbax's threads and TensorStore
+            reason = " ".join(str(error).split())[:300]
+            steps = self._found()
+            kept = f"step {max(steps)} is whole" if steps else "there is no checkpoint yet"
+            raise WorkdirError(
+                f"{self.directory}: a checkpoint could not be written ({reason}); {kept}: make "
+                "room and start again"
+            ) from error
+
+    def latest(self):
+        """The newest step, or None."""
+        step = self._manager.latest_step()
+        return unshared_folders.of_first_process(step) if self._apart else step
+
+    def check_sound(self, step):
+        """Raises WorkdirError, naming the file, if a step is not as it was written."""
+        if problem := self._damage(step):
+            raise WorkdirError(
+                f"the checkpoint of step {step} is damaged: {problem}: restore it, or use another"
+            )
+
+    def _damage(self, step):
+        """What is wrong with a step, naming the file; or None."""
+        return file_digests.damage(self.directory / str(step)) or self._saved_score(step)[1]
+
+    def _saved_score(self, step):
+        """-> (the score of a step, None if it has none; what is wrong with its file, or None)."""
+        folder = self.directory / str(step)
+        if problem := file_digests.damage(folder, METRICS):
+            return None, problem
+        if not (folder / METRICS).is_file():
+            return None, None
+        try:
+            return float(self._score(json.loads((folder / METRICS).read_text("utf-8")))), None
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return None, f"{folder / METRICS} does not hold a score"
+
+    def _best(self, steps):
+        """The step with the highest score, the newest of equal ones; None if none has any.
+
+        Those whose score is damaged are named on stderr, and left out.
+        """
+        scores = {}
+        for step in steps:
+            score, problem = self._saved_score(step)
+            if score is not None:
+                scores[step] = score
+            if problem:
+                print(
+                    f"warning: the checkpoint of step {step} is damaged: {problem}; the best is "
+                    "that of the others",
+                    file=sys.stderr,
+                )
+        return max(scores, key=lambda step: (scores[step], step), default=None)
+
+    def resolve(self, which):
+        """The step that "best", "last" or a number names.
+
+        Raises:
+            WorkdirError: there is no such checkpoint.
+        """
+        steps = sorted(self._manager.all_steps())
+        if not steps:
+            raise WorkdirError(f"{self.directory}: no checkpoint; train first")
+        if which == "last":
+            return steps[-1]
+        if which == "best":
+            best = self._best(steps)
+            if best is None:
+                raise WorkdirError(
+                    f"{self.directory}: no checkpoint has a validation score yet; use last"
+                )
+            return best
+        if not which.isdecimal() or int(which) not in steps:
+            raise WorkdirError(
+                f'{self.directory}: no checkpoint "{which}"; use best, last or one of '
+                f"{', '.join(map(str, steps))}"
+            )
+        return int(which)
+
+    def restore(self, step, abstract_state):
+        """The state of ``step``, onto the shapes, types and placement of ``abstract_state``.
+
+        Nothing of the checkpoint decides what is allocated, and where.
+
+        Raises:
+            WorkdirError: it is of other shapes or types, or damaged, which `check_sound` says
+                better.
+        """
+        placed = unshared_folders.as_numpy(abstract_state) if self._apart else abstract_state
+        contents = ocp.args.Composite(
+            state=ocp.args.StandardRestore(placed), environment=ocp.args.JsonRestore()
+        )
+        try:
+            self._check_types(step, abstract_state)
+            restored = self._manager.restore(step, args=contents)
+        except Exception as error:  # Orbax's and TensorStore's, of many kinds
+            reason = " ".join(str(error).split())[:300]
+            raise WorkdirError(
+                f"{self.directory / str(step)} does not hold the state of this config ({reason}): "
+                "use the code and the config that wrote it"
+            ) from error
+        written_in = restored["environment"]
+        if not isinstance(written_in, dict):
+            path = self.directory / str(step) / "environment" / "metadata"
+            raise WorkdirError(f"{path} does not hold versions: restore it, or use another step")
+        now = environment()
+        changes = [
+            f"{key} was {written_in.get(key)}, is {now.get(key)}"
+            for key in now | written_in
+            if written_in.get(key) != now.get(key)
+        ]
+        if changes:
+            warnings.warn(
+                "this checkpoint was written elsewhere, so results agree to rounding and not "
+                f"bit for bit: {'; '.join(changes)}",
+                stacklevel=2,
+            )
+        logger.info("restored the checkpoint of step %d", step)
+        state = restored["state"]
+        return unshared_folders.spread(state, abstract_state) if self._apart else state
+
+    def _check_types(self, step, abstract_state):
+        """Raises ValueError, naming an array, if whole numbers are stored for others or vice versa.
+
+        Orbax casts whatever there is, which is right from one precision to another.
+        """
+        path = self._manager.directory / str(step) / "state"
+        stored = _by_name(ocp.StandardCheckpointHandler().metadata(path).tree)
+        for name, x in _by_name(abstract_state).items():
+            if name not in stored:
+                continue
+            theirs, ours = (
+                jnp.issubdtype(kind, jnp.inexact) for kind in (stored[name].dtype, x.dtype)
+            )
+            if theirs != ours:
+                raise ValueError(f"{name} is {stored[name].dtype} there and {x.dtype} here")
+
+    def wait(self):
+        """Returns when all that was saved is on disk."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self):
+        with self._writing():
+            self._manager.close()

@@ -1,0 +1,307 @@
+"""What lies in an object store, gs:// or s3://: the one place that talks to it. No TensorFlow.
+
+A store has no append, no rename, no locks and no fsync, but an object is there whole or not at all.
+So nothing is used in place: folders are copied here, worked in, and copied back in an order in
+which what says that the rest is whole comes last. fsspec has the connections.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import threading
+import time
+from pathlib import Path, PurePosixPath
+
+from jax_pix2pix.errors import DataError
+
+SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
+ANSWER_SECONDS = 20  # in which a store says what it holds
+WAIT_SECONDS = 60  # for a store that cannot be reached at first
+PAUSE_SECONDS = 2  # between two tries
+# What passes, by the names of the classes that packages of stores have for it.
+PASSING = {
+    "ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError",
+    "IncompleteRead", "MetadataRetrievalError", "ResponseParserError", "Timeout", "TimeoutError",
+}  # fmt: skip
+BUSY = (408, 409, 429)  # status codes of HTTP that pass, beside those of a server's own errors
+
+
+class Unreachable(DataError):
+    """A store does not answer or is too busy: the same may work later."""
+
+
+def is_remote(path):
+    """Raises DataError for a url with one slash, which would be the folder "s3:"."""
+    path = os.fspath(path)
+    if re.match(r"\w+:/(?!/)", path):
+        raise DataError(
+            f"{path}: write {path.replace(':/', '://', 1)} for what is in a store, or ./{path} for "
+            "a folder"
+        )
+    return "://" in path
+
+
+def check_local(flag, path):
+    """Raises DataError if a path that only a folder of this machine will do for is a store's."""
+    if path and is_remote(path):
+        raise DataError(
+            f"--{flag}={path}: use a local path; only --workdir and data_dir may be a store's"
+        )
+
+
+def cache_folder(url):
+    """Folder of this machine for copies of what is at the url; below XDG_CACHE_HOME, if set."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "jax_pix2pix", hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:24])
+
+
+def local_folder(data_dir):
+    """Where prepared data is read and written: data_dir itself, or the copy of a store's."""
+    return cache_folder(data_dir) if is_remote(data_dir) else Path(data_dir).expanduser()
+
+
+class Store:
+    """The objects below a url, by their names relative to it.
+
+    Raises:
+        DataError: no such kind of store, or its package is not installed. All methods: the store
+            refuses.
+        Unreachable: all methods: it cannot be reached now.
+    """
+
+    def __init__(self, url):
+        self.url = url.rstrip("/")
+        scheme = url.partition("://")[0]
+        if scheme not in SCHEMES:
+            raise DataError(
+                f"{url}: no store of the kind {scheme}:// is known; use gs://, s3:// or a folder"
+            )
+        try:
+            self._fs = self._connection(scheme)
+        except ImportError as error:
+            raise DataError(
+                f"{url} needs a package that is not installed ({error}): "
+                "pip install -c constraints.txt -e '.[storage]'"
+            ) from None
+        self._root = self._fs._strip_protocol(self.url)
+
+    def _connection(self, scheme):
+        import fsspec  # so that runs in folders need none of it
+
+        options = {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
+        return fsspec.filesystem(scheme, **options)
+
+    def _path(self, name):
+        return f"{self._root}/{name}"
+
+    @contextlib.contextmanager
+    def _asked(self):
+        """Errors of any store's package as one line."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DataError(f"{self.url}: {error}: is the name right, bucket included?") from error
+        except (DataError, FileExistsError):
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            if _passes(error):
+                raise Unreachable(
+                    f"{self.url} cannot be reached now ({reason}): check address and network, or "
+                    "start again later"
+                ) from error
+            raise DataError(
+                f"{self.url} cannot be used ({reason}): check credentials, permissions and network"
+            ) from error
+
+    def names(self):
+        """{name: bytes} of all objects; of a url that has none {}, which is no error.
+
+        It is what a command asks first, and waits WAIT_SECONDS for a store that is not reached.
+        """
+        deadline, told = time.monotonic() + WAIT_SECONDS, False
+        while True:
+            try:
+                return self._names()
+            except DataError as error:
+                if time.monotonic() > deadline or not (
+                    isinstance(error, Unreachable) or _credentials_may_come(error)
+                ):
+                    raise
+                if not told:
+                    print(f"{error}; waiting up to {WAIT_SECONDS} s for it", flush=True)
+                    told = True
+            time.sleep(PAUSE_SECONDS)
+            type(self._fs).clear_instance_cache()  # which may have found no credentials
+            self._fs = self._connection(self.url.partition("://")[0])
+
+    def _names(self):
+        answer = []
+
+        def ask():
+            try:
+                with self._asked():
+                    answer.append(self._fs.find(self._root, detail=True))
+            except DataError as error:
+                answer.append(error)
+
+        # Packages try again for half a minute and more, also where nobody can answer.
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(ANSWER_SECONDS)
+        if not answer:
+            raise Unreachable(f"{self.url}: no answer in {ANSWER_SECONDS} s: check the network")
+        if isinstance(answer[0], DataError):
+            raise answer[0]
+        found = {path[len(self._root) + 1 :]: x["size"] for path, x in answer[0].items()}
+        # What could lead out of a folder is left alone, and so are markers of empty folders.
+        return {
+            name: size
+            for name, size in found.items()
+            if name and name == str(PurePosixPath(name)) and ".." not in PurePosixPath(name).parts
+        }
+
+    def read(self, name):
+        """Bytes of an object; None where there is none."""
+        try:
+            with self._asked():
+                return self._fs.cat_file(self._path(name))
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
+    def write(self, contents):
+        """contents: {name: bytes}."""
+        with self._asked():
+            self._fs.pipe({self._path(name): content for name, content in contents.items()})
+
+    def create(self, name, content):
+        """Writes an object unless there is one. -> whether it did."""
+        try:
+            with self._asked():
+                self._fs.pipe_file(self._path(name), content, mode="create")
+            return True
+        except FileExistsError:
+            return False
+
+    def get(self, sizes, folder):
+        """Copies objects, {name: bytes} as of `names`, into a folder, under their names."""
+        paths = [Path(folder, name) for name in sizes]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with self._asked():
+            self._fs.get([self._path(name) for name in sizes], list(map(os.fspath, paths)))
+        for path, (name, size) in zip(paths, sizes.items(), strict=True):
+            if path.stat().st_size != size:
+                raise DataError(f"{self.url}/{name} came as {path.stat().st_size} bytes of {size}")
+
+    def put(self, folder, names, below=""):
+        """Copies files of a folder to the objects of their names, after `below`."""
+        if names:
+            paths = [os.path.join(folder, name) for name in names]
+            with self._asked():
+                self._fs.put(paths, [self._path(below + name) for name in names])
+
+    def delete(self, names):
+        for name in names:
+            with self._asked(), contextlib.suppress(FileNotFoundError, KeyError):
+                self._fs.rm_file(self._path(name))
+
+
+def _passes(error):
+    """Whether an error of a store's package, or what it came from, is of a moment."""
+    for cause in _causes(error):
+        status = _status(cause)
+        if status in BUSY or (status >= 500 and status != 501):
+            return True
+        if PASSING & {kind.__name__ for kind in type(cause).__mro__}:
+            return True
+    return False
+
+
+def _credentials_may_come(error):
+    """Whether there are none in a pod, whose metadata server does not answer in its first seconds.
+
+    gcsfs then asks without any, which is refused with 401.
+    """
+    return "KUBERNETES_SERVICE_HOST" in os.environ and any(
+        _status(cause) == 401 or type(cause).__name__ == "NoCredentialsError"
+        for cause in _causes(error)
+    )
+
+
+def _causes(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error):
+    """The status code of HTTP that an error of botocore, gcsfs or aiohttp has; 0 without one."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = str(getattr(error, "code", None) or getattr(error, "status", None))
+    return int(code) if code.isdecimal() else 0
+
+
+_here = set()  # prepared folders that this process has found to be the store's, or made so
+
+
+def url_of(data_dir, directory):
+    """A folder below `local_folder`, as its user knows it."""
+    if not is_remote(data_dir):
+        return os.fspath(directory)
+    return (
+        f"{data_dir.rstrip('/')}/{Path(directory).relative_to(cache_folder(data_dir)).as_posix()}"
+    )
+
+
+def is_prepared(data_dir, directory, first, last):
+    """Whether a prepared folder exists; a store's is copied here, unless the copy is the same.
+
+    Args:
+        directory: of the data set, below `local_folder`.
+        first, last: names of its files that tell whether a copy is of the same preparation, the
+            second of which is written to the store when all the others are there.
+    """
+    if not is_remote(data_dir):
+        return directory.exists()
+    if directory in _here:
+        return True
+    store = Store(url_of(data_dir, directory))
+    sizes = store.names()
+    if not {first, last} <= sizes.keys():
+        return False
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{directory}.lock", "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # other processes of this machine wait for the copy
+        if not all(_holds(directory / name, store.read(name)) for name in (first, last)):
+            part = directory.with_name(f"{directory.name}.part")
+            for old in (part, directory):
+                shutil.rmtree(old, ignore_errors=True)
+            store.get(sizes, part)
+            part.rename(directory)
+    _here.add(directory)
+    return True
+
+
+def _holds(path, content):
+    return path.is_file() and path.read_bytes() == content
+
+
+def publish(data_dir, directory, last):
+    """Copies a prepared folder to its store, if it is of one and was not there; `last` the last."""
+    if not is_remote(data_dir) or directory in _here:
+        return
+    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
+    names = [path.relative_to(directory).as_posix() for path in files]
+    store = Store(url_of(data_dir, directory))
+    store.delete([last])
+    store.put(directory, [name for name in names if name != last])
+    store.put(directory, [last])
+    _here.add(directory)

@@ -1,0 +1,77 @@
+"""Runs whose processes have no common folder, as hosts that know an object store alone.
+
+Process 0 then saves the whole state for all, and each process restores it from a copy of its own.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.runs.first_process import on_first_process
+
+
+def are_apart(directory):
+    """Whether some process does not see the directory of process 0; alike on all of them."""
+    if jax.process_count() == 1:
+        return False
+    number = int(multihost_utils.broadcast_one_to_all(np.int32(time.time_ns() % 2**31)))
+    mark = Path(directory) / f".seen-{number}"
+
+    def write():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
+    on_first_process(write)
+    seen = multihost_utils.process_allgather(np.array(mark.exists()))
+    on_first_process(mark.unlink)
+    return not seen.all()
+
+
+def whole(state):
+    """The state as NumPy's arrays, from what this process's devices hold of it.
+
+    Orbax refuses arrays on the devices of one process among several.
+
+    Raises:
+        WorkdirError: they do not hold all of it.
+    """
+    return jax.tree.map(_whole, state)
+
+
+def _whole(array):
+    if array.is_fully_replicated:
+        return np.asarray(array.addressable_data(0))
+    result, found = np.empty(array.shape, array.dtype), {}
+    for shard in array.addressable_shards:
+        result[shard.index] = shard.data
+        found[str(shard.index)] = shard.data.size
+    if sum(found.values()) < array.size:
+        raise WorkdirError(
+            "parameters are split over several hosts, which have no common folder for a "
+            "checkpoint: use config.fsdp of the devices of one host or fewer, or a shared folder"
+        )
+    return result
+
+
+def as_numpy(abstract):
+    """Shapes and types of what `whole` gives; without memory."""
+    return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), abstract)
+
+
+def spread(state, abstract):
+    """What `whole` made, the same on every process, placed as ``abstract`` says."""
+
+    def place(values, like):
+        return jax.make_array_from_callback(like.shape, like.sharding, lambda part: values[part])
+
+    return jax.tree.map(place, state, abstract)
+
+
+def of_first_process(step):
+    """A step number, or None, that process 0 has found."""
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
+    return None if found < 0 else found

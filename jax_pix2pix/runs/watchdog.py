@@ -1,0 +1,65 @@
+"""Ends a process in which nothing moves any more, and says where it stood."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+
+import jax
+
+from jax_pix2pix.errors import EXIT_RESTART
+from jax_pix2pix.logs.process_log import logger
+
+
+class Watchdog:
+    """Ends the process with EXIT_RESTART when `alive` was not called for so many seconds.
+
+    The stacks of all its threads are then in ``workdir``, in stacks_<process>_<time>.txt.
+
+    Args:
+        seconds: 0 watches nothing.
+    """
+
+    def __init__(self, seconds, workdir):
+        self._seconds, self._workdir = seconds, workdir
+        self._deadline = time.monotonic() + seconds
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self):
+        self.alive()
+        if self._seconds:
+            self._thread.start()
+
+    def stop(self):
+        self._done.set()
+
+    def alive(self):
+        self._deadline = time.monotonic() + self._seconds
+
+    def each(self, items):
+        """The items, each of which is a sign of life."""
+        for item in items:
+            self.alive()
+            yield item
+
+    def _watch(self):
+        while (left := self._deadline - time.monotonic()) > 0:
+            if self._done.wait(left):
+                return
+        name = f"stacks_{jax.process_index()}_{time.time_ns()}.txt"
+        path = os.path.join(self._workdir, name)
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError:  # the file system may be what hangs or is full
+            path = "stderr"
+            faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        text = (
+            f"error: nothing has moved for {self._seconds:g} s (config.watchdog_seconds); where "
+            f"each thread stands is in {path}; start the same command again"
+        )
+        print(f"\n{text}", file=sys.stderr, flush=True)
+        logger.error("%s; end, exit code %d", text, EXIT_RESTART)
+        os._exit(EXIT_RESTART)

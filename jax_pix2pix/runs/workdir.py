@@ -1,0 +1,154 @@
+"""What a working directory holds, and how a run is opened again from it alone."""
+
+import functools
+from typing import Any
+
+import jax
+
+from jax_pix2pix.adversarial import Network, System, TrainState, create_state, generate, train_step
+from jax_pix2pix.runs.checkpoint import Checkpoints
+from jax_pix2pix.errors import ConfigError, chosen
+from jax_pix2pix.systems import SYSTEMS
+from jax_pix2pix.runs.workdir_files import CHANGEABLE, check_changeable, check_trained, checkpoint_path, claim, config_path, flat, named_if_incomplete, read_config
+
+POSITIVE = (
+    "epochs", "fsdp", "log_every_steps", "text_log_every_epochs", "sample_every_epochs",
+    "checkpoint_every_epochs", "keep_last", "max_skipped", "heartbeat_seconds",
+    "data.batch_size", "data.image_size", "data.repeat",
+    "generator.width", "generator.depth", "generator.classes", "discriminator.width",
+    "pyramid.min_size", "pyramid.max_size", "pyramid.depth_divisor",
+    "pyramid.discriminator_updates", "pyramid.generator_updates",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "checkpoint_every_steps", "spike_sigmas", "watchdog_seconds", "data.depth", "data.context",
+    "data.patch_size", "constant_epochs",
+    "optimizer.learning_rate", "generator.dropout_levels",
+    "discriminator.strided_levels", "discriminator.dense_levels", "pyramid.scale",
+    "pyramid.noise_factor",
+)  # fmt: skip
+
+
+def _check(config):
+    for field, value in flat(config.to_dict()):
+        if field in POSITIVE and value < 1:
+            raise ConfigError(f"config.{field}={value}: use 1 or more")
+        if (field in NOT_NEGATIVE or field.endswith("_weight")) and not value >= 0:
+            raise ConfigError(f"config.{field}={value}: use 0 or more")
+        if field.endswith(("_range", "window_hu")) and not (
+            len(value) == 2 and value[0] < value[1]
+        ):
+            raise ConfigError(f"config.{field}={value}: use two numbers, the smaller one first")
+        if (field == "ema_decay" or field.endswith(".dropout")) and not 0 <= value < 1:
+            raise ConfigError(f"config.{field}={value}: use a share from 0 to below 1")
+    loss = config.get("loss", {})
+    if loss.get("adversarial") == "wgan" and not loss.gradient_penalty_weight:
+        raise ConfigError(
+            "config.loss.gradient_penalty_weight=0, but nothing else bounds the critic of "
+            'config.loss.adversarial="wgan": use a positive weight'
+        )
+    if config.get("ema_decay") and config.get("generator", {}).get("norm") == "batch":
+        raise ConfigError(
+            f"config.ema_decay={config.ema_decay} averages weights, and the running statistics of "
+            'config.generator.norm="batch" do not fit the average: use another norm, or 0'
+        )
+    if config.dtype == "float64" and not jax.config.jax_enable_x64:
+        raise ConfigError("config.dtype=float64 needs JAX_ENABLE_X64=1 in the environment")
+
+
+def build_system(config):
+    """config -> System.
+
+    Raises:
+        ConfigError: names the field that does not fit.
+    """
+    _check(config)
+    return chosen(SYSTEMS, "system", config.system)(config)
+
+
+def abstract_state(system, config):
+    """Shapes and types of a run's TrainState, without computing it."""
+    return jax.eval_shape(lambda: create_state(system, jax.random.key(0), example_batch(config)))
+
+
+def check_sizes(system, config):
+    """Traces a training step, and the generator on an image of evaluation, for what they refuse.
+
+    Without this a run would be claimed, or trained up to its first validation, in vain.
+
+    Raises:
+        ConfigError: names the field that does not fit the images.
+    """
+    state = abstract_state(system, config)
+
+    def step(state, batch):
+        return train_step(system, state, batch, jax.random.key(0))
+
+    jax.eval_shape(step, state, example_batch(config))
+    if config.data.patch_size:
+        source, _ = system.normalise(example_batch(config, config.data.image_size))
+        jax.eval_shape(functools.partial(generate, system), state.generator, source)
+
+
+def example_batch(config, side=None):
+    """One stored example of zeros, of training or of this side: any batch has its parameters."""
+    data = config.data
+    side = side or data.patch_size or data.image_size
+    shape = (1, *((data.depth,) if data.depth else ()), side, side)
+    channels = data.source_channels * (2 * data.context + 1)
+    example = {
+        "source": jax.numpy.zeros((*shape, channels), data.source_type),
+        "target": jax.numpy.zeros((*shape, 1), data.target_type),
+    }
+    if "pyramid" in config:  # whose fixed noise is that of the example
+        example["index"] = jax.numpy.zeros((1, data.depth), int)
+    return example
+
+
+def _without_loss_files(config):
+    """A copy for a System that does not train: a file of its losses may be elsewhere by now."""
+    config = config.copy_and_resolve_references()
+    for weight in ("perceptual_weight", "segmentation_weight"):
+        if weight in config.get("loss", {}):
+            config.loss[weight] = 0.0
+    return config
+
+
+def load_run(workdir, which) -> tuple[Any, System, Network, int]:
+    """Opens a trained run on this process's first device, for its generator.
+
+    Returns:
+        (config, System, Network of the generator, step); the rest as `load_state`.
+    """
+    config, system, state, step = load_state(workdir, which)
+    return config, system, state.generator, step
+
+
+def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
+    """Opens a trained run on this process's first device.
+
+    Args:
+        workdir: a directory that training wrote.
+        which: "best", "last" or a step number as text.
+
+    Returns:
+        (config, System, TrainState, step).
+
+    Raises:
+        WorkdirError: something is missing there.
+    """
+    config = read_config(workdir)
+    with named_if_incomplete(workdir):
+        system = build_system(_without_loss_files(config))
+        state = abstract_state(system, config)
+    check_trained(workdir)
+    checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, read_only=True)
+    step = checkpoints.resolve(which)
+    checkpoints.check_sound(step)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        state,
+    )
+    state = checkpoints.restore(step, abstract)
+    checkpoints.close()
+    return config, system, state, step

@@ -1,0 +1,88 @@
+"""One run at a time in a workdir."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+import warnings
+
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.runs.first_process import on_first_process
+
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)
+_NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def locked(workdir):
+    """Holds the workdir, made where it is missing; process 0 does so for all processes of a run.
+
+    The file `lock` is there to be locked and to say who did. The operating system frees it when
+    the process ends, however it ends, so that a file left behind holds nobody up, over NFS neither.
+    A run that was refused before it wrote anything leaves nothing behind.
+
+    Raises:
+        WorkdirError: another run holds it; with that one's host, process and start.
+    """
+    taken = on_first_process(lambda: _take(workdir))
+    try:
+        yield
+    finally:
+        if taken:
+            _release(workdir, *taken)
+
+
+def _take(workdir):
+    """-> (the locked file, whether the workdir is new)."""
+    new = not os.path.isdir(workdir)
+    os.makedirs(workdir, exist_ok=True)
+    path = os.path.join(workdir, "lock")
+    while True:
+        file = open(path, "a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                raise WorkdirError(_refusal(workdir, file)) from None
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+            warnings.warn(
+                f"{path}: this file system has no locks ({error.strerror}), so that a second run "
+                "in the same workdir would not be noticed",
+                stacklevel=2,
+            )
+        # The run that held it may have removed the file after it was opened here.
+        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            break
+        file.close()
+    holder = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    file.truncate(0)
+    file.write(json.dumps(holder) + "\n")
+    file.flush()
+    return file, new
+
+
+def _refusal(workdir, file):
+    file.seek(0)
+    try:
+        holder = json.load(file)
+        who = f"process {holder['pid']} on {holder['host']} since {holder['start']}"
+    except (ValueError, KeyError, TypeError):  # it has the lock, and has not written this yet
+        who = "another process since a moment ago"
+    file.close()
+    return f"{workdir} is in use by {who}: wait for that run, end it, or use another workdir"
+
+
+def _release(workdir, file, new):
+    with contextlib.suppress(OSError):  # the workdir was removed or is not empty
+        os.unlink(os.path.join(workdir, "lock"))
+        if new:
+            os.rmdir(workdir)
+    file.close()

@@ -1,0 +1,111 @@
+"""What every command does: parse flags, be quiet, and say in one line what a user can mend.
+
+Exit codes: 0 done; 1 an error that a restart would repeat; 42 (EXIT_RESTART) stopped on request and
+saved, hung, lost another process of the run, or without an answer of an object store, so that a
+launcher starts the same command again, as it does when a process ended by a signal.
+"""
+
+import os
+import re
+import sys
+import threading
+import traceback
+
+from absl import app, flags, logging
+
+from jax_pix2pix.errors import DataError
+from input_pipeline.storage import Unreachable
+from jax_pix2pix.errors import EXIT_RESTART, BenchmarkError, ConfigError, TrainingError, UnreachableError, WorkdirError
+from jax_pix2pix.logs.process_log import logger
+from launch.process import gc_tuning
+
+MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
+PASSING = (Unreachable, UnreachableError)
+
+
+def run(main, positional=False):
+    """Parses the flags, runs main() and exits with its code.
+
+    Args:
+        positional: main gets the list of arguments that are no flags; else there may be none.
+    """
+
+    def quiet(argv):
+        logging.set_verbosity(logging.ERROR)  # Orbax, TFDS and JAX tell their story at INFO
+        # What fails in a thread of theirs is raised where it is waited for, and told there.
+        logging.get_absl_handler().addFilter(lambda record: record.exc_info is None)
+        threading.excepthook = _warn_of_thread
+        try:
+            if positional:
+                code = main(argv[1:])
+            elif argv[1:]:
+                raise ConfigError(f'"{argv[1]}" is no flag: flags begin with --')
+            else:
+                code = main()
+            logger.info("end, exit code %d", code or 0)
+            return code
+        except MENDABLE as error:
+            _exit(_without_traceback(error), EXIT_RESTART if isinstance(error, PASSING) else 1)
+        except Exception as error:
+            if _lost(error):
+                _exit(
+                    f"another process of the run, or the way to it, was lost ({error}): "
+                    "start the same command again",
+                    EXIT_RESTART,
+                )
+            logger.exception("end, exit code 1")  # a mistake of ours
+            traceback.print_exc()
+            _end(1)
+
+    gc_tuning.leave_imports_alone()
+    app.run(quiet, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:
+        # ml_collections, of a field that the config does not have: in AttributeError is a KeyError,
+        # whose text would be quoted once more.
+        (reason,) = error.args
+        reason = reason.args[0] if isinstance(reason, KeyError) else reason
+        _exit(f"--config.…: the config has no field {reason}")
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        _exit(_without_traceback(error))
+
+
+def _without_traceback(error):
+    """What ml_collections says of a config file that is not there, or fails."""
+    text = str(error)
+    if isinstance(error, OSError) and (path := re.search(r"Attempted \[.*?\]:\s*(.+)", text)):
+        return f"--config={path[1]}: there is no such file, or it cannot be read"
+    return text.strip().splitlines()[-1] if "Traceback" in text else error
+
+
+def _warn_of_thread(failed):
+    text = " ".join(str(failed.exc_value).split())[:300]
+    logger.warning("a background thread failed: %s", text)
+    print(f"\nwarning: a background thread failed: {text}", file=sys.stderr, flush=True)
+
+
+def _lost(error):
+    """Whether another process of the run is gone, whose connections broke within a collective."""
+    jax = sys.modules.get("jax")  # which not every command needs
+    if jax is None or not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
+        return False
+    broken = r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED):|.*\b(Gloo|NCCL)\b"
+    return re.match(broken, str(error)) is not None
+
+
+def _exit(error, code=1):
+    text = f"error: {' '.join(str(error).split())}"
+    logger.error("%s; end, exit code %d", text, code, exc_info=isinstance(error, Exception))
+    print(text, file=sys.stderr)
+    _end(code)
+
+
+def _end(code):
+    """At once: TensorFlow's threads, and JAX at its exit for minutes, would wait."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

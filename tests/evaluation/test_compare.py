@@ -1,0 +1,179 @@
+"""launch.compare as a user runs it, against MONAI on the files themselves."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import (
+    compute_average_surface_distance,
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_iou,
+)
+
+from jax_pix2pix.metrics.bootstrap import bootstrap_interval
+from tests import commands
+from tests.masks import blobs, save
+
+
+def _labels(rng, shape):
+    """0 outside, 1 liver, 2 tumour inside it."""
+    liver = blobs(rng, shape, 0.3)
+    return liver * np.where(blobs(rng, shape, 0.5), 2, 1).astype(np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return tmp_path / "predictions", tmp_path / "references"
+
+
+def _compare(folders, *arguments, code=0):
+    predictions, references = folders
+    return commands.run(
+        "launch.compare",
+        f"--predictions={predictions}",
+        f"--references={references}",
+        *arguments,
+        code=code,
+    )
+
+
+def _results(folders, *arguments):
+    path = folders[0].parent / "new" / "scores.json"
+    out, _ = _compare(folders, f"--output={path}", *arguments)
+    return out, json.loads(path.read_text())
+
+
+def _expected(prediction, reference, spacing):
+    """MONAI's scores of one pair of bool masks along the file's own axes."""
+    pair = [torch.as_tensor(mask)[None, None] for mask in (prediction, reference)]
+    options = {"include_background": True, "spacing": spacing}
+    return {
+        "dice": compute_dice(*pair, ignore_empty=False).item(),
+        "iou": compute_iou(*pair, ignore_empty=False).item(),
+        "hd95": compute_hausdorff_distance(*pair, percentile=95, **options).item(),
+        "assd": compute_average_surface_distance(*pair, symmetric=True, **options).item(),
+        "sensitivity": (prediction & reference).sum() / reference.sum(),
+        "specificity": (~prediction & ~reference).sum() / (~reference).sum(),
+    }
+
+
+def _without_unit(scores):
+    return {name.split("_")[0]: value for name, value in scores.items() if name != "patient"}
+
+
+def test_volumes(folders):
+    """By case and region, with the header's spacing whatever the file's axes; cases by number."""
+    predictions, references = folders
+    rng = np.random.default_rng(0)
+    truth = {}
+    for case in (2, 10, 9):
+        labels = [_labels(rng, (16, 14, 9)) for _ in range(2)]
+        save(predictions / f"volume-{case}.nii.gz", labels[0])
+        save(references / f"segmentation-{case}.nii", labels[1])
+        truth[str(case)] = labels
+    (references / "notes.txt").write_text("is no mask")
+    out, results = _results(folders, "--regions=liver:1+2,tumour:2")
+
+    assert list(results["results"]) == ["liver", "tumour"]
+    for region, values in (("liver", (1, 2)), ("tumour", (2,))):
+        part = results["results"][region]
+        assert list(part["by_case"]) == ["2", "9", "10"]
+        for case, labels in truth.items():
+            expected = _expected(*(np.isin(mask, values) for mask in labels), (0.8, 0.7, 2.5))
+            scores = _without_unit(part["by_case"][case])
+            assert scores == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        for metric, summary in part["overall"].items():
+            by_case = [scores[metric] for scores in part["by_case"].values()]
+            assert summary["mean"] == pytest.approx(np.mean(by_case), rel=1e-12)
+            assert summary["interval_95"] == list(bootstrap_interval(by_case, range(3)))
+            assert metric in results["protocols"] and metric in out
+    assert set(results["protocols"]) == {*part["overall"], "interval_95"}
+    assert "in mm" in results["protocols"]["hd95_mm"] and "voxels" in results["protocols"]["dice"]
+    assert results["regions"] == {"liver": "1+2", "tumour": "2"}
+    first = results["results"]["liver"]["by_case"]["2"].values()
+    assert out.splitlines()[1].split() == ["2", *(f"{value:.4f}" for value in [*first][1:])]
+
+
+def test_images(folders):
+    """Foreground above 127, distances in pixels or in mm, patients by a pattern."""
+    predictions, references = folders
+    rng = np.random.default_rng(1)
+    truth = {}
+    for name in ("a_1", "a_2", "b_1"):
+        masks = [blobs(rng, (20, 24)) for _ in range(2)]
+        save(predictions / f"{name}.png", np.where(masks[0], 128, 127).astype(np.uint8))
+        save(references / f"{name}.png", np.where(masks[1], 255, 0).astype(np.uint8))
+        truth[name] = masks
+    for spacing, unit, options in (
+        ((1.0, 1.0), "pixels", []),
+        ((0.5, 2.0), "mm", ["--spacing_mm=0.5,2"]),
+    ):
+        out, results = _results(folders, "--patient_pattern=([^_]+)", *options)
+        part = results["results"]["foreground"]
+        assert f"in {unit}" in results["protocols"][f"hd95_{unit}"] and f"assd_{unit}" in out
+        for name, masks in truth.items():
+            scores = part["by_case"][name]
+            assert scores["patient"] == name[0]
+            expected = _expected(*masks, spacing)
+            assert _without_unit(scores) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+        dice = [part["by_case"][name]["dice"] for name in truth]
+        ends = sorted([np.mean(dice[:2]), dice[2]])
+        assert part["overall"]["dice"]["interval_95"] == pytest.approx(ends)
+        assert part["overall"]["dice"]["mean"] == pytest.approx(np.mean(dice))
+
+
+def test_undefined_scores_are_left_out_and_counted(folders):
+    predictions, references = folders
+    mask = np.zeros((4, 5), np.uint8)
+    mask[1, 1:3] = 1
+    for case, predicted in (("shifted", np.roll(mask, 1, axis=1)), ("missed", 0 * mask)):
+        save(predictions / f"{case}.png", predicted)
+        save(references / f"{case}.png", mask)
+    out, results = _results(folders, "--regions=lung:1")
+    part = results["results"]["lung"]
+    assert part["by_case"]["missed"]["hd95_pixels"] is None
+    assert part["by_case"]["missed"]["dice"] == 0
+    assert part["overall"]["hd95_pixels"] == {
+        "mean": pytest.approx(0.95), "interval_95": None, "cases": 1, "undefined": 1
+    }  # fmt: skip
+    assert part["overall"]["dice"]["mean"] == 0.25 and part["overall"]["dice"]["undefined"] == 0
+    assert out.splitlines()[-2].split() == "cases where defined 2 2 2 2 1 1".split()
+    # A region that is nowhere.
+    _, results = _results(folders, "--regions=heart:7")
+    overall = results["results"]["heart"]["overall"]
+    assert overall["sensitivity"]["mean"] is None and overall["sensitivity"]["undefined"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "arguments", "message"),
+    [
+        (".png", ["--regions=liver"], "--regions=liver: 'liver' is not a new name and labels"),
+        (".png", ["--regions=liver:1+256"], "'liver:1+256' is not"),
+        (".png", ["--regions=liver:1,:2"], "':2' is not"),
+        (".png", ["--regions=a:1,a:2"], "'a:2' is not a new name"),
+        (".png", ["--spacing_mm=0.5"], "--spacing_mm=0.5: use two positive numbers"),
+        (".png", ["--spacing_mm=0.5,0"], "--spacing_mm=0.5,0: use two positive numbers"),
+        (".nii", ["--spacing_mm=1,1"], "--spacing_mm is for images"),
+        (".png", ["--patient_pattern=("], "--patient_pattern=(: "),
+        (".png", ["--patient_pattern=1"], "--patient_pattern=1: no such group"),
+        (".png", ["--patient_pattern=(x)"], "--patient_pattern=(x) finds no patient in case 1"),
+    ],
+)
+def test_refusals(folders, ending, arguments, message):
+    """Those of the files are those of input_pipeline.mask_pairs."""
+    for folder in folders:
+        save(folder / f"1{ending}", np.zeros((4, 5, 6) if ending == ".nii" else (4, 5), np.uint8))
+    _, err = _compare(folders, *arguments, code=1)
+    assert message in commands.error_line(err)
+
+
+def test_a_bad_file_among_many_is_one_line(folders):
+    """After cases that were scored, below a progress bar."""
+    for folder in folders:
+        for case in range(3):
+            save(folder / f"{case}.png", np.zeros((4, 5), np.uint8))
+    (folders[0] / "2.png").write_bytes(b"text")
+    _, err = _compare(folders, code=1)
+    assert "predictions/2.png cannot be read as a PNG image" in commands.error_line(err)

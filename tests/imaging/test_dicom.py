@@ -1,0 +1,254 @@
+"""Reading DICOM series: made-up ones, written byte by byte, and a published one."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from jax_pix2pix.imaging.formats.dicom import read_series
+from jax_pix2pix.imaging.volume_file import write_mask
+from jax_pix2pix.errors import DataError
+
+SHAPE = (4, 5, 6)
+SPACING_MM = (2.5, 0.7, 0.8)
+ORIGIN = np.array([-120.5, -80.25, 300.0])
+STEP = np.array([0, 0, SPACING_MM[0]])
+STRAIGHT = np.eye(3)  # columns: where columns, rows and slices run to; left, back and head
+SERIES = "1.2.826.0.1.3680043.2.1125.7"
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def element(tag, kind, value):
+    if isinstance(value, str):
+        value = value.encode()
+    value += (b"\0" if kind in ("UI", "OW") else b" ") * (len(value) % 2)
+    length = struct.pack("<2xI" if kind == "OW" else "<H", len(value))
+    return struct.pack("<HH", tag >> 16, tag & 0xFFFF) + kind.encode() + length + value
+
+
+def write_slice(path, pixels, position, direction=STRAIGHT, slope=1, inter=0, **changes):
+    """A CT slice as the standard has it, uncompressed; `changes` are of elements, None drops one.
+
+    Args:
+        pixels: int16 [rows, columns], as they are stored.
+        position: of the first pixel, in mm to the left, back and head.
+        direction: [3, 3], the first two columns of which are the file's.
+    """
+
+    def numbers(values):
+        return "\\".join(f"{value:.9g}" for value in values)
+
+    def short(value):
+        return struct.pack("<H", value)
+
+    elements = {
+        "class_uid": (0x00080016, "UI", CT_IMAGE),
+        "uid": (0x00080018, "UI", f"{SERIES}.{zlib.crc32(path.name.encode())}"),
+        "modality": (0x00080060, "CS", "CT"),
+        "study": (0x0020000D, "UI", f"{SERIES}.1"),
+        "series": (0x0020000E, "UI", SERIES),
+        "position": (0x00200032, "DS", numbers(position)),
+        "orientation": (0x00200037, "DS", numbers(direction[:, :2].T.ravel())),
+        "samples": (0x00280002, "US", short(1)),
+        "photometric": (0x00280004, "CS", "MONOCHROME2"),
+        "frames": (0x00280008, "IS", None),
+        "rows": (0x00280010, "US", short(pixels.shape[0])),
+        "columns": (0x00280011, "US", short(pixels.shape[1])),
+        "spacing": (0x00280030, "DS", numbers(SPACING_MM[1:])),
+        "allocated": (0x00280100, "US", short(16)),
+        "stored": (0x00280101, "US", short(16)),
+        "high_bit": (0x00280102, "US", short(15)),
+        "signed": (0x00280103, "US", short(1)),
+        "intercept": (0x00281052, "DS", f"{inter}"),
+        "factor": (0x00281053, "DS", f"{slope}"),
+        "pixels": (0x7FE00010, "OW", pixels.astype("<i2").tobytes()),
+    }
+    for name, value in changes.items():
+        elements[name] = (*elements[name][:2], value)
+    meta = b"".join(
+        element(tag, "UI", value)
+        for tag, value in (
+            (0x00020002, CT_IMAGE),
+            (0x00020003, f"{SERIES}.2"),
+            (0x00020010, EXPLICIT_LITTLE_ENDIAN),
+        )
+    )
+    meta = element(0x00020000, "UL", struct.pack("<I", len(meta))) + meta
+    body = b"".join(element(*each) for each in elements.values() if each[2] is not None)
+    path.write_bytes(bytes(128) + b"DICM" + meta + body)
+
+
+def write_series(folder, values, direction=STRAIGHT, **changes):
+    """A file a slice, named in no order. Returns the folder."""
+    folder.mkdir(exist_ok=True)
+    for index, pixels in enumerate(values):
+        position = ORIGIN + index * SPACING_MM[0] * direction[:, 2]
+        write_slice(slice_path(folder, index), pixels, position, direction, **changes)
+    return folder
+
+
+def slice_path(folder, index):
+    return folder / f"{7 * index % 11}.dcm"
+
+
+def values_of(seed=0):
+    return np.random.default_rng(seed).integers(-1024, 3072, SHAPE).astype(np.int16)
+
+
+def test_slices_are_sorted_and_have_their_place(tmp_path):
+    values = values_of()
+    folder = write_series(tmp_path / "series", values)
+    (folder / "notes.txt").write_text("no slice")
+    volume = read_series(folder)
+    np.testing.assert_array_equal(volume.values, values, strict=True)
+    assert volume.spacing_mm == pytest.approx(SPACING_MM)
+    affine = np.diag([-SPACING_MM[2], -SPACING_MM[1], SPACING_MM[0], 1])
+    affine[:3, 3] = ORIGIN * [-1, -1, 1]
+    np.testing.assert_allclose(volume.geometry.affine, affine, rtol=1e-6)
+
+
+def axes(*columns):
+    return np.array(columns, float).T
+
+
+@pytest.mark.parametrize(
+    "direction",
+    [
+        axes((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+        axes((-1, 0, 0), (0, -1, 0), (0, 0, 1)),  # prone
+        axes((-1, 0, 0), (0, 1, 0), (0, 0, -1)),  # feet first
+        axes((1, 0, 0), (0, 0, -1), (0, 1, 0)),  # coronal
+        axes((0, 1, 0), (0, 0, -1), (-1, 0, 0)),  # sagittal
+        axes((1, 0, 0), (0, 0.8, 0.6), (0, -0.6, 0.8)),  # oblique
+    ],
+    ids=["supine", "prone", "feet_first", "coronal", "sagittal", "oblique"],
+)
+def test_any_direction_becomes_the_same_pictures(tmp_path, direction):
+    folder = write_series(tmp_path / "series", values_of(), direction)
+    volume = read_series(folder)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    witness = sitk.DICOMOrient(image, "LPS")
+    np.testing.assert_array_equal(volume.values, sitk.GetArrayFromImage(witness))
+    np.testing.assert_allclose(volume.spacing_mm, witness.GetSpacing()[::-1], rtol=1e-6)
+    # A mask of it lies where the series does.
+    mask = (volume.values == volume.values.max()).astype(np.uint8)
+    write_mask(tmp_path / "mask.nii.gz", mask, volume)
+    written = sitk.ReadImage(str(tmp_path / "mask.nii.gz"))
+    places = []
+    for one in (image == int(volume.values.max()), written):
+        shape = sitk.LabelShapeStatisticsImageFilter()
+        shape.Execute(one)
+        places.append(shape.GetCentroid(1))
+    np.testing.assert_allclose(*places, atol=1e-4)
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(1, -1024), (0.5, -1000.25), (-2, 7)])
+def test_hounsfield_units_are_scaled_and_rounded_once(tmp_path, slope, inter):
+    values = values_of()
+    volume = read_series(write_series(tmp_path / "series", values, slope=slope, inter=inter))
+    np.testing.assert_array_equal(volume.values, np.rint(values * float(slope) + inter))
+    assert volume.values.dtype == np.int16
+
+
+# What is refused: a good series, spoilt.
+
+
+def one_slice_with(**changes):
+    def spoil(folder):
+        position = ORIGIN + STEP
+        pixels = changes.pop("values", values_of()[1])
+        write_slice(slice_path(folder, 1), pixels, position, **changes)
+        return slice_path(folder, 1)
+
+    return spoil
+
+
+def no_files(folder):
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "notes.txt").write_text("no slice")
+    return folder
+
+
+def two_series(folder):
+    write_slice(folder / "other.dcm", values_of()[0], ORIGIN, series=f"{SERIES}.9")
+    return f"{folder} holds 2 DICOM series ({SERIES}"
+
+
+def missing_slice(folder):
+    slice_path(folder, 2).unlink()
+    return f"{slice_path(folder, 1)} and {slice_path(folder, 3)} are 5 mm apart"
+
+
+def slice_twice(folder):
+    write_slice(folder / "again.dcm", values_of()[1], ORIGIN + STEP)
+    return "again.dcm"
+
+
+def all_at_one_place(folder):
+    for index in range(len(values_of())):
+        write_slice(slice_path(folder, index), values_of()[index], ORIGIN)
+    return "are 0 mm apart"
+
+
+def truncated_last_slice(folder):
+    path = slice_path(folder, 3)
+    path.write_bytes(path.read_bytes()[:-10])
+    return path
+
+
+def one_slice_only(folder):
+    for index in (0, 1, 2):
+        slice_path(folder, index).unlink()
+    return f"{slice_path(folder, 3)} is the only slice"
+
+
+def tilted_gantry(folder):
+    for index, pixels in enumerate(values_of()):
+        place = ORIGIN + index * np.array([0, 0.5, SPACING_MM[0]])
+        write_slice(slice_path(folder, index), pixels, place)
+    return f"{folder} was scanned with a tilted gantry"
+
+
+def not_there(folder):
+    return f"{folder.rename(folder.with_name('moved')).with_name('series')} holds no DICOM series"
+
+
+TURNED = axes((1, 0, 0), (0, 0.8, 0.6), (0, -0.6, 0.8))
+SPOILT = {
+    "no files": (no_files, "holds no DICOM series"),
+    "no folder": (not_there, "give the folder"),
+    "two series": (two_series, "a folder of its own"),
+    "missing slice": (missing_slice, "the others 2.5 mm: a slice is missing"),
+    "slice twice": (slice_twice, "0 mm apart"),
+    "all at one place": (all_at_one_place, "the others 0 mm"),
+    "truncated": (truncated_last_slice, "cannot be read as a DICOM slice"),
+    "one slice": (one_slice_only, "two or more"),
+    "tilted gantry": (tilted_gantry, "sheared"),
+    "another direction": (one_slice_with(direction=TURNED), "not parallel"),
+    "another size": (one_slice_with(values=values_of()[1, :-1]), "(6, 4) pixels"),
+    "another spacing": (one_slice_with(spacing="1\\1"), "(1.0, 1.0) mm"),
+    "another modality": (one_slice_with(modality="MR"), "is not a CT slice"),
+    "many frames": (one_slice_with(frames="2"), "one file a slice"),
+    "no intercept": (one_slice_with(intercept=None), "no rescale slope and intercept"),
+    "no slope": (one_slice_with(factor="none"), "no rescale slope and intercept"),
+    "no HU": (one_slice_with(slope=100), "which is not HU"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_refuses(tmp_path, case, capfd):
+    folder = write_series(tmp_path / "series", values_of())
+    spoil, word = SPOILT[case]
+    name = spoil(folder)
+    with pytest.raises(DataError) as caught:
+        read_series(folder)
+    assert str(name) in str(caught.value)
+    text = str(caught.value).replace(str(folder), "")  # which holds the case's name
+    assert word in text and "\n" not in text
+    assert not "".join(capfd.readouterr())

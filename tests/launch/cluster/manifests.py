@@ -1,0 +1,93 @@
+"""What launch.submit hands over, and what an API server would refuse of it."""
+
+import functools
+import json
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import yaml
+from kubernetes_validate import utils
+
+from launch.cluster import platforms
+from launch.cluster.accelerators import Gpus, accelerator
+
+VERSIONS = ("1.29", "1.37")  # the first that has backoffLimitPerIndex without asking, and the last
+JOBSET = json.loads(Path(__file__).with_name("jobset.schema.json").read_text(encoding="utf-8"))
+# Keys of objects in which Kubernetes itself allows any.
+NAMES = {
+    "labels": {"kueue.x-k8s.io/queue-name"},
+    "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology"},
+    "selector": {"batch.kubernetes.io/job-name"},
+    "nodeSelector": {
+        "cloud.google.com/gke-accelerator",
+        "cloud.google.com/gke-spot",
+        "cloud.google.com/gke-tpu-accelerator",
+        "cloud.google.com/gke-tpu-topology",
+    },
+    "requests": {"google.com/tpu", "nvidia.com/gpu"},
+    "limits": {"google.com/tpu", "nvidia.com/gpu"},
+}
+
+# It reads several MB for each object.
+utils.schema_contents = functools.cache(utils.schema_contents)
+
+
+def render(template, name, nodes=1, **values):
+    """A template's text for an accelerator, with all options left out that are not given."""
+    device = accelerator(name)
+    options = dict.fromkeys(
+        (
+            "namespace", "queue", "priority", "service_account", "volume", "secret", "spot",
+            "project", "zone",
+        )
+    )  # fmt: skip
+    given = {"name": "run-a", "image": "img:1", "restarts": 100, "cluster": "c", "arguments": []}
+    nodes = nodes if isinstance(device, Gpus) else device.hosts
+    return platforms.render(template, options | given | {"device": device, "nodes": nodes} | values)
+
+
+def objects(text):
+    return list(yaml.safe_load_all(text))
+
+
+def job(item):
+    """The (only) Job of a JobSet, with the set's metadata; a Job itself."""
+    if item["kind"] == "Job":
+        return item
+    (replicated,) = item["spec"]["replicatedJobs"]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": item["metadata"] | replicated["template"].get("metadata", {}),
+        "spec": replicated["template"]["spec"],
+    }
+
+
+def validate(item, version):
+    """Raises an exception where the API server of this version would refuse the object."""
+    if item.get("kind") == "JobSet":
+        jsonschema.validate(item, JOBSET)
+        item = job(item)
+    kubernetes_validate.validate(item, version, strict=True)
+    _check_names(item)
+
+
+def _check_names(value, key=None):
+    if isinstance(value, dict):
+        unknown = set(value) - NAMES.get(key, set(value))
+        assert not unknown, f"{key}: {unknown}"
+        for key, inner in value.items():
+            _check_names(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_names(inner)
+
+
+def action(spec, code):
+    """What the podFailurePolicy of a Job says of a container that ended with this code."""
+    for rule in spec["podFailurePolicy"]["rules"]:
+        codes = rule.get("onExitCodes")
+        if codes and (code in codes["values"]) == (codes["operator"] == "In"):
+            return rule["action"]
+    return "Count"

@@ -1,0 +1,308 @@
+"""What a TPU VM's worker runs, with a stand-in for systemd; gcloud judges how it is called."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT, error_line, run
+
+CREATE = [
+    "tpu_vm",
+    "--config=configs/lidc_mask2ct.py",
+    "--config.data.data_dir=gs://bucket/data",
+    "--workdir=gs://bucket/runs/it's a run",
+    "--accelerator=v5e-16",
+    "--name=lungs",
+    "--project=some-project",
+    "--zone=us-west4-a",
+]
+ARGUMENTS = f"-m launch.train {' '.join(CREATE[1:4])}"
+
+# In place of launch.train: each start takes the next of the codes, negative ones are signals.
+TRAIN = """
+import os, pathlib, sys
+assert os.environ["JAX_PLATFORMS"] == "tpu"
+codes = pathlib.Path({codes!r})
+code, *rest = codes.read_text().split()
+codes.write_text(" ".join(rest))
+pathlib.Path({starts!r}).open("a").write(" ".join(sys.orig_argv[1:]) + "\\n")
+if int(code) < 0:
+    os.kill(os.getpid(), -int(code))
+raise SystemExit(int(code))
+"""
+# Options apart, systemd-run runs what it is given; nothing is active here.
+SYSTEMD_RUN = """#!/bin/bash
+echo "$@" >>"$SYSTEMD_LOG"
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+
+
+def _executable(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def worker(tmp_path, rendered):
+    """A folder as the start-up script leaves it, but for Python. -> (folder, codes, starts)."""
+    codes, starts = tmp_path / "codes", tmp_path / "starts"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "train.py").write_text(TRAIN.format(codes=str(codes), starts=str(starts)))
+    python = f'#!/bin/bash\nexec python3 {tmp_path}/train.py "$@"\n'
+    _executable(tmp_path / "venv/bin/python", python)
+    shutil.copy(rendered / "tpu_vm-TpuSlice-1-END_OF_TRAIN.sh", tmp_path / "train.sh")  # 3 restarts
+    return tmp_path, codes, starts
+
+
+def _loop(folder):
+    without_waiting = os.environ | {"BASH_FUNC_sleep%%": "() { :; }"}
+    return subprocess.Popen(
+        ["bash", folder / "train.sh"], stdout=subprocess.PIPE, text=True, env=without_waiting
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "started", "ended"),
+    [
+        ("0 7", 1, 0),
+        ("1 0", 1, 1),
+        ("42 42 0", 3, 0),
+        ("42 -9 1 0", 3, 1),
+        ("-6 -15 134 0", 4, 0),
+        ("42 42 42 42 0", 4, 42),
+    ],
+)
+def test_a_worker_starts_again_until_the_end_is_final(worker, given, started, ended):
+    folder, codes, starts = worker
+    codes.write_text(given)
+    out, _ = _loop(folder).communicate(timeout=60)
+    assert len(starts.read_text().splitlines()) == started
+    assert out.endswith(f"ended with exit code {ended}\n")
+
+
+def test_a_worker_that_is_told_to_stop_saves_and_stays_stopped(worker):
+    folder, _, starts = worker
+    (folder / "train.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(0.5)\n"
+        f"    pathlib.Path({str(folder / 'saved')!r}).touch()\n"
+        "    sys.exit(42)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        f"pathlib.Path({str(starts)!r}).open('a').write('start\\n')\n"
+        "time.sleep(60)\n"
+    )
+    loop = _loop(folder)
+    while not starts.exists():
+        time.sleep(0.05)
+    loop.send_signal(signal.SIGTERM)
+    loop.communicate(timeout=60)
+    assert loop.returncode == 42 and (folder / "saved").exists()
+    assert starts.read_text() == "start\n"
+
+
+@pytest.fixture
+def gcloud(tmp_path):
+    """A stand-in that keeps what it is given. -> call(command, state, run): lists of its arguments.
+
+    state: of the slice that there is; run: its workdir. The files of metadata of a slice that it is
+    to create become startup.sh and workdir in tmp_path.
+    """
+    log = tmp_path / "gcloud.jsonl"
+    _executable(
+        tmp_path / "bin/gcloud",
+        f"""#!{sys.executable}
+import json, os, shutil, sys
+with open({str(log)!r}, "a") as log:
+    log.write(json.dumps(sys.argv[1:]) + "\\n")
+if "describe" in sys.argv:
+    found = [os.environ["STATE"], os.environ["RUN"]]
+    sys.exit(print("\\n".join(found)) if found[0] else "error: not found")
+start = "--metadata-from-file="
+for argument in sys.argv:
+    if argument.startswith(start):
+        for item in argument.removeprefix(start).split(","):
+            key, _, path = item.partition("=")
+            name = {{"startup-script": "startup.sh", "pix2pix_workdir": "workdir"}}[key]
+            shutil.copy(path, os.path.join({str(tmp_path)!r}, name))
+""",
+    )
+
+    def call(*command, state="", run=WORKDIR, code=0):
+        log.unlink(missing_ok=True)
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path, "STATE": state, "RUN": run}
+        done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == code, done.stderr
+        call.stderr = done.stderr
+        return [json.loads(line) for line in log.read_text().splitlines()]
+
+    return call
+
+
+def _tool(name):
+    return str(ROOT / "launch/cluster/tpu_vm" / name)
+
+
+WHERE = ["--zone=us-west4-a", "--project=some"]
+WORKDIR = 'gs://bucket/it\'s "a run"'  # of what tests.launch.rendered writes
+
+
+@pytest.mark.parametrize("state", ["", "ACTIVE", "SUSPENDED", "FAILED"])
+def test_a_slice_that_was_preempted_makes_room(rendered, gcloud, state):
+    calls = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh", state=state)
+    verbs = [call[3] for call in calls]
+    gone = ["delete"] if state in ("SUSPENDED", "FAILED") else []
+    assert verbs == ["describe", *gone, "create"]
+    assert len({call[4] for call in calls}) == 1  # they mean the same slice
+    assert "--spot" in calls[-1]
+    assert not Path(calls[-1][-1].rpartition("=")[2]).parent.exists()  # no file is left
+
+
+@pytest.mark.parametrize("state", ["ACTIVE", "SUSPENDED", "FAILED"])
+@pytest.mark.parametrize("run", ["gs://bucket/other", ""])
+def test_a_slice_of_another_run_is_left_alone(rendered, gcloud, state, run):
+    calls = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh", state=state, run=run, code=1)
+    assert [call[3] for call in calls] == ["describe"]
+    whose = run or "of no workdir"
+    line = f"error: the slice it-s-a-run is another run's ({whose}): give a --name\n"
+    assert gcloud.stderr == line
+
+
+def test_a_slice_says_whose_it_is(rendered, gcloud, tmp_path):
+    """In its metadata, where the same command looks the next time."""
+    describe, create = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh")
+    assert (tmp_path / "workdir").read_text() == WORKDIR
+    assert "pix2pix_workdir=" in create[-1]
+    assert ".metadata.pix2pix_workdir" in describe[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="Google Cloud's command line is missing")
+def test_gcloud_understands_every_command(rendered, gcloud, tmp_path):
+    """It reads its arguments before it looks for an account, of which there is none here."""
+    calls = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh", state="SUSPENDED")
+    calls += gcloud("bash", rendered / "tpu_vm-TpuSlice-0.sh")[1:]
+    calls += gcloud("bash", _tool("logs.sh"), "lungs", *WHERE)
+    calls += gcloud("bash", _tool("delete.sh"), "lungs", *WHERE)
+    script = tmp_path / "startup.sh"
+    nobody = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "CLOUDSDK_CONFIG": str(tmp_path / "config"),
+        "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
+    }
+
+    def answer(call):
+        there = rf"--metadata-from-file=startup-script={script},pix2pix_workdir={script}"
+        call = [re.sub("--metadata-from-file=.*", there, argument) for argument in call]
+        result = subprocess.run(["gcloud", *call], env=nobody, capture_output=True, text=True)
+        assert result.returncode
+        return result.stderr
+
+    for call in calls:
+        assert "not currently have an active account" in answer(call), call
+    assert "unrecognized arguments: --zones" in answer([*calls[0], "--zones=a"])
+
+
+def test_tools_pass_on_names_and_commands(gcloud):
+    ((*_, name, worker, command, zone, project),) = gcloud(
+        _tool("run_on_all_workers.sh"), "lungs", "df -h '/opt/a b'", *WHERE
+    )
+    assert (name, worker, command) == ("lungs", "--worker=all", "--command=df -h '/opt/a b'")
+    assert [zone, project] == WHERE
+    ((*_, command, _, _),) = gcloud(_tool("logs.sh"), "lungs", *WHERE)
+    assert command == "--command=hostname; tail --lines=20 /opt/lungs/log.txt"
+
+
+def test_what_a_worker_needs_has_to_be_given():
+    _, err = run("launch.submit", *CREATE, "--revision=a", "--dry_run", code=1)
+    assert error_line(err) == "error: --repository is missing, which tpu_vm needs"
+
+
+def _commit(folder, text):
+    (folder / "launch/train.py").write_text(text, encoding="utf-8")
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.com"]
+    for command in (["add", "."], [*identity, "commit", "-qm", "x"], ["rev-parse", "HEAD"]):
+        done = subprocess.run(
+            ["git", "-C", folder, *command], check=True, capture_output=True, text=True
+        )
+    return done.stdout.strip()
+
+
+PROJECT = """
+[project]
+name = "stand-in"
+version = "1"
+optional-dependencies = { tpu = ["six"], storage = [], wandb = [], mlflow = [] }
+[tool.setuptools]
+packages = ["launch"]
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_gets_the_project_and_trains(tmp_path, gcloud, monkeypatch):
+    """Clone, Python, installation and training, of a small project in place of this one."""
+    origin, starts, log = tmp_path / "origin", tmp_path / "starts", tmp_path / "systemd.log"
+    codes = tmp_path / "codes"
+    (origin / "launch").mkdir(parents=True)
+    subprocess.run(["git", "init", "--quiet", origin], check=True)
+    (origin / "pyproject.toml").write_text(PROJECT)
+    (origin / "constraints.txt").write_text("six==1.16.0\n")
+    (origin / "launch/__init__.py").touch()
+    imports = "import six; assert six.__version__ == '1.16.0'\n"
+    revision = _commit(origin, imports + TRAIN.format(codes=str(codes), starts=str(starts)))
+    _commit(origin, "raise SystemExit('a later revision')")
+
+    text, _ = run(
+        "launch.submit", *CREATE, f"--repository={origin}", f"--revision={revision}", "--dry_run"
+    )
+    create = tmp_path / "create.sh"
+    create.write_text(text, encoding="utf-8")
+    gcloud("bash", create)
+    _executable(tmp_path / "bin/systemd-run", SYSTEMD_RUN)
+    _executable(
+        tmp_path / "bin/systemctl", "#!/bin/bash\n[[ -e $ACTIVE && $3 == pix2pix-lungs ]]\n"
+    )
+    active = tmp_path / "active"
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "SYSTEMD_LOG": str(log),
+        "ACTIVE": str(active),
+        "BASH_FUNC_sleep%%": "() { :; }",
+    }
+    keep = {name: value for name, value in os.environ.items() if "PYTHON" not in name}
+
+    def boot():
+        command = ["bash", tmp_path / "startup.sh", tmp_path / "worker"]
+        code = subprocess.run(command, env=keep | environment).returncode
+        return code, (tmp_path / "worker/log.txt").read_text()
+
+    codes.write_text("42 -9 0")
+    code, text = boot()
+    assert code == 0 and text.endswith("ended with exit code 0\n"), text
+    assert starts.read_text() == f"{ARGUMENTS}\n" * 3
+    options = log.read_text().split()
+    # No unit of the system has such a name, and a save takes longer than systemd's 90 seconds.
+    wanted = {"--unit=pix2pix-lungs", "--property=TimeoutStopSec=600"}
+    assert {*wanted, f"--setenv=HOME={os.environ['HOME']}"} <= set(options)
+
+    shutil.rmtree(origin)  # a reboot needs no installation
+    codes.write_text("1 0")
+    code, text = boot()
+    assert code == 1 and text.endswith("ended with exit code 1\n"), text
+
+    active.touch()
+    code, text = boot()
+    assert code == 0 and text.endswith("training runs already\n"), text
+    assert len(starts.read_text().splitlines()) == 4

@@ -1,0 +1,57 @@
+"""Lines of logging intervals, of runs that were interrupted in the middle of one too."""
+
+import numpy as np
+import pytest
+
+from jax_pix2pix.logs.averages import Averages
+from jax_pix2pix.logs.clock import Clock
+from jax_pix2pix.logs.logbook import Logbook
+from jax_pix2pix.logs.metrics_log import read_metrics
+from tests import commands
+from tests.tiny import tiny_config
+
+
+def _train(workdir, first, last, keep=()):
+    """Steps of a loop without networks; NaN and skips among their metrics."""
+    config = tiny_config()
+    config.log_every_steps, config.epochs, config.steps_per_epoch = 10, 2, 15
+    config.max_skipped = 10
+    clock = Clock()
+    clock.book("startup")
+    log = Logbook(str(workdir), first - 1, 30, 15, clock)
+    averages = Averages(log, config, clock)
+    for step in range(first, last + 1):
+        skipped = np.float32(step in (12, 19))
+        loss = np.float32(np.nan if skipped else 0.1 + step / 3)
+        metrics = {"loss_G": loss, "skipped_D": skipped, "skipped_G": np.float32(0)}
+        averages.add(step, metrics, [step])
+        if step in keep:
+            averages.keep(step)
+    averages.flush()
+    log.close()
+
+
+@pytest.mark.parametrize(("stop", "goes_on_from"), [(17, 17), (19, 17), (28, 24), (20, 20)])
+def test_a_line_does_not_show_where_the_run_was_interrupted(tmp_path, stop, goes_on_from):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        folder.mkdir()
+    _train(whole, 1, 30, keep=(4, 17, 24))
+    _train(stopped, 1, stop, keep=(4, 17, 24))
+    _train(stopped, goes_on_from + 1, 30)
+    lines = commands.metrics(whole)
+    assert [line["step"] for line in lines] == [10, 20, 30]
+    assert lines[1]["skipped_D"] == 2
+    assert lines[0]["loss_G"] == pytest.approx(0.1 + 5.5 / 3)
+    assert commands.metrics(stopped) == lines
+
+
+def test_speed_is_of_the_steps_of_this_process(tmp_path):
+    _train(tmp_path, 1, 17, keep=(17,))
+    _train(tmp_path, 18, 20)
+    (line,) = [x for x in read_metrics(str(tmp_path)) if (x["step"], x["split"]) == (20, "train")]
+    (spent,) = [
+        x for x in read_metrics(str(tmp_path)) if (x["step"], x["split"]) == (20, "seconds")
+    ]
+    seconds = sum(spent["seconds"].get(kind, 0.0) for kind in ("input", "step"))
+    assert line["images_per_second"] == pytest.approx(3 * 8 / seconds, rel=0.05)
