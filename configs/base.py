@@ -1,16 +1,23 @@
-"""What every system's config has. A system's file overrides values and adds its own fields."""
+"""The fields of every system's config. A system's file overrides values and adds its own fields."""
 
 import ml_collections
 
 
+def check_variant(name, variant, known):
+    """Raises ValueError for a variant that a config does not know; "" is none."""
+    if variant and variant not in known:
+        raise ValueError(f'no variant "{variant}" of {name}: use {", ".join(known)} or none')
+
+
 def get_base():
     config = ml_collections.ConfigDict()
-    config.system = ""  # a key of jax_pix2pix.systems.SYSTEMS
+    config.system = ""  # a key of jax_pix2pix.systems.SYSTEMS, or another package's entry point
+    config.task = ""  # what the run takes and makes: a key of jax_pix2pix.tasks.kinds.KINDS
     config.seed = 0  # weights, order of the data, augmentation and dropout all follow from it
     config.dtype = "float32"  # of the computation, or "bfloat16"; parameters are float32
 
     config.epochs = 200
-    config.constant_epochs = 100  # at the full learning rate; then linearly to 0 at the end
+    config.constant_epochs = 100  # at the full learning rate, which then falls linearly to 0
     config.steps_per_epoch = 0  # filled in from the data set's size before training
 
     config.optimizer = ml_collections.ConfigDict()
@@ -18,10 +25,10 @@ def get_base():
     config.optimizer.b1 = 0.5  # DCGAN: the default 0.9 makes adversarial training oscillate
     config.optimizer.b2 = 0.999
 
-    # Of an average of the generator's weights, for evaluation; or 0.999, without batch norm in it.
+    # Decay of an average of the generator's weights for evaluation, such as 0.999; not with batch
+    # norm.
     config.ema_decay = 0.0
-    # What D sees changes at random: "color", "translation", "cutout", joined by commas. For a
-    # handful of patients.
+    # Random changes of D's inputs, for few patients: "color", "translation", "cutout", with commas.
     config.diff_augment = ""
 
     config.fsdp = 1  # devices that share one copy of the parameters; batches split over all
@@ -29,46 +36,46 @@ def get_base():
     config.log_every_steps = 10
     config.text_log_every_epochs = 5
     config.sample_every_epochs = 10
-    config.checkpoint_every_epochs = 10  # each after a validation, whose score it carries
-    config.checkpoint_every_steps = 0  # and without one, within an epoch, so often; 0 is off
-    config.keep_last = 2  # checkpoints, beside the best
+    config.checkpoint_every_epochs = 10  # each after a validation, and with its score
+    config.checkpoint_every_steps = 0  # also every N steps, without validation; 0 disables
+    config.keep_last = 2  # checkpoints, besides the best
 
-    # An update with a gradient that is not finite is skipped; so many in a row end the run.
+    # Updates with non-finite gradients are skipped; this many steps in a row with one end the run.
     config.max_skipped = 10
-    # Likewise one whose loss is so many standard deviations above the mean of the last 128; 0 is
-    # off, 6 leaves all but spikes.
+    # Updates are also skipped if their loss is this many standard deviations above the mean of the
+    # last 128; 0 disables this, 6 skips only spikes.
     config.spike_sigmas = 0.0
-    config.watchdog_seconds = 600.0  # without a step end the run, to be started again; 0 is off
-    config.heartbeat_seconds = 30  # without one from a process end the others within twice this
+    config.watchdog_seconds = 600.0  # without a step, the run exits for a restart; 0 disables
+    config.heartbeat_seconds = 30  # if a process sends none, the others end within twice this
 
     config.data = ml_collections.ConfigDict()
     config.data.seed = config.get_ref("seed")
     config.data.data_dir = "data"  # where `launch.prepare` put the prepared data set
     config.data.sample = ""  # an embedded sample to prepare there on the first run
     config.data.batch_size = 64  # global, over all devices and processes
-    # Where training images wait; the batches are the same bit for bit. "none" streams them from
+    # Where training images are kept; the batches are the same bit for bit. "none" streams them from
     # disk, in memory that does not grow with the data set, and keeps up with most accelerators.
-    # "host" decodes and resizes each once, into the memory of each process; "device" into that of
+    # "host" decodes and resizes each once, into the memory of each process. "device" uses that of
     # each device, where the step gathers them: for an accelerator with few or slow CPU cores.
     config.data.cache = "none"
     config.data.flip = False  # augmentation: mirror left and right
     config.data.load_size = 0  # augmentation: resize to this, crop at random; 0 is off
     config.data.patch_size = 0  # side of what training crops; 0 is image_size
     config.data.depth = 0  # slices of a 3D example; 0 is 2D
-    config.data.repeat = 1  # times that training counts each example in an epoch; for a single scan
-    # What becomes of a record that cannot be read: "raise" ends the run; "skip" trains on the next
-    # one that can be read in its place, and counts in no score what depends on it.
+    config.data.repeat = 1  # times that an epoch uses each training example; for a single scan
+    # If a record cannot be read, "raise" ends the run; "skip" trains on the next readable one
+    # instead and leaves examples that depend on it out of all scores.
     config.data.on_error = "raise"
     config.data.empty_slices = 1.0  # share of the slices without foreground that training keeps
     config.data.context = 0  # neighbouring slices on each side, as channels of a 2D source
-    config.data.source_channels = 1  # as it is stored
-    config.data.source_type = "uint8"  # as it is stored; "int16" for Hounsfield units
+    config.data.source_channels = 1  # as stored
+    config.data.source_type = "uint8"  # as stored; "int16" for Hounsfield units
     config.data.target_type = "uint8"
     return config
 
 
 def add_pix2pix(config):
-    """The networks and the losses of systems of a U-Net and a PatchGAN."""
+    """Adds the networks and the losses of systems with a U-Net and a PatchGAN."""
     config.generator = ml_collections.ConfigDict()
     config.generator.width = 64
     config.generator.depth = 6  # halvings
@@ -78,7 +85,7 @@ def add_pix2pix(config):
     config.generator.dropout_levels = 3
     config.generator.skips = True
     config.generator.attention_gates = False  # on the skips
-    config.generator.self_attention = 0  # after so many halvings; 0 is off
+    config.generator.self_attention = 0  # after this many halvings; 0 disables
 
     config.discriminator = ml_collections.ConfigDict()
     config.discriminator.width = 64
@@ -88,7 +95,7 @@ def add_pix2pix(config):
     config.discriminator.spectral_norm = False
     config.discriminator.scales = 1  # networks that see the images at full size, half of it, ...
 
-    # Terms whose weight is 0 are not computed. jax_pix2pix/losses/terms.py has their formulas.
+    # Terms of weight 0 are not computed, but for adversarial and L1. losses/terms.py has formulas.
     config.loss = ml_collections.ConfigDict()
     config.loss.adversarial = "bce"  # or "lsgan", "hinge", "wgan"
     config.loss.adversarial_weight = 1.0
@@ -99,12 +106,10 @@ def add_pix2pix(config):
     config.loss.ssim_weight = 0.0
     config.loss.ssim = "dm_pix"  # or "unclipped", which has a gradient on flat images
     config.loss.ms_ssim_weight = 0.0
-    config.loss.ms_ssim_levels = 4  # 5 need images of 176 pixels
+    config.loss.ms_ssim_levels = 4  # 5 levels need images of 176 pixels
     config.loss.gradient_weight = 0.0
     config.loss.dice_weight = 0.0  # of the soft Dice loss, for masks of few pixels
     config.loss.structure_weight = 0.0  # soft Dice of air, soft tissue and bone
-    config.loss.feature_matching_weight = (
-        0.0  # mean over D's layers; pix2pixHD has 10 of a sum of four
-    )
+    config.loss.feature_matching_weight = 0.0  # a mean over D's layers; pix2pixHD: 10, a sum
     config.loss.perceptual_weight = 0.0
-    config.loss.perceptual_weights_file = ""  # VGG16; jax_pix2pix/losses/perceptual.py has the layout
+    config.loss.perceptual_weights_file = ""  # of VGG16; layout: losses/perceptual.py

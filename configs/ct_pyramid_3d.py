@@ -5,22 +5,22 @@
     python -m launch.predict --workdir=runs/ct_pyramid_3d --output=volumes --count=16
 
 Data: LUNA16, .mhd and .raw. With data.crops=0 a volume is resized to the finest scale whatever its
-aspect; with data.crops=N examples are N places of each volume in its own voxels. One scan will do.
-Scales: 28, 42, 63, 94 and 141 pixels a side, of a sixth as many slices.
+aspect; with data.crops=N examples are N crops of each volume in its own voxels. One scan is enough.
+Scales: 28, 42, 63, 94 and 141 pixels a side, with a sixth as many slices.
 
-Generator of a scale: five convolutions of k3 on the coarser image and noise, added to that image.
-Discriminator: five convolutions of k3. Weights begin as those of the coarser scale.
+Generator of a scale: five k3 convolutions on the coarser image and noise, added to that image.
+Discriminator: five k3 convolutions. Weights start from those of the coarser scale.
 Loss: LSGAN (real 1, fake 0; G wants 0.9) + 100 MSE of the reconstruction of each training volume
 from its fixed noise + 100 of its mean- and maximum-intensity projections + 10 of the lungs that a
 frozen segmentation network finds in it. Three updates of D, then three of G an iteration.
 
-To be held against, of the reconstruction at the finest scale in [0, 1], which measures
+To compare with, for the reconstruction at the finest scale in [0, 1], which measures
 memorisation: MSE .0054, PSNR 22.6 dB, SSIM .751 (adversarial alone); .0025, 26.0, .836 (with
 reconstruction); .0024, 26.1, .843 (and projection); .0017, 27.93, .877 (and segmentation).
 `launch.ablation` makes this table.
 As published (`configs/ct_pyramid_3d.py:as_published`): the projection is three boundary
-slices, the segmentation passes no gradient, and noise has the full amplitude of the error and goes
-on beyond the borders.
+slices, the segmentation passes no gradient, and noise has the full amplitude of the error and
+extends beyond the borders.
 
 `configs/ct_pyramid_3d.py:quickstart` trains three scales on the embedded chest CT in minutes on two
 CPU cores.
@@ -28,14 +28,16 @@ CPU cores.
 
 import ml_collections
 
-from configs.base import get_base
+from configs.base import check_variant, get_base
 
 VARIANTS = ("as_published", "quickstart")
 
 
 def get_config(variant=""):
+    check_variant("ct_pyramid", variant, VARIANTS)
     config = get_base()
     config.system = "ct_pyramid"
+    config.task = "ct_samples"
 
     config.data.dataset = "luna16"
     config.data.source, config.data.target = "image", "image"
@@ -45,28 +47,28 @@ def get_config(variant=""):
     config.data.depth = 23
     config.data.clip_hu = (-1000, 1000)
     config.data.source_range = config.data.get_ref("clip_hu")
-    config.data.crops = 0  # 0: whole volumes, resized; or so many places of each
-    config.data.isotropic_mm = 0.0  # spacing to resample to before that; 0: as in the file
+    config.data.crops = 0  # of each volume; 0: whole volumes, resized
+    config.data.isotropic_mm = 0.0  # spacing to resample to first; 0: as in the file
     config.data.lung_masks = False
     config.data.test_subsets = (9,)
     config.data.validation_subsets = (8,)
     config.data.test_fraction = 0.15  # of the patients whose volumes are in no subset folder
     config.data.validation_fraction = 0.1
     # Millimetres between slices, rows and columns of the training volumes at the finest scale, the
-    # median of several; filled in before training, for what is sampled.
+    # median over volumes; filled in before training, for sampled volumes.
     config.data.spacing_mm = (0.0, 0.0, 0.0)
     config.data.batch_size = 1
-    config.data.repeat = 100  # iterations an epoch for one scan; 1 for many
+    config.data.repeat = 100  # iterations an epoch for one scan; use 1 for many scans
 
     config.pyramid = ml_collections.ConfigDict()
     config.pyramid.dimensions = 3
     config.pyramid.min_size = 28  # pixels a side at the coarsest scale
     config.pyramid.max_size = 140  # the finest is the first that reaches it
     config.pyramid.factor = 1.5
-    config.pyramid.depth_divisor = 6  # slices are so much fewer than pixels a side
+    config.pyramid.depth_divisor = 6  # pixels a side over slices
     config.pyramid.scale = 0  # set by the loop over scales
-    config.pyramid.border_noise = False  # noise beyond the borders too: then nothing has a place
-    config.pyramid.noise_factor = 0.1  # of the reconstruction's error; the coarsest scale has 1
+    config.pyramid.border_noise = False  # noise beyond the borders too, which hides positions
+    config.pyramid.noise_factor = 0.1  # times the reconstruction's error; the coarsest scale has 1
     config.pyramid.discriminator_updates = 3  # an iteration
     config.pyramid.generator_updates = 3
 
@@ -81,12 +83,12 @@ def get_config(variant=""):
     config.loss = ml_collections.ConfigDict()
     config.loss.adversarial = "lsgan"  # or "wgan", with a gradient penalty
     config.loss.adversarial_weight = 1.0
-    config.loss.gradient_penalty_weight = 0.0  # SinGAN has 0.1
+    config.loss.gradient_penalty_weight = 0.0  # SinGAN uses 0.1
     config.loss.reconstruction_weight = 100.0
     config.loss.projection_weight = 100.0
     config.loss.projection = "intensity"  # or "boundary_slices"
     config.loss.segmentation_weight = 10.0
-    config.loss.segmentation_weights_file = ""  # "": the embedded lungs of the sample
+    config.loss.segmentation_weights_file = ""  # "": the embedded lung segmenter
     config.loss.segmentation_gradient = True
 
     config.epochs = 10  # of the coarsest scale; scale s has s + 1 times as many
@@ -109,6 +111,4 @@ def get_config(variant=""):
         config.pyramid.factor = 2.0
         config.generator.width = 16
         config.epochs = 2
-    elif variant:
-        raise ValueError(f'no variant "{variant}" of ct_pyramid: use {", ".join(VARIANTS)} or none')
     return config

@@ -19,12 +19,16 @@ nearest, so that classes stay classes.
 two CPU cores; the first run prepares the data.
 """
 
-from configs.base import add_pix2pix, get_base
+from configs.base import add_pix2pix, check_variant, get_base
+
+VARIANTS = ("quickstart",)
 
 
 def get_config(variant=""):
+    check_variant("lidc_mask2ct", variant, VARIANTS)
     config = get_base()
     config.system = "lidc_mask2ct"
+    config.task = "ct_slices"
 
     config.data.dataset = "lidc_masks"
     config.data.source, config.data.target = "mask", "image"
@@ -32,7 +36,7 @@ def get_config(variant=""):
     config.data.stored_size = config.data.get_ref("image_size")  # as prepared
     config.data.mask_resize = "nearest"
     config.data.mask_values = (0, 1, 2)  # on disk: outside, lung, nodule
-    config.data.validation_fraction = 0.1  # of the training patients, without a val/ folder
+    config.data.validation_fraction = 0.1  # of the training patients, if there is no val/ folder
     config.data.source_range = (0, 254)  # stored masks, 127 a class, -> [-1, 1]
     config.data.target_range = (0, 255)
     config.data.window_hu = (-1000, 400)  # of target_range, for errors in HU
@@ -50,6 +54,4 @@ def get_config(variant=""):
         config.constant_epochs = 9
         config.sample_every_epochs = 3
         config.checkpoint_every_epochs = 3
-    elif variant:
-        raise ValueError(f'no variant "{variant}" of lidc_mask2ct: use "quickstart" or none')
     return config

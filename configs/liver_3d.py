@@ -4,8 +4,8 @@
     python -m launch.train --config=configs/liver_3d.py --workdir=runs/liver_3d
 
 The prepared data is that of `configs/liver.py`. Training crops 96 x 96 from runs of 32 slices;
-evaluation sees all of the plane. The networks are narrower, since a layer of k3 costs three times
-as much in 3D; and there are fewer epochs, since a slice is in as many examples as a run has slices.
+evaluation sees the whole plane. The networks are narrower, since a k3 layer costs three times as
+much in 3D. There are fewer epochs, since a slice is in as many examples as a run has slices.
 
 The variants are those of `configs/liver.py`. `as_published` splits by slice, which leaves no runs:
 use `--config.data.split_by=volume` with it.

@@ -9,25 +9,29 @@ Data: LUNA16's subset0 to subset9 and the masks of seg-lungs-LUNA16, split by su
 resized to 16 x 80 x 80 whatever their aspect, as the pyramids resize theirs; training crops 64 x 64
 and flips, and the loss sees 16 x 64 x 64.
 
-Generator: 3D U-Net of three halvings, 8 channels, instance norm, so that it has no statistics of a
-batch. Loss: L1 of masks in [-1, 1] and soft Dice, without which a network of one volume stays at
-finding no lungs. The discriminator is as small as can be and weighs nothing, since the pyramids
-need probabilities rather than masks that look real.
+Generator: 3D U-Net of three halvings, 8 channels, instance norm, so that it has no batch
+statistics. Loss: L1 of masks in [-1, 1] and soft Dice, without which a network trained on one
+volume finds no lungs. The discriminator is as small as possible and has weight 0, since the
+pyramids need probabilities rather than masks that look real.
 
 `configs/lung_segmenter.py:quickstart` trains it on one of the two embedded chest volumes in minutes
-on two CPU cores, which is how the embedded weights were made (`jax_pix2pix/weights/README.md`). It
-is the one with air around the body: crops of it look like the other one, which is held out, and not
-the other way round.
+on two CPU cores, which is how the embedded weights were made
+(`jax_pix2pix/losses/weights/README.md`). It is the one with air around the body: crops of it look
+like the other one, which is held out, and not the other way round.
 """
 
 import ml_collections
 
-from configs.base import add_pix2pix, get_base
+from configs.base import add_pix2pix, check_variant, get_base
+
+VARIANTS = ("quickstart",)
 
 
 def get_config(variant=""):
+    check_variant("lung_segmenter", variant, VARIANTS)
     config = get_base()
     config.system = "lung_segmenter"
+    config.task = "resized_ct_masks"
 
     config.data.dataset = "luna16"
     config.data.source, config.data.target = "image", "mask"
@@ -80,6 +84,4 @@ def get_config(variant=""):
         config.data.batch_size = 1
         config.epochs = 20
         config.constant_epochs = 10
-    elif variant:
-        raise ValueError(f'no variant "{variant}" of lung_segmenter: use "quickstart" or none')
     return config

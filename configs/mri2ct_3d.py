@@ -4,10 +4,10 @@
     python -m launch.train --config=configs/mri2ct_3d.py --workdir=runs/mri2ct_3d
 
 The prepared data is that of `configs/mri2ct.py`. Training crops 128 x 128 from runs of 32 slices;
-`launch.predict` blends patches that overlap. The networks are narrower, and instance norm stands in
-for batch norm, whose statistics of two patches are poor. There are fewer epochs, since a slice is
-in as many examples as a run has slices. The variants are those of `configs/mri2ct.py`, whose 2.5D
-input has no meaning here.
+`launch.predict` blends patches that overlap. The networks are narrower, and instance norm replaces
+batch norm, whose statistics of two patches are poor. There are fewer epochs, since a slice is in as
+many examples as a run has slices. The variants are those of `configs/mri2ct.py`, whose 2.5D input
+has no meaning here.
 """
 
 from configs import mri2ct

@@ -1,24 +1,24 @@
-"""Random flips and crops, and resizing, alike for every image of a pair."""
+"""Random flips, crops and resizing, the same for both images of a pair."""
 
 from input_pipeline.tf_cpu import tf
 
 
 def draw(rows, *, seed, step, batch_size, size, flip, load_size):
-    """What happens to the examples of a step, in integers.
+    """Draws the crop and the flip of each example of a step.
 
-    The random numbers are drawn for the whole global batch, and each host uses its rows of them,
-    so an example is treated alike on any number of hosts.
+    The random numbers are drawn for the whole global batch and each host takes its rows, so an
+    example is augmented in the same way on any number of hosts.
 
     Args:
-        rows: slice of the global batch, b long.
-        seed, step: integers, or scalar tensors: the numbers are a function of these.
+        rows: slice of the global batch, of length b.
+        seed, step: integers or scalar tensors, which determine the numbers.
         batch_size: global.
         size: height and width of the crops.
         flip: whether to flip half of the examples left to right.
-        load_size: height and width of what they are crops of, size or more.
+        load_size: height and width of the images that are cropped, size or more.
 
     Returns:
-        {"offset": int32 [b, 2], of the crop in the resized image; "flip": bool [b], of the crop}.
+        {"offset": int32 [b, 2], (row, column) of the crop in the resized image; "flip": bool [b]}.
     """
     seed = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
     uniform = tf.random.stateless_uniform([batch_size, 3], seed, alg="philox")[rows]
@@ -27,12 +27,12 @@ def draw(rows, *, seed, step, batch_size, size, flip, load_size):
 
 
 def resize(batch, methods, size):
-    """Resizes a batch, as `crop` would, but all of it.
+    """Resizes the whole images of a batch, by the method of `crop`.
 
     Args:
         batch: {"source", "target"}: integers [b, S, S, c].
         methods: "nearest" or "bilinear" for each of them.
-        size: of the result.
+        size: height and width of the result.
 
     Returns:
         {"source", "target"}: of the same types, [b, size, size, c].
@@ -47,7 +47,7 @@ def resize(batch, methods, size):
 
 
 def crop(batch, methods, offset, flip, size, load_size):
-    """Crops and flips the examples of a batch; resizes them first where they have another size.
+    """Resizes a batch to load_size where it has another size, then crops and flips each example.
 
     Args:
         batch, methods: as for `resize`.
@@ -66,7 +66,7 @@ def crop(batch, methods, offset, flip, size, load_size):
 
 
 def _take(images, lines, columns, load_size, method):
-    """The pixels [b, h, w, c] in these lines, [b, h], and columns, [b, w], of resized images.
+    """The pixels [b, h, w, c] at lines [b, h] and columns [b, w] of the resized images.
 
     Bilinear resizing is antialiased: when it shrinks, its window grows with the factor.
     """
@@ -80,6 +80,6 @@ def _take(images, lines, columns, load_size, method):
             pixels = tf.cast((tf.cast(pixels, tf.float32) + 0.5) * (size / load_size), tf.int32)
         return tf.gather(images, pixels, axis=1, batch_dims=1)
 
-    # Transposed, since gathering along axis 2 is ten times slower.
+    # Transpose: gathering along axis 2 is ten times slower.
     images = tf.transpose(take(images, lines), [0, 2, 1, 3])
     return tf.transpose(take(images, columns), [0, 2, 1, 3])

@@ -1,4 +1,4 @@
-"""Which slices make an example, of training and of evaluation, in 2D and 3D. No TensorFlow."""
+"""Which slices make up an example of training or evaluation, in 2D and 3D. No TensorFlow."""
 
 import hashlib
 import itertools
@@ -11,8 +11,8 @@ from jax_pix2pix.errors import DataError
 def training_slices(found, depth, empty_slices):
     """The slices of each training example.
 
-    In 3D an example begins at each slice that the next d - 1 of its patient follow; a stretch of
-    fewer slices gives one example, which repeats the last of them.
+    In 3D an example begins at each slice that depth - 1 consecutive slices of its patient follow. A
+    shorter stretch gives one example, which repeats the last slice.
 
     Args:
         found: the Example of each slice.
@@ -20,10 +20,10 @@ def training_slices(found, depth, empty_slices):
         empty_slices: share of the slices of class "empty" to keep, in 2D.
 
     Returns:
-        Numbers of slices, int64 [n], or [n, depth] in 3D.
+        Indices of slices, int64 [n], or [n, depth] in 3D.
 
     Raises:
-        DataError: a value that does not fit.
+        DataError: depth or empty_slices is out of range, or they exclude each other.
     """
     if not 0 <= empty_slices <= 1:
         raise DataError(f"config.data.empty_slices is {empty_slices}: use a share, 0 to 1")
@@ -47,7 +47,7 @@ def training_slices(found, depth, empty_slices):
 
 
 def evaluation_slices(found, depth):
-    """The slices of each example as above, and which of them to count, bool of the same shape."""
+    """(indices of each example's slices, as above; bool of that shape: which of them to count)."""
     if not depth:
         return np.arange(len(found)), np.ones(len(found), bool)
     slices, counted = [], []
@@ -60,9 +60,9 @@ def evaluation_slices(found, depth):
 
 
 def with_neighbours(found, slices, context):
-    """Each slice between its neighbours: [n] -> [n, 2 context + 1], from the feet up.
+    """Puts each slice between its neighbours: [n] -> [n, 2 context + 1], from the feet up.
 
-    Neighbours follow in the same patient with none left out; the ends of a stretch are repeated.
+    Neighbours are consecutive slices of one patient. The ends of a stretch are repeated.
 
     Raises:
         DataError: context is negative.
@@ -77,7 +77,7 @@ def with_neighbours(found, slices, context):
 
 
 def _stretches(found):
-    """(first, stop) of slices that follow each other in one patient, nothing left out between."""
+    """(first, stop) of each stretch of consecutive slices of one patient."""
 
     def follows(i):
         this, last = found[i], found[i - 1]
@@ -92,6 +92,6 @@ def _run(start, stop, depth):
 
 
 def _uniform(example):
-    """A number in [0, 1) of the slice alone: the same ones are kept when patients are added."""
+    """A number in [0, 1) from the slice alone, so added patients do not change which are kept."""
     text = f"{example.patient}\0{example.slice_index}"
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16**8

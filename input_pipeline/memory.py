@@ -10,9 +10,9 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_bytes():
-    """Memory that can be taken without swapping: the machine's, or the container's if that is less.
+    """Bytes available without swapping: the machine's, or the container's if that is less.
 
-    What the kernel caches of files counts as available, as it does for the kernel.
+    The kernel's cache of files counts as available, as it does in /proc/meminfo.
     """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
@@ -32,10 +32,10 @@ def available_bytes():
 
 
 def check_fits(needed):
-    """Whether a cache of so many bytes may be taken.
+    """Checks that a cache of `needed` bytes fits into memory.
 
     Raises:
-        DataError: it is more than SHARE of the available memory.
+        DataError: it needs more than SHARE of the available memory.
     """
     available = available_bytes()
     if needed > SHARE * available:

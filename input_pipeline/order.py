@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
+from jax_pix2pix.errors import DataError
 
 
 def steps_per_epoch(num_examples, batch_size):
     """Whole batches in one pass over the examples.
 
     Raises:
-        DataError: there is not even one.
+        DataError: batch_size is below 1 or exceeds num_examples.
     """
     if not 0 < batch_size <= num_examples:
         raise DataError(
@@ -21,10 +21,10 @@ def steps_per_epoch(num_examples, batch_size):
 
 
 def global_indices(seed, step, batch_size, num_examples):
-    """The examples of a step's global batch, in O(batch_size).
+    """Indices of the examples of a step's global batch, in O(batch_size).
 
-    Every epoch is another permutation of the examples, of which the last num_examples % batch_size
-    are left out: others in each epoch.
+    Every epoch is another permutation of the examples. Its last num_examples % batch_size are left
+    out, so each epoch leaves out others.
 
     Args:
         seed: integer.
@@ -34,15 +34,15 @@ def global_indices(seed, step, batch_size, num_examples):
         int64 [batch_size], distinct, in [0, num_examples).
 
     Raises:
-        DataError: batch_size exceeds num_examples.
+        DataError: as in `steps_per_epoch`.
     """
     steps = steps_per_epoch(num_examples, batch_size)
     step = tf.cast(step, tf.int64)
     index = step % steps * batch_size + tf.range(batch_size, dtype=tf.int64)
-    # index_shuffle heeds only the low bits of its seed: 8 of each element up to 65,536 examples, so
-    # with [seed, epoch] every 256 epochs would repeat. Hence two shuffles, with hashed seeds.
+    # index_shuffle uses only the low bits of its seed: 8 of each element up to 65,536 examples.
+    # With [seed, epoch] it would repeat every 256 epochs, so shuffle twice, with hashed seeds.
     epoch_seed = tf.stack([tf.cast(seed, tf.int64), step // steps])
-    any_integer: Any = None  # as lower and upper bound
+    any_integer: Any = None  # no lower and upper bound
     keys = tf.random.stateless_uniform(
         [2, 2], epoch_seed, any_integer, any_integer, tf.int32, alg="philox"
     )

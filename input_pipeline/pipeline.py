@@ -2,9 +2,9 @@
 
 Throughout, `data` is config.data; `prepared.py` finds the data set, or prepares a sample.
 
-A pair is a "source" and the "target" to make from it: stored images and masks, as data.source and
-data.target name them, of stored integer types. Casting and scaling to [-1, 1] are left to the
-device: uint8 is a quarter of the bytes to send there.
+A pair is a "source" and the "target" to make from it: the stored arrays that data.source and
+data.target name, in their stored integer types. The device casts and scales them to [-1, 1]: uint8
+is a quarter of the bytes to send there.
 """
 
 import itertools
@@ -16,22 +16,22 @@ from input_pipeline import augment, memory, order
 from input_pipeline.example_slices import evaluation_slices, training_slices, with_neighbours
 from input_pipeline.prepared import check_split, ensure_prepared, examples
 from input_pipeline.records import ON_ERROR, Cached, Records
-from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
+from jax_pix2pix.errors import DataError
 
 CACHES = ("none", "host", "device")
-# Of resizing: classes stay classes.
+# How each array is resized; "nearest" keeps classes.
 METHODS = {"image": "bilinear", "ct": "bilinear", "mask": "nearest"}
 THREADS = min(16, os.cpu_count() or 1)
-CHUNK = 64  # examples that fill a cache at a time
+CHUNK = 64  # examples to read into a cache at a time
 
 
 def check_training(data):
-    """Raises what `train_batches` and `train_set` would, at once and before anything is written.
+    """Raises early what `train_batches` and `train_set` would, before anything is written.
 
     Raises:
-        DataError: not prepared; batch_size exceeds the examples; sizes that do not fit; no such
-            cache, or it does not fit into memory; no such on_error.
+        DataError: the data set is not prepared; batch_size exceeds the examples; fields do not fit
+            together; there is no such cache or on_error; or the cache does not fit into memory.
     """
     if data.on_error not in ON_ERROR:
         raise DataError(
@@ -63,33 +63,33 @@ def check_training(data):
 
 
 def num_training_examples(data):
-    """How many examples train_batches draws from in an epoch: slices, or runs of data.depth.
+    """Number of examples that train_batches draws from: slices, or runs of data.depth slices.
 
-    Each counts data.repeat times.
+    Each example counts data.repeat times.
     """
     return len(_training_slices(data))
 
 
 def num_evaluation_examples(data, split):
-    """How many examples eval_batches gives: slices, or runs of data.depth that cover them."""
+    """Number of examples that eval_batches gives: slices, or runs of data.depth covering them."""
     return len(evaluation_slices(examples(data, split), data.depth)[0])
 
 
 def train_batches(data, start_step, stop_step, host=0, hosts=1):
-    """Batches of steps [start_step, stop_step), endlessly reshuffled.
+    """Batches of steps [start_step, stop_step), reshuffled in each epoch.
 
-    The global batch of a step is a function of data.seed and the step alone, for any number of
-    hosts, wherever the run starts and whatever data.cache is. Starting takes the same time at any
-    step, once the cache is filled. At most THREADS + 3 batches are in memory at a time.
+    The global batch of a step is a function of data.seed and the step alone. It does not depend on
+    the number of hosts, the first step or data.cache. Starting takes the same time at any step,
+    once the cache is filled. At most THREADS + 3 batches are in memory at a time.
 
-    Call `check_training` first, which refuses what cannot work.
+    Call `check_training` first: it refuses settings that cannot work.
 
     Returns:
-        Iterator of {"source", "target": [b, P, P, c], "index": int64 [b]}, which are this host's
+        Iterator of {"source", "target": [b, P, P, c], "index": int64 [b]}: this host's
         b = batch_size / hosts consecutive rows of the global batch. With data.depth = d, images
-        are [b, d, P, P, c] and "index", of slices, [b, d]. With data.cache "device", of the
-        numbers with which a step gathers the same images from `train_set`: {"index", "offset":
-        int32 [b, 2], "flip": bool [b]}; see `augment.draw`.
+        are [b, d, P, P, c] and "index", of slices, is [b, d]. With data.cache "device", a batch
+        holds the numbers with which a step gathers the same images from `train_set`: {"index",
+        "offset": int32 [b, 2], "flip": bool [b]}; see `augment.draw`.
 
     Raises:
         DataError: batch_size is not a multiple of hosts; while iterating, a record that cannot be
@@ -102,7 +102,7 @@ def train_batches(data, start_step, stop_step, host=0, hosts=1):
 
 
 def train_set(data):
-    """All training slices, resized as augmentation wants them, for a cache.
+    """All training slices, resized for augmentation, to fill a cache.
 
     Returns:
         {"source", "target"}: [n, L, L, c] of their stored types, in record order.
@@ -121,12 +121,11 @@ def train_set(data):
 
 
 def stream(images, data, start_step, stop_step, host=0, hosts=1):
-    """`train_batches`, of images from anywhere.
+    """Gives the batches of `train_batches` from any `images`.
 
     Args:
-        images: has load(index, a tensor [m]) -> {"source", "target"}, slices as they are stored or
-            as they are resized for a cache; and `error`, None or a DataError of what it could not
-            load.
+        images: has load(index, a tensor [m]) -> {"source", "target"}, slices as stored or as
+            resized for a cache; and `error`, None or the DataError of a failed load.
     """
     rows = _rows(data.batch_size, host, hosts)
     slices = _training_slices(data)
@@ -169,23 +168,23 @@ def stream(images, data, start_step, stop_step, host=0, hosts=1):
 
 
 def eval_batches(data, split, host=0, hosts=1, indices=None):
-    """Batches with each slice of a split once over all hosts, in record order.
+    """Batches that hold each slice of a split once over all hosts, in record order.
 
     The last global batch is padded with copies of the last example, with index -1. All hosts get
-    the same number of batches. Examples of data.depth slices cover each stretch of slices from the
-    first one on; its last example ends with the last slice, and slices that it shares with the
-    example before have index -1. With data.on_error "skip" so has every slice of an example for
-    which one cannot be read, be it a neighbour only.
+    the same number of batches. Examples of data.depth slices cover each stretch of slices from its
+    first one on. The last example of a stretch ends with its last slice, and slices that it shares
+    with the example before have index -1. With data.on_error "skip", all slices of an example have
+    index -1 if one of them, or only a neighbour, cannot be read.
 
     Args:
-        indices: of the examples to give instead, in this order.
+        indices: the examples to give instead, in this order.
 
     Returns:
-        Iterator of {"source", "target": [b, S, S, c], "index": int64 [b]}, or with data.depth = d
-        of [b, d, S, S, c] and [b, d], unaugmented, S being data.image_size.
+        Iterator of {"source", "target": [b, S, S, c], "index": int64 [b]}, unaugmented, where S is
+        data.image_size. With data.depth = d the shapes are [b, d, S, S, c] and [b, d].
 
     Raises:
-        DataError: as `train_batches`, but batch_size may exceed the examples.
+        DataError: as in `train_batches`, but batch_size may exceed the examples.
     """
     records = _records(data, split)
     rows = _rows(data.batch_size, host, hosts)
@@ -223,17 +222,18 @@ def _records(data, split):
 
 
 def _to_read(data, found, slices):
-    """The slices that examples are made of: themselves, or with data.context neighbours too."""
+    """The slices to read for each example: its own and, with data.context, their neighbours."""
     return with_neighbours(found, slices, data.context) if data.context else slices
 
 
 def _arrange(slices_read, index, transform, context):
-    """The slices of index, [b] or [b, d], transformed: {"source", "target"}: [*index, h, w, c].
+    """Transforms the slices of index, [b] or [b, d]. -> {"source", "target"}: [*index, h, w, c].
 
     Args:
         slices_read: {"source", "target"}: [b d, S, S, c].
 
-    With context, d slices are channels of the source [b, h, w, d c], and the middle one's target.
+    With context, the source has the d slices as channels, [b, h, w, d c], and the target is the
+    middle slice's.
     """
     depth = index.shape[1] if index.shape.rank == 2 else 1
     batch = transform(slices_read, depth)
@@ -257,7 +257,7 @@ def _rows(batch_size, host, hosts):
 
 
 def _enlarged(records, data, size):
-    """Batches of all slices in record order, resized to load_size; the last repeats a slice."""
+    """Batches of all slices in record order, resized to load_size; the last batch repeats one."""
     load_size = data.load_size or data.image_size
 
     def load(start):
@@ -273,17 +273,17 @@ def _cache_bytes(records, data):
 
 
 def _iterate(records, steps, load):
-    """Maps `load` over a tf.data.Dataset of scalars, in order: an iterator of dicts of arrays.
+    """Maps `load` over a tf.data.Dataset of scalars, in order. -> iterator of dicts of arrays.
 
-    Reading begins now, so that the first batch is there when the step has been compiled.
+    Reading begins at once, so that the first batch is ready when the step has been compiled.
     """
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_warm_start = True
-    options.autotune.enabled = False  # nothing is left to it, and its thread is slow to end
+    options.autotune.enabled = False  # it has nothing to tune, and its thread is slow to end
     options.threading.private_threadpool_size = THREADS
     options.threading.max_intra_op_parallelism = 1
-    load = tf.autograph.experimental.do_not_convert(load)  # no control flow; takes seconds
+    load = tf.autograph.experimental.do_not_convert(load)  # no control flow, and slow to convert
     batches = steps.map(load, num_parallel_calls=THREADS).prefetch(2).with_options(options)
     iterator = batches.as_numpy_iterator()
 

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from absl import logging
 
-from input_pipeline import prepared_files, storage
+from input_pipeline import prepared_files
 from input_pipeline.datasets.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 from input_pipeline.datasets.liver_ct import liver_ct_dataset_builder as liver_ct
 from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
-from jax_pix2pix.errors import DataError
 from input_pipeline.datasets.xray_lungs import xray_lungs_dataset_builder as xray_lungs
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.logs.messages import messages
+from jax_pix2pix.runs import storage
+from jax_pix2pix.runs.workdir_files import RECORD
 
 import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
 
@@ -46,7 +49,7 @@ def prepared_directory(dataset, data_dir, **options):
     """Where `prepare` puts the data set with these options.
 
     Raises:
-        DataError: no such data set, or an option has no such value.
+        DataError: there is no such data set, or an option's value is invalid.
     """
     module = _module(dataset)
     version = str(module.Builder.VERSION)
@@ -54,8 +57,8 @@ def prepared_directory(dataset, data_dir, **options):
 
 
 def is_prepared(data_dir, directory):
-    """Whether `directory`, of prepared_directory, is prepared; a store's is then copied there."""
-    return storage.is_prepared(data_dir, directory, prepared_files.RECORD, prepared_files.SPLITS)
+    """Whether `directory`, from prepared_directory, is prepared; copies it there from a store."""
+    return storage.is_prepared(data_dir, directory, RECORD, prepared_files.SPLITS)
 
 
 def prepare(dataset, source, data_dir, wait=False, **options):
@@ -64,17 +67,17 @@ def prepare(dataset, source, data_dir, wait=False, **options):
     Args:
         dataset: key of DATASETS.
         source: folder, laid out as the data set's builder describes.
-        data_dir: folder for prepared data sets, made if missing, or a store's; see storage.py.
-        wait: for another preparation of the same data to end, instead of an error.
+        data_dir: folder for prepared data sets, made if missing, or in a store; see storage.py.
+        wait: whether to wait for another preparation of the same data, instead of raising.
         **options: fields of the data set's Config.
 
     Returns:
-        Path of the prepared data set, of a store's of its copy.
+        Path of the prepared data set, or of its local copy if it is in a store.
 
     Raises:
         DataError: the source is refused, `data_dir` holds the data set from another source, or
             another preparation is running.
-        OSError: the disk is full, or not writable.
+        OSError: the disk is full or not writable.
     """
     directory = prepared_directory(dataset, data_dir, **options)
     source = Path(source).expanduser()
@@ -86,7 +89,7 @@ def prepare(dataset, source, data_dir, wait=False, **options):
     with _lock(directory.parent / "lock", wait):
         found = module.find(source, config)
         is_prepared(data_dir, directory)
-        if directory.exists():  # of a store perhaps here alone, if the last upload was cut short
+        if directory.exists():  # perhaps only here, if the last upload to a store was cut short
             prepared = _preparation(directory)
             if found.fingerprint != prepared["fingerprint"]:
                 raise DataError(
@@ -95,7 +98,7 @@ def prepare(dataset, source, data_dir, wait=False, **options):
                     "config.data.data_dir"
                 )
             storage.publish(data_dir, directory, prepared_files.SPLITS)
-            print(f"already prepared: {storage.url_of(data_dir, directory)}", flush=True)
+            messages.info(f"already prepared: {storage.url_of(data_dir, directory)}")
             return directory
         # TFDS makes the download folder even though nothing is downloaded.
         with _quiet_tfds(), tempfile.TemporaryDirectory() as downloads:
@@ -111,7 +114,7 @@ def prepare(dataset, source, data_dir, wait=False, **options):
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
         storage.publish(data_dir, directory, prepared_files.SPLITS)
-    print(f"prepared: {storage.url_of(data_dir, directory)}", flush=True)
+    messages.info(f"prepared: {storage.url_of(data_dir, directory)}")
     return directory
 
 
@@ -120,7 +123,7 @@ def _preparation(directory):
         record = json.loads(text)
         return {key: record[key] for key in ("source", "fingerprint")}
 
-    return prepared_files.read(directory / prepared_files.RECORD, "a preparation's record", parse)
+    return prepared_files.read(directory / RECORD, "a preparation's record", parse)
 
 
 def _module(dataset):
@@ -144,7 +147,7 @@ def _lock(path, wait):
 
 @contextlib.contextmanager
 def _quiet_tfds():
-    """Keeps TFDS from logging its progress, and a warning of configs that are not on its list."""
+    """Keeps TFDS from logging its progress and a warning about configs that it does not list."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -1,7 +1,7 @@
 """A prepared data set on disk: where it is, and what its examples are.
 
-Throughout, `data` is config.data. Every function prepares the embedded sample named `data.sample`
-first where it is not prepared yet; on many hosts the others wait for the one that does.
+Throughout, `data` is config.data. `ensure_prepared` and `examples` first prepare the embedded
+sample named `data.sample` if it is not prepared yet.
 """
 
 import functools
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import prepared_files, storage
+from input_pipeline import prepared_files
 from input_pipeline.prepare import is_prepared, options_of, prepare, prepared_directory
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.logs.messages import messages
+from jax_pix2pix.runs import storage
 
 SPLITS = ("train", "validation", "test")
 SAMPLES = Path(__file__).parent / "samples"
@@ -20,12 +22,14 @@ SAMPLES = Path(__file__).parent / "samples"
 def ensure_prepared(data):
     """Returns the directory of the prepared data set; prepares data.sample there if need be.
 
-    Of a store it is the copy here, made first if need be.
+    A data set in a store is first copied to this machine, and the directory is the copy.
 
-    Every host may call it at once: one prepares and the others wait, be their disks shared or not.
+    All hosts may call it at once. On a shared disk one prepares and the others wait; otherwise each
+    prepares its own.
 
     Raises:
-        DataError: not prepared and no sample, with the command to run; or no such sample.
+        DataError: it is not prepared and has no sample, with the command to run; or there is no
+            such sample.
     """
     if not (SAMPLES / data.sample).is_dir():
         raise DataError(f'config.data.sample: there is no "{data.sample}" in {SAMPLES}')
@@ -39,18 +43,18 @@ def ensure_prepared(data):
             "launch.prepare --source=DIR with the same --config and --config.data.…, where DIR "
             "holds the source files"
         )
-    print(f'preparing the embedded sample "{data.sample}"', flush=True)
+    messages.info(f'preparing the embedded sample "{data.sample}"')
     return prepare(data.dataset, SAMPLES / data.sample, data.data_dir, wait=True, **options)
 
 
 def examples(data, split):
-    """A list of prepared_files.Example, in record order: entry i is of the slice with index i."""
+    """A list of prepared_files.Example, in record order: entry i describes the slice of index i."""
     check_split(split)
     return _read_tables(ensure_prepared(data), split)
 
 
 def spacing_mm(data, table):
-    """Between slices, rows and columns at data.image_size: the median over a list of Example."""
+    """Median spacing of a list of Example between slices, rows and columns at data.image_size."""
     between, rows, columns = np.median([example.spacing_mm for example in table], axis=0).tolist()
     factor = data.stored_size / data.image_size
     return between, rows * factor, columns * factor
@@ -72,6 +76,6 @@ def _read_tables(directory, split):
 
 
 def check_split(split):
-    """Raises DataError where there is no such split."""
+    """Raises DataError if there is no such split."""
     if split not in SPLITS:
         raise DataError(f'there is no split "{split}": use one of {", ".join(SPLITS)}')

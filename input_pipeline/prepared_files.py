@@ -1,8 +1,8 @@
-"""What a prepared folder says of its records, read as files of unknown origin. No TensorFlow.
+"""A prepared folder's description of its records, as files of unknown origin. No TensorFlow.
 
-TFDS writes features.json and dataset_info.json. It reads them too, but imports whatever module they
-name, so that a folder from elsewhere could run code. Here they are data, and what is not as
-`builder.py` has it written is refused.
+TFDS writes features.json and dataset_info.json. When TFDS reads them, it imports any module that
+they name, so a folder from elsewhere could run code. Here they are only data, and anything that
+`builder.py` does not have written is refused.
 """
 
 import csv
@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_pix2pix.imaging.safe_io import MAX_PIXELS
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.safe_io import MAX_PIXELS
 
-RECORD = "preparation.json"  # how a folder was prepared; a run keeps a copy
 SPLITS = "dataset_info.json"
 MAX_BYTES = 2**20  # of a description; a shard has some 10 bytes there
 MAX_TABLE_BYTES = 2**26  # of a shard's table; a record has some 100 bytes there
@@ -25,7 +24,7 @@ TYPES = ("uint8", "uint16", "int16")  # of arrays
 
 
 class Array(NamedTuple):
-    """As a record has it."""
+    """An array of a record."""
 
     shape: tuple  # [S, S, channels]
     dtype: np.dtype
@@ -43,7 +42,7 @@ def read_arrays(directory):
     """The arrays of each record: {name: Array}.
 
     Raises:
-        DataError: features.json is missing, damaged or of other features than a builder writes.
+        DataError: features.json is missing or damaged, or has features that no builder writes.
     """
     return read(directory / "features.json", "the features of prepared data", _arrays)
 
@@ -70,7 +69,7 @@ def read_shards(directory, split):
 
 
 def read_table(path):
-    """What the table beside a shard says of its records: a list of Example.
+    """Reads the table beside a shard. -> list of Example, one for each record.
 
     Raises:
         DataError: it is missing, damaged or too large.
@@ -83,11 +82,11 @@ def read_table(path):
 
 
 def read(path, kind, parse, limit=MAX_BYTES):
-    """parse(text of a file in a prepared folder).
+    """Returns parse(text) of a file in a prepared folder.
 
     Args:
         kind: what the file is, in words.
-        limit: of its bytes.
+        limit: the most bytes that it may have.
 
     Raises:
         DataError: it cannot be read, is larger than the limit, or `parse` fails.
@@ -143,7 +142,7 @@ def _array(tensor):
 
 
 def _whole(number):
-    """As int; these files have 64-bit numbers as text."""
+    """A number as int: these files have 64-bit numbers as text."""
     if not re.fullmatch("[1-9][0-9]{0,8}", str(number)):
         raise ValueError(f"it has {number!a} where a number of records or pixels belongs")
     return int(number)

@@ -1,8 +1,8 @@
 """Random access to prepared records, on disk or in memory.
 
-config.data.on_error says what becomes of a record that cannot be read: "raise" ends the run, "skip"
-takes the next one that can be read in its place. Which one that is depends on the files alone, so
-that every host, batch and cache has the same.
+config.data.on_error decides what happens if a record cannot be read: "raise" ends the run, "skip"
+takes the next readable record in its place. The replacement depends on the files alone, so it is
+the same for every host, batch and cache.
 """
 
 import logging
@@ -16,32 +16,32 @@ from tqdm import tqdm
 
 from input_pipeline import prepared_files
 from input_pipeline.prepared import examples
-from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
+from jax_pix2pix.errors import DataError
 
 ON_ERROR = ("raise", "skip")
 _logger = logging.getLogger(__name__)
-_logger.addHandler(logging.NullHandler())  # the terminal has it from tqdm
-_reported = set()  # what this process has told about, so that no validation tells it again
+_logger.addHandler(logging.NullHandler())  # tqdm writes to the terminal
+_reported = set()  # warnings that this process has given, so that no validation repeats them
 
 
 class Records:
     """Random access to the records of a split, a batch at a time.
 
     Args:
-        directory: of the prepared data set.
-        data: config.data, which says what is a source and what a target, and of which type.
+        directory: the folder of the prepared data set.
+        data: config.data, which names the arrays of source and target and their types.
         split: "train", "validation" or "test".
 
     Raises:
-        DataError: the types or channels are others than data says; on loading, a record cannot be
-            read.
+        DataError: an array is missing, or has another type or other channels than data says. A
+            failed read does not raise: see `error`.
     """
 
     def __init__(self, directory, data, split):
         arrays = prepared_files.read_arrays(directory)
         self._features = {"source": data.source, "target": data.target}
-        self._stored = {}  # Array by feature
+        self._stored = {}  # {array's name: Array}
         for key, name in self._features.items():
             if name not in arrays:
                 raise DataError(f'config.data.{key} is "{name}": use {" or ".join(sorted(arrays))}')
@@ -57,21 +57,21 @@ class Records:
         self._data, self._split = data, split
         self._starts = np.cumsum([0, *lengths])
         self._readers = {}
-        self._instead = {}  # {record that cannot be read: the one that is read in its place}
+        self._instead = {}  # {record that cannot be read: its replacement}
         self._lock = threading.RLock()
-        # DataError of a failed read, to be raised by who iterates: of an exception on its threads
-        # TensorFlow prints many lines. Until then there are zeros.
+        # The DataError of a failed read, for the caller that iterates to raise: TensorFlow prints
+        # many lines about an exception on its threads. The failed read gives zeros.
         self.error = None
 
     def __len__(self):
         return int(self._starts[-1])
 
     def load(self, index):
-        """{"source", "target"}: [m, S, S, c] of their stored types, of index, int64 [m]."""
+        """Loads records `index`, int64 [m]. -> {"source", "target"}: [m, S, S, c], as stored."""
         return self.load_and_tell(index)[0]
 
     def load_and_tell(self, index):
-        """(as `load`, bool [m]: whether it is that record, and none in its place)."""
+        """-> (as `load`, bool [m]: whether each is the record itself and no replacement)."""
         types = [*(array.dtype for array in self._stored.values()), tf.bool]
         *images, real = tf.numpy_function(self._read, [index], types, stateful=False)
         images = {
@@ -101,7 +101,7 @@ class Records:
     def _decoded(self, index):
         """The stored arrays of records, [m, *shape] each, in the order of `_stored`.
 
-        Here and not in TensorFlow's graph, whose errors name no record.
+        Decoding is not part of TensorFlow's graph, whose errors name no record.
         """
         decoded = [np.empty((len(index), *shape), dtype) for shape, dtype in self._stored.values()]
         for place, record in enumerate(self._serialized(index)):
@@ -116,7 +116,7 @@ class Records:
         return decoded
 
     def _serialized(self, index):
-        """Records as they are stored: bytes [m]."""
+        """The serialized records, as stored: bytes [m]."""
         shards = np.searchsorted(self._starts, index, side="right") - 1
         records = np.empty(len(index), object)
         for shard in np.unique(shards):
@@ -137,7 +137,7 @@ class Records:
                 )
                 count = int(self._starts[shard + 1] - self._starts[shard])
                 if reader.num_records() != count:
-                    reader.read([0])  # tells why, of a file that cannot be opened
+                    reader.read([0])  # raises the reason if the file cannot be opened
                     raise RuntimeError(f"{reader.num_records()} records and not {count}")
                 self._readers[shard] = reader
             return self._readers[shard]
@@ -162,7 +162,7 @@ class Records:
             return error
 
     def _readable(self, number):
-        """The first record from this one on that can be read; after the last comes the first."""
+        """The first readable record from this one on; after the last comes the first."""
         with self._lock:
             if number not in self._instead:
                 failed = []
@@ -187,7 +187,7 @@ class Records:
             return self._instead.get(number, number)
 
     def _called(self, number):
-        """A record in words; if its file could not be opened, all records of that."""
+        """A record in words, or all records of its file if that could not be opened."""
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         first, stop = self._starts[shard : shard + 2]
         path, table = self._paths[shard], examples(self._data, self._split)
@@ -206,7 +206,7 @@ def _report(text):
     if text not in _reported:
         _reported.add(text)
         tqdm.write(f"warning: {text}", file=sys.stderr)  # above a progress bar
-        _logger.warning("%s", text)  # in the log of a process that trains
+        _logger.warning("%s", text)  # to the log of a process that trains
 
 
 def _in_short(text, most=200):
@@ -222,9 +222,9 @@ class Cached:
         self._images = images
 
     def load(self, index):
-        """{"source", "target"}: [m, L, L, c], of index, int64 [m]."""
+        """Loads the slices `index`, int64 [m]. -> {"source", "target"}: [m, L, L, c]."""
 
-        # Not tf.gather, to which the images would be a copy.
+        # tf.gather would copy the images.
         def gather(index):
             return [images[index] for images in self._images.values()]
 

@@ -3,8 +3,8 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # other rounding, and a message, on some CPUs
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # so that no Keras is loaded, for seconds
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # it rounds differently on some CPUs and logs
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # so that no Keras is loaded, which takes seconds
 
 import tensorflow as tf
 

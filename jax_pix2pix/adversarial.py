@@ -22,21 +22,19 @@ SPIKE_WINDOW = 128
 
 @flax.struct.dataclass
 class Network:
-    """What training changes in one network: pytrees."""
+    """The state of one network, as pytrees."""
 
     params: Any
     batch_stats: Any  # running statistics; empty without batch norm
     opt_state: Any
-    average: Any = None  # of the params over steps, for evaluation; None if the system has none
-    losses: Any = (
-        None  # the last SPIKE_WINDOW ones, infinite before; None if spikes are not skipped
-    )
-    frozen: Any = None  # what the module reads and training leaves as it is; None if nothing
+    average: Any = None  # moving average of the params, for evaluation; None if there is none
+    losses: Any = None  # the last SPIKE_WINDOW, at first infinite; None if spikes are not skipped
+    frozen: Any = None  # what the module reads but training does not change; None if nothing
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a checkpoint holds. ``step`` counts finished steps; it is the only loop state."""
+    """The state in a checkpoint. ``step`` counts finished steps; it is the only loop state."""
 
     step: jax.Array
     generator: Network
@@ -47,22 +45,30 @@ class TrainState:
 class System:
     """A pair of networks, how they are optimised and what they are trained for.
 
-    normalise: stored batch {name: integers [n, *spatial, c]} -> (source, target) as the networks
-        see them. In training, G may give several images: source, target and fake are pytrees.
+    source: stored integers [n, *spatial, c] -> what G sees, in [-1, 1].
+    target: stored integers -> what G should output. In training, G may output several images:
+        target and fake are pytrees.
+    output: G's output -> physical values: HU, 8-bit grey levels, or probabilities of classes. Not
+        rounded.
     generator_loss: (discriminate, source, target, fake) -> (loss, metrics), where
-        discriminate(source, image) -> feature maps, logits last; metrics are scalars. Inside a
-        derivative that the loss takes, it needs update_stats=False.
-    discriminator_loss: likewise, with a key for what it draws as the last argument.
+        discriminate(source, image) -> feature maps, logits last; metrics are scalars.
+    discriminator_loss: the same for D, with a random key as the last argument. A derivative inside
+        this loss calls discriminate with update_stats=False.
     learning_rate: step -> rate, for the log.
     task: how its images are judged and shown.
-    augment: None, or (key, source, image) -> (source, image) as D sees them in training; with the
-        same key for real and fake, so that features of both can be compared.
-    ema_decay: of the average of G's params that evaluation uses (Karras et al., ICLR 2018); 0 is
-        none.
-    spike_sigmas: an update whose loss is so many standard deviations above the mean of the last
-        SPIKE_WINDOW losses is skipped; 0 is off.
-    discriminator_updates, generator_updates: of each network in a step, D first, on fakes of other
-        noise; then G, with the noise of the last one.
+    degrade: None, or (key, source) -> source, which adds noise drawn anew in each step, such as
+        that of a low dose. The key is the step's in training and the example's in evaluation, so
+        that scores are reproducible. Prediction uses the source as it is.
+    fixed_noise: None, or (numbers of examples [n]) -> G's input in place of a source, for systems
+        that make images from noise. Their target is `target` of the stored source.
+    augment: None, or (key, source, image) -> (source, image) as D sees them in training. Real and
+        fake share a key, so that their features can be compared.
+    ema_decay: decay of the average of G's params that evaluation uses (Karras et al., ICLR 2018);
+        0 disables it.
+    spike_sigmas: an update whose loss is more than this many standard deviations above the mean of
+        the last SPIKE_WINDOW losses is skipped; 0 disables this.
+    discriminator_updates, generator_updates: updates of each network in a step: first D, each with
+        new noise, then G, with the noise of D's last update.
     """
 
     generator: nn.Module
@@ -70,21 +76,44 @@ class System:
     generator_optimizer: optax.GradientTransformation
     discriminator_optimizer: optax.GradientTransformation
     learning_rate: Callable
-    normalise: Callable
+    source: Callable
+    target: Callable
+    output: Callable
     discriminator_loss: Callable
     generator_loss: Callable
     task: Task
+    degrade: Callable | None = None
+    fixed_noise: Callable | None = None
     augment: Callable | None = None
     ema_decay: float = 0.0
     spike_sigmas: float = 0.0
     discriminator_updates: int = 1
     generator_updates: int = 1
 
+    def normalise(self, batch, key=None):
+        """The (source, target) of a stored batch: what G sees, and what it should output.
+
+        Args:
+            batch: {"source", "target": integers [n, *spatial, c], "index": [n] or, in 3D, [n, d]};
+                the index is read for fixed noise and, with ``degrade``, without a key.
+            key: random key of a training step; None in evaluation.
+        """
+        if self.fixed_noise:
+            return self.fixed_noise(batch["index"][:, 0]), self.target(batch["source"])
+        source, degrade = self.source(batch["source"]), self.degrade
+        if degrade and key is not None:
+            source = degrade(key, source)
+        elif degrade:
+            numbers = batch["index"].reshape(len(source), -1)[:, 0]
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
+            source = jax.vmap(lambda key, one: degrade(key, one[None])[0])(keys, source)
+        return source, self.target(batch["target"])
+
 
 def create_state(system, key, batch):
     """Initial TrainState for stored batches of this shape; trace it with jit or eval_shape."""
-    source, target = system.normalise(batch)
     g_key, d_key = jax.random.split(key)
+    source, target = system.normalise(batch, key)
 
     def network(module, optimizer, key, *inputs):
         variables = module.init(key, *inputs, train=False)
@@ -122,22 +151,22 @@ def _apply(module, network, params, batch_stats, *inputs, **kwargs):
 
 
 def _descend(optimizer, network, gradients, batch_stats, loss, spike_sigmas):
-    """-> (Network, 1 if it was left as it is, else 0).
+    """Applies or skips an update. -> (Network, 1 if it was skipped, else 0).
 
-    It is where a gradient or a statistic is not finite, or so large that its square, which Adam
-    keeps, would not be; so no state ever holds such a number. Gradients are means over all devices,
-    which therefore agree.
+    It is skipped for a spike, or if a gradient or a statistic is not finite, or so large that its
+    square, which Adam keeps, would not be. So no state ever holds such a number. Gradients are
+    means over all devices, so all devices agree.
     """
     skip = ~jnp.isfinite(optax.tree.norm((gradients, batch_stats)))
     if spike_sigmas:
-        # Against infinite losses nothing is a spike.
+        # Nothing is a spike before the window is full, since its mean is infinite.
         skip |= loss > network.losses.mean() + spike_sigmas * network.losses.std()
     updates, opt_state = optimizer.update(gradients, network.opt_state, network.params)
     params = optax.apply_updates(network.params, updates)
     updated = network.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
     updated = jax.tree.map(lambda old, new: jnp.where(skip, old, new), network, updated)
     if spike_sigmas:
-        # With the spikes, so that a lasting change is one for a while only.
+        # The window includes spikes, so that a lasting change soon stops being one.
         losses = jnp.append(network.losses[1:], loss.astype(network.losses.dtype))
         losses = jnp.where(jnp.isfinite(loss), losses, network.losses)
         updated = updated.replace(losses=losses)
@@ -145,7 +174,7 @@ def _descend(optimizer, network, gradients, batch_stats, loss, spike_sigmas):
 
 
 def _averaged(network, decay, step):
-    """Takes the params into the average, which in the first steps forgets faster."""
+    """Updates the average with the params; the first steps use a smaller decay."""
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
     average = jax.tree.map(
         lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype),
@@ -156,24 +185,24 @@ def _averaged(network, decay, step):
 
 
 def train_step(system, state, batch, key):
-    """Updates D on a fake, then G on the same fake as the updated D sees it.
+    """Updates D on a fake, then G on the same fake, judged by the updated D.
 
-    With several updates of D, each sees a fake of new noise; with several of G, the new G makes
-    another fake of the last noise for each.
+    Each of several updates of D sees a fake from new noise. Before each further update of G, the
+    new G makes another fake from the last noise.
 
     Args:
         system: the System; static under jit.
         state: TrainState.
-        batch: {name: integers [n, *spatial, c]}, stored values; all keys that normalise reads.
-        key: the run's key; each step folds its own number in, so that nothing random is state.
+        batch: {name: integers [n, *spatial, c]}, stored values, as `System.normalise` reads them.
+        key: the run's key; each step folds in its own number, so the state holds no random key.
 
     Returns:
         (TrainState, metrics): metrics are scalars of this batch, before the last updates;
-        "skipped_D" and "skipped_G" count the updates that were left out.
+        "skipped_D" and "skipped_G" count the skipped updates.
     """
-    source, target = system.normalise(batch)
     generator, discriminator = state.generator, state.discriminator
     step_key = noise_key = jax.random.fold_in(key, state.step)
+    source, target = system.normalise(batch, jax.random.fold_in(step_key, 0))
 
     def seen_by_d(source, image):
         if not system.augment:
@@ -245,18 +274,18 @@ def train_step(system, state, batch, key):
 
 
 def generate(system, generator, source, dropout_key=None):
-    """G's output in evaluation mode: running statistics, averaged params where there are some.
+    """G's output in evaluation mode: running statistics, averaged params if there are any.
 
     Dropout is on only with a key.
 
     Args:
         generator: Network.
         source: [n, *spatial, c] in [-1, 1].
-        dropout_key: for one pass of Monte Carlo dropout (Gal and Ghahramani, ICML 2016), where G
-            has dropout.
+        dropout_key: for one pass of Monte Carlo dropout (Gal and Ghahramani, ICML 2016), if G has
+            dropout.
 
     Returns:
-        [n, *spatial, c], as the target.
+        [n, *spatial, c], like the target.
     """
     params = generator.params if generator.average is None else generator.average
     variables = {

@@ -1,6 +1,6 @@
-"""The training set in device memory: batches are numbers, and the step gathers the images itself.
+"""The training set in device memory: batches are numbers, by which the step gathers the images.
 
-Nothing here knows what the images are: {name: [n, h, w, c]} of any type.
+The images may be anything: {name: [n, h, w, c]} of any type.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.sharding import replicated
 
-SHARE = 0.5  # of a device's free memory: the rest is for the state, activations and scratch
+SHARE = 0.5  # of a device's free memory, at most; the rest is for state, activations and scratch
 
 
 def put(dataset, mesh):
@@ -19,7 +19,7 @@ def put(dataset, mesh):
         dataset: {name: NumPy array [n, h, w, c]}, the same on every process.
 
     Raises:
-        ConfigError: it is more than SHARE of the free memory of a device that tells; CPUs do not.
+        ConfigError: it exceeds SHARE of a device's free memory, if known; CPUs do not report it.
     """
     needed = sum(images.nbytes for images in dataset.values())
     for device in mesh.local_devices:
@@ -39,14 +39,14 @@ def put(dataset, mesh):
 
 
 def example_numbers(depth):
-    """One example of what `gather` wants of a batch, of `depth` slices; 0 is a single one."""
-    # int is int32, or int64 where JAX has 64 bits: as to_global makes it.
+    """Zeros as ``numbers`` of `gather`, for one example of `depth` slices; 0 is a single slice."""
+    # int is int32, or int64 if JAX has 64 bits enabled, as in to_global.
     index = jnp.zeros((1, depth) if depth else 1, int)
     return {"index": index, "offset": jnp.zeros((1, 2), jnp.int32), "flip": jnp.zeros(1, bool)}
 
 
 def gather(dataset, numbers, size):
-    """The images of a batch, cropped and mirrored: integers are copied, so they stay what they are.
+    """Gathers the images of a batch, cropped and mirrored; integers are copied unchanged.
 
     Args:
         dataset: {name: [n, h, w, c]}, slices.
@@ -72,10 +72,10 @@ def gather(dataset, numbers, size):
 
 
 def as_channels(batch, context):
-    """Runs of 2 context + 1 slices as 2D examples: the source's slices become its channels.
+    """Makes 2D examples of runs of 2 context + 1 slices: the source's slices become its channels.
 
-    {"source", "target": [b, 2 context + 1, h, w, c]} -> [b, h, w, (2 context + 1) c] and, of the
-    middle slice, [b, h, w, c].
+    {"source", "target": [b, 2 context + 1, h, w, c]} -> {"source": [b, h, w, (2 context + 1) c],
+    "target": [b, h, w, c] of the middle slice}.
     """
     channels = jnp.moveaxis(batch["source"], 1, -2)
     source = channels.reshape(*channels.shape[:-2], -1)

@@ -1,10 +1,14 @@
 """Errors that a user can mend. Each message is one line: what is wrong, where, and what to do."""
 
-EXIT_RESTART = 42  # of a process that a launcher should start again; other errors end with 1
+EXIT_RESTART = 42  # exit code of a process that a launcher should restart; other errors exit with 1
 
 
 class ConfigError(ValueError):
     """A config names something that does not exist or does not fit."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used. The message is one line: the file, what is wrong, what to do."""
 
 
 class WorkdirError(ValueError):
@@ -12,7 +16,7 @@ class WorkdirError(ValueError):
 
 
 class UnreachableError(WorkdirError):
-    """A workdir's store cannot be reached now: a restart may."""
+    """A workdir's store cannot be reached now; a restart may reach it."""
 
 
 class TrainingError(ArithmeticError):
@@ -23,8 +27,8 @@ class BenchmarkError(RuntimeError):
     """Something cannot be measured here."""
 
 
-def chosen(table, field, name):
-    """table[name], where config.<field> is the name."""
+def lookup(table, field, name):
+    """table[name]; the name is the value of config.<field>."""
     if name not in table:
         raise ConfigError(f'config.{field} is "{name}": use one of {", ".join(table)}')
     return table[name]

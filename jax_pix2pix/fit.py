@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,20 +11,47 @@ import orbax.checkpoint as ocp
 
 from jax_pix2pix import device_cache
 from jax_pix2pix.adversarial import create_state, train_step
-from jax_pix2pix.logs.averages import Averages
-from jax_pix2pix.runs.checkpoint import Checkpoints
-from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.errors import TrainingError, WorkdirError
 from jax_pix2pix.evaluation.slices import output_function, slice_scorer, slices_of
+from jax_pix2pix.imaging.pictures import grid
+from jax_pix2pix.logs.averages import Averages
+from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.loss_curve import draw_loss_curve
+from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.memory import release_freed
-from jax_pix2pix.imaging.pictures import grid
+from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.preemption import asked_to_stop
-from jax_pix2pix.sharding import batch_sharding, replicated, stacked_batch_sharding, state_shardings, to_global, with_shardings
 from jax_pix2pix.runs.watchdog import Watchdog
 from jax_pix2pix.runs.workdir import abstract_state, example_batch
 from jax_pix2pix.runs.workdir_files import checkpoint_path
+from jax_pix2pix.sharding import (
+    batch_sharding,
+    replicated,
+    stacked_batch_sharding,
+    state_shardings,
+    to_global,
+    with_shardings,
+)
+
+
+class Batches(NamedTuple):
+    """What a run reads: stored batches of this process.
+
+    train: number of finished steps -> iterator of {"source", "target": integers [b, *spatial, c],
+        "index": of the examples}, one a step.
+    validation: () -> iterator of such batches, where "index" is -1 on padding; the same number on
+        every process.
+    groups: the patient or volume of each validation slice, by index.
+    shown: () -> iterator of the few validation examples that pictures show.
+    cached: from device_cache.put, if `train` gives numbers to gather from it.
+    """
+
+    train: Callable
+    validation: Callable
+    groups: list
+    shown: Callable
+    cached: dict | None = None
 
 
 def fit(
@@ -31,11 +59,7 @@ def fit(
     config,
     mesh,
     workdir,
-    train_batches,
-    validation_batches,
-    validation_groups,
-    sample_batches,
-    dataset=None,
+    data,
     warm_start=None,
     logbook: Callable = Logbook,
     clock=None,
@@ -47,21 +71,14 @@ def fit(
         config: the run's config, with steps_per_epoch filled in.
         mesh: from sharding.make_mesh.
         workdir: gets metrics, pictures and checkpoints.
-        train_batches: first step -> iterator of this process's batches
-            {"source": integers [b, *spatial, c], "target": likewise, "index": of the examples},
-            one a step.
-        validation_batches: () -> iterator of such batches, where "index" is -1 on padding; the
-            same number on every process.
-        validation_groups: the patient or volume of each validation slice, by index.
-        sample_batches: likewise, the few validation examples that pictures show.
-        dataset: from device_cache.put, if train_batches give numbers to gather from it.
-        warm_start: (TrainState, shardings) -> TrainState, of a run that begins.
-        logbook: called as Logbook with the workdir, steps and clock, by default it itself.
-        clock: of the process; by default it begins here.
+        data: Batches.
+        warm_start: (TrainState, shardings) -> TrainState, for a run that begins.
+        logbook: factory for the run's logbook, called as `Logbook`, which is the default.
+        clock: the process's Clock; by default it starts here.
 
     Returns:
-        True when the last epoch is done; False when the machine asked for the run to stop, which
-        is then saved.
+        True if the last epoch is done; False if the machine asked the run to stop, which is then
+        saved.
     """
     clock = clock or Clock()
     total_steps = config.epochs * config.steps_per_epoch
@@ -70,7 +87,7 @@ def fit(
     if start_step == total_steps:
         checkpoints.close()
         if jax.process_index() == 0:
-            print(f"already finished: the checkpoint of step {start_step} is the last")
+            messages.info(f"already finished: the checkpoint of step {start_step} is the last")
         return True
 
     abstract = abstract_state(system, config)
@@ -83,22 +100,47 @@ def fit(
             state = warm_start(state, shardings)
     checkpoints.check_whole(state)  # before hours of training
 
-    batches = train_batches(start_step)
+    batches = data.train(start_step)
     clock.book("startup")
-    step_function = compile_step(system, config, mesh, abstract, dataset)
+    step_function = compile_step(system, config, mesh, abstract, data.cached)
     clock.book("compile")
     watchdog = Watchdog(config.watchdog_seconds, workdir)
     validate = Validation(
         system,
         mesh,
-        lambda: watchdog.each(validation_batches()),
-        validation_groups,
-        lambda: watchdog.each(sample_batches()),
+        lambda: watchdog.each(data.validation()),
+        data.groups,
+        lambda: watchdog.each(data.shown()),
     )
     log = None
     if jax.process_index() == 0:
         log = logbook(workdir, start_step, total_steps, config.steps_per_epoch, clock)
     averages = Averages(log, config, clock)
+
+    def end_epoch(step, epoch, state, last):
+        """Logs, draws, validates and saves what is due."""
+
+        def due(every):
+            return last or epoch % every == 0
+
+        averages.end_epoch(epoch, write=due(config.text_log_every_epochs))
+        # The checkpoint comes last: a run that is killed before it repeats all of this.
+        if due(config.sample_every_epochs):
+            picture = validate.picture(state.generator)
+            if log:
+                _draw(workdir, log, step, epoch, picture)
+        if due(config.checkpoint_every_epochs):
+            scores = validate(state.generator)
+            if log:
+                log.scalars(step, "validation", scores)
+                draw_loss_curve(workdir, system.task.best_metric)
+            clock.book("evaluation")
+            averages.keep(step)
+            checkpoints.save(step, state, scores)
+            clock.book("checkpoint")
+        clock.book("evaluation")
+        if log:
+            log.seconds(step)
 
     finished = True
     watchdog.start()
@@ -112,29 +154,7 @@ def fit(
 
             if step % config.steps_per_epoch == 0:
                 epoch = step // config.steps_per_epoch
-                last = step == total_steps
-
-                def due(every, epoch=epoch, last=last):
-                    return last or epoch % every == 0
-
-                averages.end_epoch(epoch, write=due(config.text_log_every_epochs))
-                # The checkpoint comes last: a run that is killed before it does all this again.
-                if due(config.sample_every_epochs):
-                    picture = validate.picture(state.generator)
-                    if log:
-                        _draw(workdir, log, step, epoch, picture)
-                if due(config.checkpoint_every_epochs):
-                    scores = validate(state.generator)
-                    if log:
-                        log.scalars(step, "validation", scores)
-                        draw_loss_curve(workdir, system.task.best_metric)
-                    clock.book("evaluation")
-                    averages.keep(step)
-                    checkpoints.save(step, state, scores)
-                    clock.book("checkpoint")
-                clock.book("evaluation")
-                if log:
-                    log.seconds(step)
+                end_epoch(step, epoch, state, last=step == total_steps)
 
             every = config.checkpoint_every_steps
             stop = asked_to_stop()
@@ -151,10 +171,10 @@ def fit(
         if log:
             log.seconds(step)
     except Exception as error:
-        alike = isinstance(error, TrainingError)  # on all processes
+        alike = isinstance(error, TrainingError)  # raised on all processes
         if alike or jax.process_count() == 1:
             with contextlib.suppress(WorkdirError):
-                checkpoints.close()  # what is being written gets done
+                checkpoints.close()  # finishes a save in progress
         if alike:
             jax.distributed.shutdown()  # or the first to end would abort the others
         raise
@@ -174,15 +194,15 @@ def initial_state(system, config, shardings):
 
 
 def compile_step(system, config, mesh, abstract, dataset=None):
-    """train_step compiled for the mesh; returns when every process has it.
+    """Compiles train_step for the mesh; returns when every process has done so.
 
     Waiting matters: the first collective gives up on a process that compiles for 30 s longer.
 
     Args:
-        dataset: from device_cache.put: then batches are numbers to gather from it.
+        dataset: from device_cache.put; if given, batches are numbers to gather from it.
 
     Returns:
-        (state, batch) -> (state, metrics), in place.
+        (state, batch) -> (state, metrics), which updates the state in place.
     """
     lowered, names = lower_step(system, config, mesh, abstract, dataset)
     compiled = lowered.compile()
@@ -192,7 +212,7 @@ def compile_step(system, config, mesh, abstract, dataset=None):
 
 
 def lower_step(system, config, mesh, abstract, dataset=None, steps_per_call=1):
-    """train_step lowered for the mesh, with the names of what it reads of a batch.
+    """Lowers train_step for the mesh. -> (lowered, names of the arrays of a batch that it reads).
 
     The lowered function is (state, dataset, batch) -> (state, metrics). With more steps_per_call,
     batches and metrics have a leading axis of that length.
@@ -239,12 +259,12 @@ class Validation:
         self._outputs = output_function(system, mesh)
 
     def __call__(self, generator):
-        """The task's summary of the split, every slice that can be read once: {name: float}."""
+        """The task's summary of the split: {name: float}; every readable slice counts once."""
         index, scores = self._score(generator, self._batches())
         return self._task.summarise(scores, [self._groups[i] for i in index])
 
     def picture(self, generator):
-        """The samples, a row each."""
+        """A picture with a row for each sample."""
         rows = []
         for batch in self._sample_batches():
             rows += slices_of(self._outputs(generator, to_global(batch, self._mesh)))

@@ -1,6 +1,10 @@
 """Stored integers <-> network values in [-1, 1] <-> Hounsfield units."""
 
+import functools
+
 import jax.numpy as jnp
+
+from jax_pix2pix.errors import lookup
 
 # config.dtype: the type of the computation; float64 is for tests of gradients.
 DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float64")}
@@ -9,9 +13,9 @@ AIR_HU, BONE_HU = -200, 250  # below: air; above: bone; between: soft tissue
 
 
 def to_network(stored, stored_range, dtype=jnp.float32):
-    """Stored integers [...] -> [-1, 1]: (low, high) = stored_range, the window, to (-1, 1).
+    """Stored integers [...] -> [-1, 1]: maps the window (low, high) = stored_range to (-1, 1).
 
-    What lies outside of the window is clipped to it.
+    Values outside the window are clipped to it.
     """
     low, high = stored_range
     return (jnp.clip(stored.astype(dtype), low, high) - low) / ((high - low) / 2) - 1
@@ -23,16 +27,18 @@ def to_stored(image, stored_range):
     return (image + 1) * ((high - low) / 2) + low
 
 
-def normaliser(config, target):
-    """A System's ``normalise``: casts and scales a stored batch, on the device.
+def scaler(config, stored_range):
+    """(stored -> [-1, 1], [-1, 1] -> stored_range), from which a System's fields are made.
 
-    config: a run's config, of which dtype and data.source_range are read.
-    target: (stored target, dtype) -> what the generator should give.
+    The networks' inputs are cast and scaled on the device, in float32 at least.
     """
-    dtype = jnp.promote_types(config.dtype, jnp.float32)
+    dtype = full_precision(config)
+    return (
+        functools.partial(to_network, stored_range=stored_range, dtype=dtype),
+        functools.partial(to_stored, stored_range=stored_range),
+    )
 
-    def normalise(batch):
-        source = to_network(batch["source"], config.data.source_range, dtype)
-        return source, target(batch["target"], dtype)
 
-    return normalise
+def full_precision(config):
+    """The type of the networks' inputs: config.dtype, but float32 at least."""
+    return jnp.promote_types(lookup(DTYPES, "dtype", config.dtype), jnp.float32)

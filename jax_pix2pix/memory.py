@@ -1,13 +1,13 @@
-"""Host memory that nothing uses any more."""
+"""Host memory that is no longer used."""
 
 import ctypes
 import platform
 
 
 def release_freed():
-    """Gives what is freed back to the system: glibc keeps it.
+    """Returns freed memory to the system; glibc keeps it otherwise.
 
-    After compiling the flagship that is half a gigabyte, which a step then needs beside.
+    After compiling the flagship that is half a gigabyte, on top of what a step needs.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -30,7 +30,7 @@ def constant_then_tenth(config):
 
 
 def adam(config, learning_rate, updates=1):
-    """Adam (Kingma and Ba 2015) with the config's momenta and a rate by step of so many updates."""
+    """Adam (Kingma and Ba 2015) with the config's momenta; its rate steps once in ``updates``."""
 
     def rate(update):
         return learning_rate(jnp.floor_divide(update, updates))
@@ -39,10 +39,10 @@ def adam(config, learning_rate, updates=1):
 
 
 def clipped(optimizer, limit):
-    """The optimizer, after whose updates every parameter lies in [-limit, limit].
+    """The optimizer, with every parameter clipped to [-limit, limit] after each update.
 
-    As the critic of a Wasserstein GAN (Arjovsky et al., ICML 2017) and of SegAN: a difference of
-    features that is to be maximised needs bounded weights.
+    The critics of a Wasserstein GAN (Arjovsky et al., ICML 2017) and of SegAN use this: maximising
+    a difference of features needs bounded weights.
     """
 
     def update(updates, state, params=None):

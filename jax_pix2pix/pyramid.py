@@ -12,17 +12,17 @@ import numpy as np
 
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation.slices import check_any_counted
-from jax_pix2pix.runs.first_process import arrays_of_first_process, on_first_process
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import resize_linear
+from jax_pix2pix.runs.first_process import arrays_of_first_process, on_first_process
+from jax_pix2pix.runs.workdir import load_state
+from jax_pix2pix.runs.workdir_files import scale_directory
 from jax_pix2pix.sharding import placed
 from jax_pix2pix.systems.ct_pyramid import scale_sizes
-from jax_pix2pix.runs.workdir import build_system, load_state
-from jax_pix2pix.runs.workdir_files import last_scale, scale_directory  # noqa: F401
 
 
 def at_scale(config, scale):
-    """The config of one scale, which trains config.epochs times its number, counted from 1."""
+    """The config of one scale; scale s, counted from 0, trains (s + 1) * config.epochs epochs."""
     config = config.copy_and_resolve_references()
     config.pyramid.scale = scale
     config.epochs = config.epochs * (scale + 1)
@@ -34,45 +34,44 @@ def scales(config):
     return [at_scale(config, scale) for scale in range(len(scale_sizes(config)))]
 
 
-def fit_scales(config, workdir, fit_scale, examples):
-    """Trains every scale from where it is to its end; those that are done are not done again.
+def fit_scales(scales, workdir, fit_scale, examples):
+    """Trains every unfinished scale to its end, from where it stopped.
 
     Args:
-        config: of the whole run, with steps_per_epoch filled in.
+        scales: [(config, System)] of each, coarsest first.
         workdir: of the whole run.
-        fit_scale: (config of a scale, its workdir, warm_start, title) -> whether it finished; the
-            last two as `fit` has them.
+        fit_scale: (config and System of a scale, its workdir, warm_start, title) -> whether it
+            finished; warm_start is that of `fit`, title that of `Logbook`.
         examples: () -> iterator of all training examples as stored batches with "index".
 
     Returns:
-        True when all scales are done; False when the machine asked for the run to stop.
+        True if all scales are done; False if the machine asked the run to stop.
     """
-    configs = scales(config)
-    for scale, scale_config in enumerate(configs):
+    for number, (config, system) in enumerate(scales):
         warm_start = None
-        if scale:
-            coarser = scale_directory(workdir, scale - 1)
-            warm_start = functools.partial(grow, scale_config, coarser, examples)
-        title = f"scale {scale + 1} of {len(configs)}"
-        if not fit_scale(scale_config, scale_directory(workdir, scale), warm_start, title):
+        if number:
+            coarser = scale_directory(workdir, number - 1)
+            warm_start = functools.partial(grow, config, system, coarser, examples)
+        title = f"scale {number + 1} of {len(scales)}"
+        if not fit_scale(config, system, scale_directory(workdir, number), warm_start, title):
             return False
     return True
 
 
-def grow(config, coarser, examples, state, shardings):
-    """The state that a scale begins with: its weights, and all that is frozen, of the coarser one.
+def grow(config, system, coarser, examples, state, shardings):
+    """The state that a scale begins with: weights and frozen variables come from the coarser scale.
 
-    The amplitude of its noise is config.pyramid.noise_factor times the root-mean-square error with
-    which the coarser scale's reconstructions, upsampled, miss the training volumes.
+    The amplitude of its noise is config.pyramid.noise_factor times the root-mean-square error of
+    the coarser scale's upsampled reconstructions of the training volumes.
 
-    Process 0 reads and measures for all, as the others may not see what it saved.
+    Process 0 reads and measures for all, since the others may not see the files that it saved.
 
     Args:
-        config: of the scale.
-        coarser: workdir of the scale before.
-        examples: as `fit_scales`.
+        config, system: the scale's.
+        coarser: workdir of the next coarser scale.
+        examples: as for `fit_scales`.
         state: TrainState of fresh weights.
-        shardings: of ``state``, a pytree alike.
+        shardings: of ``state``, a pytree of the same structure.
     """
 
     def weights(network):
@@ -81,7 +80,7 @@ def grow(config, coarser, examples, state, shardings):
 
     def warm():
         _, coarse_system, coarse, _ = load_state(coarser, "last")
-        generator, system = coarse.generator, build_system(config)
+        generator = coarse.generator
         error = reconstruction_error(coarse_system, generator, system, examples())
         frozen = generator.frozen
         number = config.pyramid.scale - 1
@@ -105,7 +104,7 @@ def reconstruction_error(coarse_system, generator, system, examples):
     @jax.jit
     def squares(batch):
         z_rec, _ = coarse_system.normalise(batch)
-        _, target = system.normalise(batch)
+        target = system.target(batch["source"])
         made = resize_linear(generate(coarse_system, generator, z_rec), target.shape[1:-1])
         per_example = jnp.square(made - target).mean(tuple(range(1, target.ndim)))
         counted = batch["index"][:, 0] >= 0

@@ -1,8 +1,8 @@
 """Where arrays live: a ``data`` x ``fsdp`` mesh over all devices of all processes.
 
 Batches are split over both axes. Parameters and optimiser state are replicated over ``data`` and,
-with fsdp > 1, split over ``fsdp`` along the larger of their last two dimensions. Those of a kernel
-are its channels: XLA (jax 0.10) computes wrong gradients of strided convolutions whose kernel is
+with fsdp > 1, split over ``fsdp`` along the larger of their last two dimensions. In a kernel these
+are the channels: XLA (jax 0.10) computes wrong gradients of strided convolutions whose kernel is
 split in space. jit inserts the collectives.
 """
 
@@ -17,11 +17,11 @@ def make_mesh(fsdp, batch_size, devices=None, of=None):
     """The mesh over the first ``devices`` devices, or over all.
 
     Args:
-        of: the devices to take them from, a topology's for instance; by default those of JAX.
+        of: the devices to choose from, such as a topology's; defaults to jax.devices().
 
     Raises:
-        ConfigError: there are fewer devices, fsdp does not divide their number, or that does not
-            divide batch_size.
+        ConfigError: there are fewer devices, fsdp does not divide their number, or their number
+            does not divide batch_size.
     """
     present = jax.devices() if of is None else of
     devices = devices or len(present)
@@ -36,7 +36,7 @@ def make_mesh(fsdp, batch_size, devices=None, of=None):
             f"config.data.batch_size={batch_size} does not divide over {devices} devices: use a "
             f"multiple of {devices}"
         )
-    # Explicit axes, the default, refuse dropout.
+    # Explicit axes, the default, do not allow dropout.
     return jax.make_mesh(
         (devices // fsdp, fsdp),
         ("data", "fsdp"),
@@ -54,7 +54,7 @@ def batch_sharding(mesh):
 
 
 def stacked_batch_sharding(mesh):
-    """Of batches with a leading axis of steps, which is not split."""
+    """The sharding of batches with a leading axis of steps, which is not split."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
 
 
@@ -73,16 +73,16 @@ def state_shardings(mesh, abstract_state):
 
 
 def with_shardings(abstract, shardings):
-    """Shapes and types with their placement, as lowering and restoring want them."""
+    """Adds the placement to shapes and types, as lowering and restoring need it."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
     )
 
 
 def placed(tree, shardings):
-    """Arrays that every process has whole, as global arrays where ``shardings`` says.
+    """Makes global arrays, placed as ``shardings`` says, of arrays that every process has whole.
 
-    Those that are there already, of which a process may have a part only, stay as they are.
+    Arrays that are already placed so are kept; a process may have only a part of these.
     """
 
     def place(array, sharding):
@@ -97,8 +97,8 @@ def placed(tree, shardings):
 def host_rows(mesh, batch_size):
     """Which rows of a global batch this process feeds: (part, parts).
 
-    Devices of a mesh may stand in another order than processes, so the part is read off the
-    sharding; process 1 does not always feed the second part.
+    A mesh may order devices differently from processes, so the part is read from the sharding:
+    process 1 does not always feed the second part.
     """
     sharding = batch_sharding(mesh)
     rows = sorted(

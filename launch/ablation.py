@@ -1,9 +1,9 @@
-"""Trains a pyramid with more and more terms of its loss, and writes the table of their scores.
+"""Trains a pyramid with more and more terms of its loss, and writes a table of the scores.
 
     python -m launch.ablation --config=configs/ct_pyramid_3d.py:quickstart --workdir=DIR
 
-Each row is a run of its own in DIR/A, DIR/B, ...: the same command goes on where it was stopped,
-and rows that are done are not done again. DIR/table.md and table.csv have the published values too.
+Each row is a run of its own in DIR/A, DIR/B, ... After a stop, the same command resumes and skips
+finished rows. DIR/table.md and table.csv have the published values too.
 """
 
 import csv
@@ -15,18 +15,23 @@ import sys
 import jax
 from absl import flags
 
-from input_pipeline import storage
-from jax_pix2pix import pyramid
+from input_pipeline.dataset import Dataset
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError
+from jax_pix2pix.evaluation.evaluate import evaluate
+from jax_pix2pix.evaluation.pyramid import COUNT
+from jax_pix2pix.inference.run import open_run
 from jax_pix2pix.logs.metrics_log import read_metrics
-from launch.process import command, distributed
-from jax_pix2pix.evaluation import pyramid
-from launch import train
+from jax_pix2pix.runs import storage
+from jax_pix2pix.runs.workdir_files import last_scale, scale_directory
+from jax_pix2pix.tasks.kinds import has_scales
+from jax_pix2pix.train import train
+from launch.process import command, distributed, train_flags  # noqa: F401
 
-FLAGS = flags.FLAGS  # --config, --workdir and --allow_config_change are those of launch.train
+FLAGS = flags.FLAGS  # with those of train_flags
+flags.mark_flags_as_required(["config", "workdir"])
 
 TERMS = ("adversarial", "reconstruction", "projection", "segmentation")
-# By config.pyramid.dimensions: each row's terms, and the published MSE, PSNR in dB and SSIM.
+# {config.pyramid.dimensions: {row: (terms, published (MSE, PSNR in dB, SSIM))}}
 ROWS = {
     3: {
         "A": (TERMS[:1], (0.0054, 22.6, 0.751)),
@@ -71,10 +76,11 @@ def ablate(config, workdir, names, count, seed, volumes, allowed):
     """Trains and evaluates the rows with these names, and writes the table after each.
 
     Returns:
-        Whether all are done; False when the machine asked to stop.
+        Whether all are done; False if the machine asked the run to stop.
 
     Raises:
-        ConfigError: no pyramid, no such row, a term whose weight is 0, or several processes.
+        ConfigError: the config is no pyramid, there is no such row, a term's weight is 0, or there
+            are several processes.
     """
     if jax.process_count() > 1:
         raise ConfigError(
@@ -87,21 +93,22 @@ def ablate(config, workdir, names, count, seed, volumes, allowed):
     for name, of_row in configs.items():
         directory = os.path.join(workdir, name)
         print(f"row {name}: {' + '.join(terms_of(of_row, name))}", flush=True)
-        if not train.train(of_row, directory, allowed):
+        dataset = Dataset(of_row.data)
+        if not train(of_row, directory, dataset, allowed, coordinator=distributed.coordinator()):
             return False
-        results = _evaluated(directory, count, seed, volumes)
+        results = _evaluated(directory, dataset, count, seed, volumes)
         rows.append(table_row(name, of_row, directory, results))
         write_table(workdir, of_row, results, rows)
     return True
 
 
 def row_config(config, name):
-    """A copy of the config with the weights of all terms that the row does not have at 0.
+    """A copy of the config with weight 0 for all terms that the row lacks.
 
     Raises:
-        ConfigError: no pyramid, no such row, or a term of it whose weight is 0.
+        ConfigError: the config is no pyramid, there is no such row, or a term of it has weight 0.
     """
-    if "pyramid" not in config:
+    if not has_scales(config):
         raise ConfigError(
             f'the ablation is of a pyramid, not of system "{config.system}": use '
             "--config=configs/ct_pyramid_3d.py or ct_pyramid_2d.py"
@@ -117,7 +124,7 @@ def row_config(config, name):
 
 
 def terms_of(config, name):
-    """The terms of a row of the config's dimensions."""
+    """The terms of a row, for the config's dimensions."""
     rows = ROWS.get(config.pyramid.dimensions)
     if rows is None:
         raise ConfigError(f"config.pyramid.dimensions={config.pyramid.dimensions}: use 2 or 3")
@@ -126,10 +133,10 @@ def terms_of(config, name):
     return rows[name][0]
 
 
-def _evaluated(directory, count, seed, volumes):
-    """The row's evaluation, which is not done again where it is of the same state and samples."""
+def _evaluated(directory, dataset, count, seed, volumes):
+    """The row's evaluation, reused if a file has it for the same step and samples."""
     path = os.path.join(directory, "evaluation", "train.json")
-    last, _ = pyramid.last_scale(directory)
+    last, _ = last_scale(directory)
     wanted = {"step": _logged(last)[-1]["step"], "samples": count, "seed": seed, "limit": volumes}
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
@@ -137,15 +144,20 @@ def _evaluated(directory, count, seed, volumes):
         if wanted.items() <= results.items():
             print(f"already evaluated: {path}")
             return results
-    return pyramid.evaluate_run(directory, "last", count, seed, volumes)
+    options = {"count": count, "seed": seed, "volumes": volumes}
+    evaluation = evaluate(open_run(directory, "last"), dataset, **options)
+    print(evaluation.table)
+    for what, path in evaluation.save(os.path.join(directory, "evaluation")):
+        print(f"{what}: {path}")
+    return evaluation.results
 
 
 def table_row(name, config, directory, results):
     """A row of the table: {column of COLUMNS: value}."""
     terms, published = ROWS[config.pyramid.dimensions][name]
     of_row = results["results"]["memorisation"]["overall"]
-    _, last = pyramid.last_scale(directory)
-    scales = [_logged(pyramid.scale_directory(directory, scale)) for scale in range(last + 1)]
+    _, last = last_scale(directory)
+    scales = [_logged(scale_directory(directory, scale)) for scale in range(last + 1)]
     return {
         "row": name,
         "terms": " + ".join(terms),
@@ -163,7 +175,7 @@ def _logged(directory):
 
 
 def _seconds(lines, batch_size):
-    """What the steps took: of the logged speeds, so that pauses of a run do not count."""
+    """Seconds of the steps, from the logged speeds, so that pauses of a run do not count."""
     steps = [line["step"] for line in lines]
     counts = (stop - start for start, stop in zip([0, *steps], steps, strict=False))
     speeds = (line["images_per_second"] for line in lines)
@@ -174,8 +186,8 @@ def write_table(workdir, config, results, rows):
     """Writes table.md and table.csv.
 
     Args:
-        results: of the last row's evaluation: those of all rows have its size and counts.
-        rows: of `table_row`.
+        results: of the last row's evaluation, whose size and counts hold for all rows.
+        rows: from `table_row`.
     """
     with open(os.path.join(workdir, "table.csv"), "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(COLUMNS))
@@ -188,7 +200,7 @@ def write_table(workdir, config, results, rows):
 
 
 def markdown(config, results, rows, arguments):
-    """The table with what it was made of, as text."""
+    """The table and how it was made, as Markdown."""
     size = " x ".join(map(str, results["size"]))
     steps = max(row["steps"] for row in rows)
     reduced = results["size"][-1] < SIDE or steps < STEPS
@@ -228,11 +240,11 @@ def _cells(row):
 
 
 def _define_flags():
-    """Not at import: flags of two commands may share a name."""
-    flags.DEFINE_list("terms", ["A", "B", "C", "D"], "the rows of the table, without spaces")
-    flags.DEFINE_integer("count", pyramid.COUNT, "samples to evaluate a row with")
-    flags.DEFINE_integer("seed", 0, "of the samples")
-    flags.DEFINE_integer("volumes", 0, "training volumes to evaluate a row with; 0 is all")
+    """Not run at import: two commands may share a flag's name."""
+    flags.DEFINE_list("terms", ["A", "B", "C", "D"], "rows of the table, with commas, no spaces")
+    flags.DEFINE_integer("count", COUNT, "number of samples to evaluate a row with")
+    flags.DEFINE_integer("seed", 0, "seed of the samples")
+    flags.DEFINE_integer("volumes", 0, "number of training volumes to evaluate a row with; 0: all")
 
 
 if __name__ == "__main__":

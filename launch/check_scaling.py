@@ -1,10 +1,11 @@
-"""Whether what `launch.scaling` assumes of a step's collectives is so, on CPU devices.
+"""Checks on CPU devices what `launch.scaling` assumes about a step's collectives.
 
     python -m launch.check_scaling --config=configs/lidc_mask2ct.py
 
-Compiles the step for 1, 2, 4 and 8 devices and compares its collectives with those of two: they
-must be as many, over all devices, of as many bytes; and on one device there must be none. Nothing
-is said of time: CPU devices share the cores. Exit code 1 where the assumption fails.
+Compiles the step for 1, 2, 4 and 8 devices and compares its collectives with those on two: the
+numbers of collectives, arrays and bytes must be equal, and each collective must span all devices.
+One device must have none. It says nothing about time, as CPU devices share the cores. The exit code
+is 1 if the assumption fails.
 """
 
 import jax
@@ -12,11 +13,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_pix2pix import sharding
-from jax_pix2pix.runs import workdir
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.fit import lower_step
-from launch.process import command
+from jax_pix2pix.runs import workdir
 from launch.estimate import compiled_program
+from launch.process import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a run's config, file.py[:variant]")
 flags.mark_flag_as_required("config")

@@ -1,79 +1,77 @@
 """Scores a trained run on held-out patients: python -m launch.evaluate --workdir=DIR"""
 
+import os
+
 from absl import flags
 
-from jax_pix2pix.runs import workdir_files
-from jax_pix2pix.errors import ConfigError
-from launch.process import command, remote_workdir
-from jax_pix2pix.inference.mask_options import mask_options
+from jax_pix2pix.inference.checks import mask_options
+from jax_pix2pix.runs import remote_workdir, workdir_files
+from jax_pix2pix.tasks import kinds
+from launch.process import command
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "a trained run")
-_SPLIT = flags.DEFINE_enum(
-    "split", None, ["train", "validation", "test"], "what to score; test, of a pyramid always train"
-)
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "best, last or a step; best, of a pyramid last"
-)
-_MC_DROPOUT = flags.DEFINE_integer(
-    "mc_dropout", None, "of masks: passes with dropout to average; config.evaluation.mc_dropout"
-)
-_COMPONENTS = flags.DEFINE_integer(
-    "largest_components", 0, "of masks: keep so many components of a prediction; 0 keeps all"
-)
-_COUNT = flags.DEFINE_integer("count", 16, "of a pyramid: samples to draw")
-_SEED = flags.DEFINE_integer("seed", 0, "of a pyramid: of its samples")
-_VOLUMES = flags.DEFINE_integer(
-    "volumes", 0, "of a pyramid: volumes to look at, the first ones; 0 is all"
-)
-OF_PYRAMIDS, OF_MASKS = (_COUNT, _SEED, _VOLUMES), (_MC_DROPOUT, _COMPONENTS)
-flags.mark_flag_as_required("workdir")
+FLAGS = flags.FLAGS
+OPTIONS = ("mc_dropout", "largest_components", "count", "seed", "volumes")
 
 
 def main():
-    with remote_workdir.copied(_WORKDIR.value, results="evaluation") as workdir:
-        _evaluate(workdir)
+    options = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
+    with remote_workdir.copied(FLAGS.workdir, results="evaluation") as workdir:
+        evaluate(workdir, FLAGS.checkpoint, FLAGS.split, options, called=FLAGS.workdir)
 
 
-def _evaluate(workdir):
-    """Refuses what config.json tells; what does the rest imports TensorFlow and JAX, for seconds.
+def evaluate(workdir, checkpoint, split, options, called):
+    """Prints the scores and writes them to workdir/evaluation.
 
-    It imports both before JAX takes its devices, which TensorFlow is to see nothing of.
+    What config.json shows is refused first: the imports below take seconds. TensorFlow is imported
+    before JAX takes the devices, so that it claims none.
+
+    Args:
+        options: those of `evaluation.evaluate.evaluate` that are given.
+        called: the user's name for the workdir.
     """
-    config = workdir_files.read_config(workdir)
-    if "pyramid" in config:
-        _refuse(OF_MASKS, "of systems that make masks")
-        if _SPLIT.value not in (None, "train"):
-            raise ConfigError(
-                f"--split={_SPLIT.value}: a pyramid is evaluated on its training volumes; leave it "
-                "out"
-            )
-        from jax_pix2pix.evaluation import pyramid
+    own = workdir_files.finest(workdir)
+    config = workdir_files.read_config(own)
+    with workdir_files.named_if_incomplete(own):
+        split = kinds.evaluated_split(config, split, options)
+        if kinds.makes_masks(config):
+            passes, components = options.get("mc_dropout"), options.get("largest_components")
+            mask_options(config, passes, None, components)
+    workdir_files.check_trained(own)
+    from input_pipeline.dataset import Dataset
+    from jax_pix2pix.evaluation.evaluate import evaluate
+    from jax_pix2pix.inference.run import open_run
+    from launch.process.progress import bar
 
-        pyramid.evaluate_run(
-            workdir, _CHECKPOINT.value or "last", _COUNT.value, _SEED.value, _VOLUMES.value
-        )
-        return
-    _refuse(OF_PYRAMIDS, "of pyramids")
-    mc_dropout, components = _MC_DROPOUT.value, _COMPONENTS.value
-    if workdir_files.makes_masks(config):
-        with workdir_files.named_if_incomplete(workdir):
-            mc_dropout, _ = mask_options(config, mc_dropout, None, components)
-    else:
-        _refuse(OF_MASKS, "of systems that make masks")
-    workdir_files.check_trained(workdir)
-    from jax_pix2pix.evaluation import evaluate
+    run = open_run(own, checkpoint, called)
+    with bar("step") as progress:
+        found = evaluate(run, Dataset(run.config.data), split, progress, **options)
+    print(found.table)
+    for what, path in found.save(os.path.join(workdir, "evaluation")):
+        print(f"{what}: {remote_workdir.as_given(path)}")
 
-    evaluate.evaluate(
-        workdir, _SPLIT.value or "test", _CHECKPOINT.value or "best", mc_dropout, components
+
+def _define_flags():
+    """Not run at import: two commands may share a flag's name, and tests import both."""
+    flags.DEFINE_string("workdir", None, "a trained run")
+    flags.DEFINE_enum(
+        "split", None, kinds.SPLITS, "split to score; default test, for pyramids always train"
     )
-
-
-def _refuse(given, whose):
-    """Raises ConfigError for flags that this system has no use for."""
-    names = [f"--{flag.name}" for flag in given if flag.present]
-    if names:
-        raise ConfigError(f"{' and '.join(names)} are {whose}: leave them out")
+    flags.DEFINE_string("checkpoint", None, "best, last or a step; default best, for pyramids last")
+    flags.DEFINE_integer(
+        "mc_dropout",
+        None,
+        "number of passes with dropout to average (masks only); default "
+        "config.evaluation.mc_dropout",
+    )
+    flags.DEFINE_integer(
+        "largest_components", 0, "number of components to keep, the largest (masks only); 0: all"
+    )
+    flags.DEFINE_integer("count", 16, "number of samples to draw (pyramids only)")
+    flags.DEFINE_integer("seed", 0, "seed of the samples (pyramids only)")
+    flags.DEFINE_integer("volumes", 0, "number of volumes, the first ones (pyramids only); 0: all")
+    flags.mark_flag_as_required("workdir")
 
 
 if __name__ == "__main__":
+    _define_flags()
     command.run(main)

@@ -12,10 +12,11 @@ import os
 
 from absl import flags
 
-from jax_pix2pix.losses import segmenter
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.losses import segmenter
+from jax_pix2pix.runs import remote_workdir
 from jax_pix2pix.runs.workdir import load_run
-from launch.process import command, remote_workdir
+from launch.process import command
 
 FLAGS = flags.FLAGS
 ENDING = ".safetensors"
@@ -27,7 +28,7 @@ def main():
 
 
 def export(workdir, output, checkpoint="best"):
-    """See above; the arguments are the flags.
+    """Writes the file; the arguments are the command's flags.
 
     Raises:
         WorkdirError: there is no such run or checkpoint.
@@ -43,7 +44,7 @@ def export(workdir, output, checkpoint="best"):
 
 
 def _define_flags():
-    """Not at import: flags of two commands may share a name, and tests import both."""
+    """Not run at import: two commands may share a flag's name, and tests import both."""
     flags.DEFINE_string("workdir", None, "a trained run of configs/lung_segmenter.py")
     flags.DEFINE_string("output", None, f"file, NAME{ENDING}; replaced if it is there")
     flags.DEFINE_string("checkpoint", "best", "best, last or a step")

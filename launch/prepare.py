@@ -2,11 +2,11 @@
 
     python -m launch.prepare --config=configs/lidc_mask2ct.py --source=DIR
 
-Which data set, where to and with which options is in config.data; give the same --config, and
---config.data.FIELD=VALUE where you override a field, as in training. --resample is short for
---config.data.resample=True, which training then needs too. Prints what it finds, then where the
-prepared data is. When killed, start it again: finished shards are kept. Errors exit with
-code 1 and one line.
+config.data says which data set to prepare, where and with which options. Give the same --config and
+the same --config.data.FIELD=VALUE overrides as in training. --resample is short for
+--config.data.resample=True, which training then needs too. It prints what it finds, then where the
+prepared data is. If it is killed, start it again: finished shards are kept. An error prints one
+line and exits with code 1.
 """
 
 import signal

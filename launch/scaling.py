@@ -1,16 +1,16 @@
-"""How a compiled training step would scale over more chips: tables in Markdown, all of estimates.
+"""Estimates how a compiled training step scales to more chips, as Markdown tables.
 
     python -m launch.compile --config=… --topology=v5e:2x2 --output=64.json
     python -m launch.compile … --config.data.batch_size=32 --output=8.json
     python -m launch.scaling --programs=64.json,8.json
 
-Without fsdp, what a step reduces over all chips is the gradients and a few scalars, whatever the
-number of chips and the batch (`launch.check_scaling` shows it), so one program tells of any slice.
-Weak scaling keeps the images of a chip, those of the first program. Strong scaling keeps the global
-batch: operations and bytes are on the line through two programs of different batches. Rows of a
-chip take the programs compiled for it, or else the first ones: then operations and bytes are those
-that another chip's compiler made. GPUs have no memory of their own that holds whole images, so
-theirs are the bytes of all operands, in whatever memory of the TPU they lie.
+Without fsdp, a step reduces the gradients and a few scalars over all chips, whatever the number of
+chips and the batch (`launch.check_scaling` checks it). So one program is enough for any slice. Weak
+scaling keeps the images per chip of a row's first program. Strong scaling keeps the global batch:
+operations and bytes lie on the line through two programs of different batches. A row takes the
+programs compiled for its chip. If there are none, it takes the first ones, and the operations and
+bytes are those of another chip's compiler. GPUs have no on-chip memory that holds whole images, so
+their rows count the bytes of all operands, whichever memory of the TPU they lie in.
 """
 
 import json
@@ -24,16 +24,16 @@ from absl import flags
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.runs.workdir import example_batch
 from launch.estimate import chips, roofline
-from launch.process import command
 from launch.estimate.compiled_program import Collective
+from launch.process import command
 
 _PROGRAMS = flags.DEFINE_list("programs", None, "JSON files of launch.compile", required=True)
-_GLOBAL_BATCH = flags.DEFINE_integer("global_batch", 1024, "of strong scaling", 1)
+_GLOBAL_BATCH = flags.DEFINE_integer("global_batch", 1024, "global batch of strong scaling", 1)
 _INPUT_RATE = flags.DEFINE_float(
     "input_rate", 16776, "examples per CPU second, as launch.benchmark.input prints it", 0
 )
-_SCANS = flags.DEFINE_integer("scans", 1_000_000, "in the data set of the last table", 1)
-_EXAMPLES = flags.DEFINE_integer("examples_per_scan", 100, "likewise", 1)
+_SCANS = flags.DEFINE_integer("scans", 1_000_000, "scans in the data set of the last table", 1)
+_EXAMPLES = flags.DEFINE_integer("examples_per_scan", 100, "examples per scan", 1)
 
 SLICES = (
     "v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16", "v5p:4x8x8",
@@ -65,10 +65,10 @@ def main():
 
 
 def read(path):
-    """A program, with collectives over all its chips alone.
+    """Reads a program whose collectives each span all its chips.
 
     Raises:
-        BenchmarkError: it is none, or is split over fsdp.
+        BenchmarkError: the file is no program, or the program is split over fsdp.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -89,7 +89,7 @@ def read(path):
 
 
 def pairs(programs):
-    """Programs of two batches for the same chip, the first two of each.
+    """Yields [program, program], the first two of each chip that has several.
 
     Raises:
         ConfigError: both have the same batch.
@@ -107,7 +107,7 @@ def _reduced(program):
 
 
 class Line:
-    """What a chip does at any number of images: constant + slope * images, through two programs."""
+    """A chip's figures at any number of images: constant + slope * images, from two programs."""
 
     def __init__(self, one, other):
         self.program = one
@@ -126,7 +126,7 @@ class Line:
 
 
 def slices(programs):
-    """(name, chips, chip, network, programs of that chip or all) of every row."""
+    """Yields (name, number of chips, chip, network, programs of that chip or all) for each row."""
     for name in SLICES:
         topology = chips.topology(name)
         places = np.array(list(np.ndindex(topology.shape)))
@@ -201,7 +201,7 @@ def strong(lines):
         flops = line.at(images, lambda p: p["cost"]["flops"])
         moved = line.at(images, lambda p, chip=chip: _bytes(chip, p["cost"]))
         bound = _estimate(program, count, chip, network, flops, moved)
-        # Against the smallest slice of that chip.
+        # Efficiency is relative to the smallest slice of that chip.
         start = first.setdefault(chip.name, (count, bound))
         efficiency = {
             key: start[0] * start[1][key] / (count * bound[key])
@@ -223,7 +223,7 @@ def strong(lines):
 
 
 def memory(lines):
-    """What fits, and what splitting the parameters and the optimiser's state would add to it."""
+    """Table of what fits, and of what splitting parameters and optimiser state adds to it."""
     rows = []
     for line in lines:
         constant, slope = line.coefficients(lambda p: p["memory"]["total"])
@@ -247,7 +247,7 @@ def memory(lines):
 
 
 def data(programs):
-    """What the data set takes on disk and in memory, and how long an epoch lasts at most."""
+    """Table of the data set's size on disk and per chip, and of an epoch's least time."""
     examples = _SCANS.value * _EXAMPLES.value
     config = ml_collections.ConfigDict(programs[0]["config"])
     example = jax.eval_shape(lambda: example_batch(config))

@@ -1,11 +1,11 @@
-"""Starts a run where people's machines are: fills in the platform's own file and hands it over.
+"""Starts a run on a cluster or cloud: fills in the platform's own file and submits it.
 
     python -m launch.submit slurm --config=… --workdir=/shared/runs/a --nodes=2 --accelerator=h100:8
     python -m launch.submit local --config=… --workdir=runs/a --nodes=2 --dry_run
 
 The files are templates in `local/`, `slurm/`, `gke/`, `tpu_vm/` and `sky/`; `--dry_run` prints the
-file that would be handed to the platform's client, and what `launch/README.md` says of it holds by
-hand too. Flags of launch.train, and fields of the config, are given as to it.
+file that would be handed to the platform's client, and what `launch/cluster/README.md` says of it
+holds by hand too. Flags of launch.train, and fields of the config, are given as to it.
 """
 
 import os
@@ -22,43 +22,43 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from input_pipeline import storage
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.runs import storage
 from jax_pix2pix.runs.workdir import build_system
-from launch.process import command, distributed, train_flags  # noqa: F401, for its flags
 from launch.cluster.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
 from launch.cluster.platforms import PLATFORMS, render
+from launch.process import command, distributed, train_flags  # noqa: F401, for its flags
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be submitted")
-_NODES = flags.DEFINE_integer("nodes", 1, "machines, or processes of `local`", 1)
+_NODES = flags.DEFINE_integer("nodes", 1, "number of machines, or of processes with `local`", 1)
 _ACCELERATOR = flags.DEFINE_string("accelerator", None, f"of each: {EXAMPLES}; local: cpu:1")
-_NAME = flags.DEFINE_string("name", None, "of the job; by default the workdir's last part")
-# Flags of launch.train: those handed on to it, and those that the platform's file gives it.
+_NAME = flags.DEFINE_string("name", None, "name of the job; default the workdir's last part")
+# Flags of launch.train: those passed on to it, and those that the platform's template sets.
 PASSED_ON = ("allow_config_change", "initialization_timeout", "wandb", "mlflow")
 SET_BY_TEMPLATES = {"coordinator_address", "num_processes", "process_id"}
 
 # Flags that only some platforms have.
 flags.DEFINE_integer("restarts", 100, "how often a stopped or killed run is started again", 0)
-flags.DEFINE_string("image", None, "container image, or file of one for Apptainer")
-flags.DEFINE_string("time", None, "limit of a start, as Slurm writes it: 1-00:00:00")
-flags.DEFINE_string("partition", None, "of Slurm")
-flags.DEFINE_string("account", None, "of Slurm")
-flags.DEFINE_integer("cpus_per_task", None, "of Slurm: CPUs of each process", 1)
-flags.DEFINE_string("mem", None, "of Slurm: memory of each node, 400G")
-flags.DEFINE_enum("process_per", "gpu", ["gpu", "node"], "of Slurm, for what there is a process")
-flags.DEFINE_string("namespace", None, "of Kubernetes")
-flags.DEFINE_string("queue", None, "of Kueue, which starts the run when there is room")
-flags.DEFINE_string("priority", None, "priority class of Kubernetes")
-flags.DEFINE_string("service_account", None, "of Kubernetes, that may read and write the data")
+flags.DEFINE_string("image", None, "container image, or an image file (Slurm)")
+flags.DEFINE_string("time", None, "time limit of one start, as Slurm writes it: 1-00:00:00")
+flags.DEFINE_string("partition", None, "Slurm partition")
+flags.DEFINE_string("account", None, "Slurm account")
+flags.DEFINE_integer("cpus_per_task", None, "CPUs of each process (Slurm)", 1)
+flags.DEFINE_string("mem", None, "memory of each node, for instance 400G (Slurm)")
+flags.DEFINE_enum("process_per", "gpu", ["gpu", "node"], "one process for each of these (Slurm)")
+flags.DEFINE_string("namespace", None, "Kubernetes namespace")
+flags.DEFINE_string("queue", None, "Kueue queue, which starts the run when there is room")
+flags.DEFINE_string("priority", None, "Kubernetes priority class")
+flags.DEFINE_string("service_account", None, "Kubernetes account with access to the data")
 flags.DEFINE_string("volume", None, "CLAIM:/path, a persistent volume and where pods see it")
-flags.DEFINE_string("secret", None, "of Kubernetes, with variables for the run, WANDB_API_KEY")
-flags.DEFINE_string("cluster", None, "of xpk")
-flags.DEFINE_string("project", None, "of Google Cloud; by default xpk takes gcloud's")
-flags.DEFINE_string("zone", None, "of Google Cloud, us-central2-b; likewise")
+flags.DEFINE_string("secret", None, "Kubernetes secret with variables, WANDB_API_KEY for instance")
+flags.DEFINE_string("cluster", None, "xpk cluster")
+flags.DEFINE_string("project", None, "Google Cloud project; default for xpk: gcloud's")
+flags.DEFINE_string("zone", None, "Google Cloud zone, us-central2-b for instance")
 flags.DEFINE_enum("container", "pyxis", ["pyxis", "apptainer"], "what runs --image under Slurm")
-flags.DEFINE_bool("spot", False, "cheaper machines, which may be taken away at any time")
-flags.DEFINE_string("repository", None, "where every worker clones the project from")
-flags.DEFINE_string("revision", None, "of --repository: a commit or tag")
+flags.DEFINE_bool("spot", False, "use cheaper machines, which may be taken away at any time")
+flags.DEFINE_string("repository", None, "git repository from which every worker clones the project")
+flags.DEFINE_string("revision", None, "commit or tag of --repository")
 
 
 def main(arguments):
@@ -84,9 +84,9 @@ def main(arguments):
         print(text, end="")
         return 0
     if platform.keeps_files and not (config.data.sample or storage.is_remote(config.data.data_dir)):
-        from input_pipeline import prepared  # it takes seconds: TensorFlow
+        from input_pipeline import prepared  # imports TensorFlow: seconds
 
-        prepared.ensure_prepared(config.data)  # rather than when the queue is through
+        prepared.ensure_prepared(config.data)  # fails now, not after a wait in the queue
     client = shutil.which(platform.client[0])
     if client is None:
         raise ConfigError(
@@ -102,11 +102,11 @@ def main(arguments):
 
 
 def _run(command):
-    """Runs the client, which gets our signals. -> its exit code, as a shell has it."""
+    """Runs the client and passes signals on to it. -> its exit code, as a shell reports it."""
     process = subprocess.Popen(command)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda number, _: process.send_signal(number))
-    signal.signal(signal.SIGINT, lambda *_: None)  # of a terminal, which sends it to both
+    signal.signal(signal.SIGINT, lambda *_: None)  # a terminal sends it to both
     code = process.wait()
     return code if code >= 0 else 128 - code
 
@@ -124,7 +124,7 @@ def _train_arguments():
 
 
 def _check_flags(name, platform):
-    """Refuses flags that belong to another platform, or a missing one."""
+    """Refuses flags of other platforms, and missing flags that this one needs."""
     every = {option for other in PLATFORMS.values() for option in other.options}
     for option in sorted((every | SET_BY_TEMPLATES) - set(platform.options)):
         if flags.FLAGS[option].present:
@@ -136,7 +136,7 @@ def _check_flags(name, platform):
 
 
 def _check_container():
-    """Refuses a container without image, and folders that no container's options can name."""
+    """Refuses --container without --image, and folders that a container's options cannot name."""
     image = flags.FLAGS["image"].value
     if image is None and flags.FLAGS["container"].present:
         raise ConfigError(
@@ -148,7 +148,7 @@ def _check_container():
 
 
 def _folders():
-    """What the run reads and writes on this file system: those that are in no other, absolute."""
+    """Absolute paths of the local folders that the run uses, without subfolders of one of them."""
     config = config_flags.get_config_filename(flags.FLAGS["config"])
     paths = [
         os.getcwd(),
@@ -165,13 +165,13 @@ def _folders():
 
 
 def _image():
-    """--image, absolute where it is a file: Pyxis takes a name for one in a registry."""
+    """--image, absolute if it is a file: Pyxis looks up a bare name in a registry."""
     image = flags.FLAGS["image"].value
     return os.path.abspath(image) if image and os.path.isfile(image) else image
 
 
 def _check_paths(platform):
-    """Refuses data that a pod or rented machine does not have, and a workdir that ends with it."""
+    """Refuses data that a pod or rented machine cannot see, and a workdir that is lost with it."""
     data = train_flags.CONFIG.value.data
     paths: dict[str, str] = {"--workdir": flags.FLAGS.workdir}
     if not data.sample:
@@ -191,7 +191,7 @@ def _check_paths(platform):
 
 
 def _check_sky(device):
-    """Refuses what SkyPilot would copy or look for in vain."""
+    """Refuses a current folder, a config's path and an accelerator that SkyPilot cannot use."""
     config = config_flags.get_config_filename(flags.FLAGS["config"])
     here = Path.cwd()
     if not (here / "pyproject.toml").is_file() or not (here / "launch/submit.py").is_file():
@@ -220,13 +220,14 @@ def _volume():
 
 
 def values(device, options) -> dict[str, Any]:
-    """What a template may read.
+    """The values that a template may read.
 
     Returns:
-        {options: their values, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: of
-        launch.train, image: absolute if a file, python: this interpreter, directory: the current
-        one, workdir, folders: that the run reads and writes, logs: folder for the platform's log,
-        the workdir if that is one, port: free here, volume: {claim, path} or None}.
+        {each of options: its value, name, nodes, device: TpuSlice, Gpus or Cpus, arguments: those
+        of launch.train, image: absolute if it is a file, python: this interpreter, directory: the
+        current one, workdir, folders: those that the run reads and writes, logs: folder for the
+        platform's log, the workdir if it is local, port: a free one here, volume: {claim, path} or
+        None}.
     """
     workdir: str = flags.FLAGS.workdir
     name = _NAME.value or os.path.basename(workdir.rstrip("/"))

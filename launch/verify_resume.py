@@ -1,13 +1,13 @@
-"""Checks, where it runs, that an interrupted run comes back bit for bit:
+"""Checks on this machine that an interrupted run resumes bit for bit:
 
     python -m launch.verify_resume --config=configs/lidc_mask2ct.py --workdir=DIR
 
-Started as launch.train is, with the same flags, for any number of processes. It trains a few steps
-of this config into DIR/whole, and again into DIR/interrupted, where the last process gets SIGTERM
-half way: all save and stop, as for any preemption, and a second start, in the same process, goes on
-from the checkpoint. Then it compares both runs and says what is equal, exit code 0, or what differs
-first, exit code 1. If one of the two starts that should come to an end is itself asked to stop,
-nothing is compared: exit code 42.
+Start it as launch.train, with the same flags, for any number of processes. It trains a few steps of
+this config into DIR/whole, and again into DIR/interrupted, where the last process gets SIGTERM half
+way. All processes save and stop, as for any preemption, and a second start, in the same process,
+resumes from the checkpoint. Then it compares both runs. It prints what is equal and exits with 0,
+or prints what differs first and exits with 1. If one of the two starts that should finish is itself
+asked to stop, nothing is compared and the exit code is 42.
 """
 
 import os
@@ -19,31 +19,35 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from input_pipeline import pipeline, storage
+from input_pipeline.dataset import Dataset
 from jax_pix2pix import pyramid, sharding
-from jax_pix2pix.runs import workdir
-from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError, TrainingError, WorkdirError
-from jax_pix2pix.runs.first_process import on_first_process
 from jax_pix2pix.logs.metrics_log import read_metrics
-from launch.process import command, distributed
-from launch import train
-
-FLAGS = flags.FLAGS  # --config and --workdir are those of launch.train
+from jax_pix2pix.runs import storage, workdir, workdir_files
+from jax_pix2pix.runs.checkpoint import Checkpoints
+from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.tasks.kinds import has_scales
+from jax_pix2pix.train import train
+from launch.process import command, distributed, train_flags
 
 _STEPS = flags.DEFINE_integer(
-    "steps", 20, "to train, an even number; of a pyramid's coarsest scale, the next ones more"
+    "steps",
+    20,
+    "even number of steps to train; for a pyramid at its coarsest scale: the finer ones take more",
 )
 
-NOTICE_SECONDS = 3  # JAX looks once a second whether a SIGTERM has come
+flags.mark_flags_as_required(["config", "workdir"])
+
+NOTICE_SECONDS = 3  # JAX checks once a second for SIGTERM
 LATE = 1_000_000  # epochs; the last one always validates and draws
-MEASURED = ("time", "images_per_second", "input_wait")  # fields of a log's line
+MEASURED = ("time", "images_per_second", "input_wait")  # fields of a log line
 
 
 def main():
-    storage.check_local("workdir", FLAGS.workdir)
-    distributed.initialize(FLAGS.config.heartbeat_seconds)
-    equal = verify(FLAGS.config, FLAGS.workdir, _STEPS.value)
+    config, directory = train_flags.CONFIG.value, train_flags.WORKDIR.value
+    storage.check_local("workdir", directory)
+    distributed.initialize(config.heartbeat_seconds)
+    equal = verify(config, directory, _STEPS.value)
     return {True: 0, False: 1, None: EXIT_RESTART}[equal]
 
 
@@ -51,24 +55,24 @@ def verify(config, directory, steps):
     """Trains twice, once with an interruption, and prints whether both are equal.
 
     Args:
-        config: of the run to check; trains as it does, but shorter.
-        directory: a new one, gets the two runs.
-        steps: how many each run has.
+        config: of the run to check; its training is shortened.
+        directory: a new folder for the two runs.
+        steps: number of steps of each run.
 
     Returns:
-        Whether they are equal, on all processes alike; None if that is not known, as the machine
-        asked for the run to stop.
+        Whether they are equal, the same on all processes; None if the machine asked a run to stop
+        before they could be compared.
 
     Raises:
-        ConfigError: so many steps have no middle.
+        ConfigError: steps is odd or less than 8.
         WorkdirError: the directory exists.
-        TrainingError: the signal stopped nothing.
+        TrainingError: the signal did not stop the run.
     """
     if steps < 8 or steps % 2:
         raise ConfigError(f"--steps={steps}: use an even number, 8 or more")
     on_first_process(lambda: _check_new(directory))
     config = shortened(config, steps)
-    scales = pyramid.scales(config) if "pyramid" in config else [config]
+    scales = pyramid.scales(config) if has_scales(config) else [config]
     last = scales[-1].epochs * steps // 2  # step, of the finest scale
     middle = last // 2 + 1  # not the end of an epoch
     whole, interrupted = (os.path.join(directory, name) for name in ("whole", "interrupted"))
@@ -91,12 +95,12 @@ def verify(config, directory, steps):
     difference = _difference_of_batches(expected, batches)
     compared = {"values of the log": 0, "arrays": 0, "numbers": 0}
     for number in range(len(scales)):
-        name = f"scale_{number}" if "pyramid" in config else ""
+        name = f"scale_{number}" if has_scales(config) else ""
         runs = [os.path.join(run, name) for run in (whole, interrupted)]
         found = None
         if jax.process_index() == 0:
             found = _difference_of_logs(*map(_log, runs), compared)
-        # Of several processes each opens all checkpoints, whatever it has found so far.
+        # Every process opens all checkpoints, whatever it has found so far.
         states = [_last_state(run) for run in runs]
         found = found or _difference_of_states(*states, compared)
         if found and not difference:
@@ -112,13 +116,13 @@ def verify(config, directory, steps):
 
 
 def shortened(config, steps):
-    """A copy of so many steps in two epochs, the second with a falling learning rate.
+    """A copy with `steps` steps in two epochs, the second with a falling learning rate.
 
-    It logs every step, and validates and draws at its end alone.
+    It logs every step, and validates and draws only at its end.
     """
     config = config.copy_and_resolve_references()
     config.epochs, config.steps_per_epoch = 2, steps // 2
-    if "constant_epochs" in config:  # a scale of a pyramid has them by its own rule
+    if "constant_epochs" in config:  # a pyramid's scale has its own rule
         config.constant_epochs = 1
     config.log_every_steps = config.text_log_every_epochs = 1
     config.checkpoint_every_steps = 0
@@ -143,36 +147,38 @@ def _not_compared():
 
 
 def _train(config, directory, seen, interrupt=None):
-    """train.train, remembering batches. -> whether it finished.
+    """Trains and records batches. -> whether it finished.
 
     Args:
         seen: gets {(the run's last step, step): numbers of this process's examples}.
-        interrupt: a key of seen at whose batch the last process of the run gets SIGTERM.
+        interrupt: a key of seen; at its batch the last process of the run gets SIGTERM.
     """
 
-    def train_batches(data, start, stop, host, hosts):
-        batches = pipeline.train_batches(data, start, stop, host, hosts)
+    steps = config.steps_per_epoch
 
-        def watched():
-            for step, batch in enumerate(batches, start + 1):
-                seen[stop, step] = np.array(batch["index"])
-                if (stop, step) == interrupt and jax.process_index() == jax.process_count() - 1:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    time.sleep(NOTICE_SECONDS)
-                yield batch
+    class Watched(Dataset):
+        steps_per_epoch = steps
 
-        return watched()
+        def train_batches(self, start, stop, host=0, hosts=1):
+            # Started here, not in `watched`, to read while the step is compiled.
+            batches = super().train_batches(start, stop, host, hosts)
 
-    return train.train(
-        config.copy_and_resolve_references(),  # train fills in what comes of the data
-        directory,
-        steps_per_epoch=config.steps_per_epoch,
-        train_batches=train_batches,
-    )
+            def watched():
+                for step, batch in enumerate(batches, start + 1):
+                    seen[stop, step] = np.array(batch["index"])
+                    if (stop, step) == interrupt and jax.process_index() == jax.process_count() - 1:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        time.sleep(NOTICE_SECONDS)
+                    yield batch
+
+            return watched()
+
+    config = config.copy_and_resolve_references()  # training fills in fields from the data
+    return train(config, directory, Watched(config.data), coordinator=distributed.coordinator())
 
 
 def _log(directory):
-    """What training and validation logged, without what it measures of the machine."""
+    """The logged lines of training and validation, without fields that measure the machine."""
     return [
         {name: x for name, x in line.items() if name not in MEASURED}
         for line in read_metrics(directory)
@@ -181,13 +187,13 @@ def _log(directory):
 
 
 def _last_state(directory):
-    """Of the run's last checkpoint, placed as training had it; and its config."""
-    config = workdir.read_config(directory)
+    """The state of the run's last checkpoint, placed as training had it."""
+    config = workdir_files.read_config(directory)
     system = workdir.build_system(config)
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
     abstract = workdir.abstract_state(system, config)
     placed = sharding.with_shardings(abstract, sharding.state_shardings(mesh, abstract))
-    path = workdir.checkpoint_path(directory)
+    path = workdir_files.checkpoint_path(directory)
     checkpoints = Checkpoints(path, system.task.best_metric, read_only=True)
     state = checkpoints.restore(checkpoints.resolve("last"), placed)
     checkpoints.close()
@@ -203,7 +209,7 @@ def _difference_of_batches(expected, batches):
 
 
 def _difference_of_logs(expected, lines, compared):
-    """compared: gets the count of values added."""
+    """The first difference, or None. compared: counts, to which the values are added."""
     if len(expected) != len(lines):
         return f"metrics.jsonl: {len(expected)} lines, then {len(lines)}"
     for line, other in zip(expected, lines, strict=True):
@@ -215,7 +221,7 @@ def _difference_of_logs(expected, lines, compared):
 
 
 def _difference_of_states(expected, state, compared):
-    """Bit by bit, of what this process's devices hold. compared: gets the counts added."""
+    """The first difference in bits on this process's devices. compared: counts to add to."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(expected)
     for (path, x), other in zip(leaves, jax.tree.leaves(state), strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,11 +1,11 @@
-"""What the other tests, on CPUs, cannot show: to be run on a GPU or TPU, without TensorFlow.
+"""Checks that tests on CPUs cannot make, to be run on a GPU or TPU, without TensorFlow.
 
     python -m tests.accelerator images --file=IMAGES.npz    # anywhere: the embedded chest CT
-    python -m tests.accelerator resume --file=IMAGES.npz    # there
+    python -m tests.accelerator resume --file=IMAGES.npz    # on the GPU or TPU
     python -m tests.accelerator quality --file=IMAGES.npz
 
-"resume" trains twice, once with a SIGKILL in the middle, each start a process of its own with the
-XLA_FLAGS of the environment, and says whether all weights, moments and losses are equal bit for
+"resume" trains twice, once with a SIGKILL in the middle. Each start is a process of its own with
+the XLA_FLAGS of the environment. It says whether all weights, moments and losses are equal bit for
 bit. "quality" trains the quickstart with three seeds in float32 and in bfloat16 and prints SSIM and
 L1 on the held-out patient.
 """
@@ -24,11 +24,11 @@ from absl import app, flags
 
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix import sharding
-from jax_pix2pix.runs import workdir
 from jax_pix2pix.adversarial import create_state, generate, train_step
-from jax_pix2pix.runs.checkpoint import Checkpoints
-from jax_pix2pix.fit import fit
+from jax_pix2pix.fit import Batches, fit
 from jax_pix2pix.logs.metrics_log import read_metrics
+from jax_pix2pix.runs import workdir, workdir_files
+from jax_pix2pix.runs.checkpoint import Checkpoints
 
 _FILE = flags.DEFINE_string("file", None, "images of the sample", required=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "of one start, which prints its run's digest")
@@ -39,7 +39,7 @@ SEEDS = 3
 
 
 def write_images():
-    """{split_source, split_target}: integers [n, 128, 128, 1]."""
+    """Writes {split_source, split_target}: integers [n, 128, 128, 1]."""
     from input_pipeline import pipeline, prepared
 
     data = get_config("quickstart").data
@@ -58,13 +58,13 @@ def read_images(split):
 
 
 def examples(seed, step, count, batch_size):
-    """Numbers of the examples of a step: an order of its own for each epoch."""
+    """Indices of the examples of a step. Each epoch has its own order."""
     epoch, place = divmod(step * batch_size, count - count % batch_size)
     return np.random.default_rng((seed, epoch)).permutation(count)[place : place + batch_size]
 
 
 def resume():
-    """-> whether a killed run equals one that was not."""
+    """Returns whether a killed run equals one that was not killed."""
     digests = []
     for kill_at in (0, KILLED_AT):
         with tempfile.TemporaryDirectory() as directory:
@@ -119,14 +119,11 @@ def start():
         config,
         mesh,
         directory,
-        train_batches,
-        validation_batches,
-        patients,
-        validation_batches,
+        Batches(train_batches, validation_batches, patients, validation_batches),
     )
     abstract = workdir.abstract_state(system, config)
     placed = sharding.with_shardings(abstract, sharding.state_shardings(mesh, abstract))
-    path = workdir.checkpoint_path(directory)
+    path = workdir_files.checkpoint_path(directory)
     checkpoints = Checkpoints(path, system.task.best_metric, read_only=True)
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(checkpoints.restore(RESUMED_STEPS, placed)):
@@ -138,7 +135,7 @@ def start():
 
 
 def quality():
-    """Prints a line a run."""
+    """Prints a line for each dtype and score."""
     train, test = read_images("train"), read_images("test")
     for dtype in ("float32", "bfloat16"):
         config = get_config("quickstart")

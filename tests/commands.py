@@ -12,7 +12,7 @@ from tests import forking
 
 ROOT = Path(__file__).parents[1]
 
-# For XLA_FLAGS: such code runs more slowly and compiles several times faster.
+# For XLA_FLAGS: makes code that runs more slowly and compiles several times faster.
 UNOPTIMISED = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -22,7 +22,7 @@ SUBMITTED = {"JAX_ENABLE_X64": "1", "XLA_FLAGS": UNOPTIMISED}
 
 
 def start(module, *arguments, **options):
-    """python -m module arguments..., in the repository's root. -> Popen; options of `python`."""
+    """Starts python -m module arguments..., with the options of `python`. -> Popen."""
     return python("-m", module, *arguments, **options)
 
 
@@ -35,16 +35,16 @@ def python(
     folder=ROOT,
     with_torch=False,
 ):
-    """python -m MODULE or -c PROGRAM, with arguments, on so many CPU devices. -> Popen.
+    """Starts python -m MODULE or -c PROGRAM, with arguments, on so many CPU devices. -> Popen.
 
     Args:
-        variables: of the environment, beside this process's own.
-        umask: -1 for this process's.
-        folder: to start in.
-        with_torch: PyTorch can be imported, as benchmarks do.
+        variables: environment variables beside this process's own.
+        umask: -1 keeps this process's.
+        folder: where to start; by default the repository's root.
+        with_torch: whether PyTorch can be imported, as benchmarks do.
 
-    It is forked by a process that has imported what commands do (`tests/forking.py`). With PyTorch,
-    or variables that are read while Python starts, it has a Python of its own.
+    A process that has imported the modules of commands forks this one (`tests/forking.py`). With
+    PyTorch, or with variables that are read while Python starts, a new Python is started.
     """
     flags = f"--xla_force_host_platform_device_count={devices} {UNOPTIMISED}"
     variables = {"XLA_FLAGS": flags} | (variables or {})
@@ -95,7 +95,7 @@ def run(module, *arguments, code=0, **options):
 
 
 def submit(calls, variables=None, folder=ROOT):
-    """-> [(exit code, stdout, stderr)] of calls of launch.submit, each a list of arguments."""
+    """Calls launch.submit with each list of arguments. -> [(exit code, stdout, stderr)]."""
     results = []
     for arguments in calls:
         process = start("launch.submit", *arguments, variables=variables, folder=folder)
@@ -105,13 +105,13 @@ def submit(calls, variables=None, folder=ROOT):
 
 
 def error_line(stderr):
-    """The one line that a refused command prints, progress bars aside."""
+    """The one line that a refused command prints, apart from progress bars."""
     lines = [line for line in stderr.splitlines() if line.strip() and "%|" not in line]
     assert len(lines) == 1 and lines[0].startswith("error: "), stderr
     return lines[0]
 
 
-# Each system on its sample: small images, some 10 steps an epoch.
+# Each system on its sample: small images, some 10 steps per epoch.
 TINY = {
     "lidc_mask2ct": {  # 142 training images
         "data.batch_size": 14,
@@ -142,7 +142,7 @@ TINY = {
 
 
 def tiny_training(workdir, data_dir, system="lidc_mask2ct", **overrides):
-    """Arguments of launch.train for a tiny system, every step of which is logged."""
+    """Arguments of launch.train for a tiny system that logs every step."""
     fields = {
         "data.data_dir": data_dir,
         "generator.width": 4,
@@ -164,7 +164,7 @@ def tiny_training(workdir, data_dir, system="lidc_mask2ct", **overrides):
 
 
 def metrics(workdir, split="train"):
-    """The lines of metrics.jsonl, without what differs between equal runs."""
+    """A split's lines of metrics.jsonl, without the fields that differ between equal runs."""
     lines = [
         json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()
     ]

@@ -14,7 +14,7 @@ os.environ["XLA_FLAGS"] = (
     f"{commands.UNOPTIMISED}"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Runs of the same program, resumed ones for instance, compile once in a session of all workers.
+# A program that several runs share, resumed ones for instance, compiles once for all workers.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
@@ -22,6 +22,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 import jax
 import pytest
+
+from jax_pix2pix.logs.messages import show_all
+
+show_all()  # functions that tests call print what commands print
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def float64():
 def made_once(tmp_path_factory):
     """made_once(name, make) -> a folder that make(folder) filled, once in a session of all workers.
 
-    To be read, or copied: other tests see it too.
+    Read or copy it only: other tests see it too.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -46,7 +50,7 @@ def made_once(tmp_path_factory):
         with open(f"{folder}.lock", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not done.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                shutil.rmtree(folder, ignore_errors=True)  # left by a worker that failed
                 make(folder)
                 done.touch()
         return folder
@@ -65,7 +69,7 @@ def sample_data_dir(made_once):
 
 @pytest.fixture(scope="session")
 def tiny_run(made_once, sample_data_dir):
-    """tiny_run(system) -> the workdir of its tiny training of two epochs; to be copied."""
+    """tiny_run(system) -> the workdir of its tiny training of two epochs; copy it to use it."""
 
     def get(system):
         def train(workdir):

@@ -1,15 +1,15 @@
-"""Where a session of tests spends its time: a plugin that .ci/run turns on, -p tests.durations.
+"""A plugin that tells where a session of tests spends its time; .ci/run turns it on.
 
     python -m pytest -p tests.durations --durations_file=FILE --begun=$(date +%s)
 
-A test's time is that of its call, its fixtures' included where it is the first to need them.
+A test's time includes the fixtures that it is the first to need.
 """
 
 import collections
 import time
 
 SLOWEST = 50
-BUDGET_MINUTES = 50  # of all that .ci/run does
+BUDGET_MINUTES = 50  # for all that .ci/run does
 
 
 def pytest_addoption(parser):
@@ -35,7 +35,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 
 def table(seconds):
-    """Lines of text: the slowest tests, and the sums of folders; seconds is {name: float}."""
+    """Yields lines of the slowest tests, then of the sums of folders. seconds: {name: float}."""
     sums, counts = collections.Counter(), collections.Counter()
     for name, spent in seconds.items():
         folder = name.split("::")[0].rpartition("/")[0]
@@ -48,7 +48,7 @@ def table(seconds):
 
 
 def over_budget(seconds):
-    """A warning of a run that took so long, or None."""
+    """A warning for a run of so many seconds, or None."""
     if seconds <= 60 * BUDGET_MINUTES:
         return None
     return (

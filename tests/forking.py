@@ -1,9 +1,9 @@
-"""Starts of commands without their imports: one process imports what they need and forks for each.
+"""Starts commands without repeating their imports: one process imports, then forks for each.
 
-What is forked is a process like any other, with a PID, pipes and environment of its own: it parses
-its flags, makes its threads, devices and files, takes signals and ends by itself. Only the seconds
-of importing JAX and TensorFlow are spent once. Linux alone can hand such a process to the one that
-asked for it, so that it is waited for as for any child; elsewhere commands start as users' do.
+A fork is a process like any other, with its own PID, pipes and environment. It parses its flags,
+makes its threads, devices and files, takes signals and ends by itself. Only the import of JAX and
+TensorFlow, which takes seconds, is shared. Linux alone can make a fork the child of the process
+that asked for it, which then waits for it as for any child. Elsewhere commands start as users' do.
 """
 
 import ctypes
@@ -18,25 +18,24 @@ import sys
 import warnings
 
 PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
-# What Python, glibc, JAX and TensorFlow read while they start, so that a fork comes too late.
+# Variables that Python, glibc, JAX and TensorFlow read while they start, too early for a fork.
 AT_START = ("PYTHON", "LC_", "LANG", "TZ", "GLIBC", "LD_", "JAX_", "TF_", "OMP_", "OPENBLAS")
-# But these are read later, or set by `_become`.
+# These are read later, or set by `_become`.
 LATER = {"JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAX_ENABLE_X64"}
-QUIET = "ignore::UserWarning"  # the one value of PYTHONWARNINGS that `_become` sets
+QUIET = "ignore::UserWarning"  # the one value of PYTHONWARNINGS that `_become` handles
 USED_LATER = (
     "SimpleITK", "dm_pix", "fsspec", "jinja2", "matplotlib.backends.backend_agg",
     "matplotlib.figure", "pymedphys", "scipy.ndimage", "scipy.stats", "tensorboardX",
-    "launch.evaluate_run", "launch.predict_run",
 )  # fmt: skip
 
 
 class Server:
-    """One process that has imported what commands do, and forks when asked."""
+    """One process that has imported the modules of commands, and forks on request."""
 
     def __init__(self, folder, environment):
         self.environment = environment
         self.connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Whose parent has ended is this process's child from here on.
+        # From here on, a descendant whose parent ends becomes this process's child.
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         with theirs:
             self.process = subprocess.Popen(
@@ -48,7 +47,7 @@ class Server:
             )
 
     def serves(self, environment):
-        """Whether a process with this environment may be forked, or has to be started."""
+        """Whether a process with this environment may be forked; otherwise it must be started."""
         names = self.environment.keys() | environment.keys()
         differing = {name for name in names if self.environment.get(name) != environment.get(name)}
         if environment.get("PYTHONWARNINGS") == QUIET:
@@ -85,13 +84,13 @@ class Forked(subprocess.Popen):
 
 
 def _import_all():
-    """The library and the pipeline, with what commands import when they come to use it.
+    """Imports the library and the pipeline, and the modules that commands import on first use.
 
-    Modules that define flags are not among them: two commands may have a flag of one name.
+    It leaves out modules that define flags: two commands may have a flag of one name.
     """
     import input_pipeline
     import jax_pix2pix
-    import launch  # noqa: F401, which would ask for large pages, and so for a start of its own
+    import launch  # noqa: F401, which in a command would restart Python for large pages
 
     for package in (input_pipeline, jax_pix2pix):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
@@ -101,7 +100,7 @@ def _import_all():
 
 
 def _serve(connection):
-    """Forks for each request. -> the request, in the child alone; ends with the connection."""
+    """Forks for each request. Returns it, in the child only; ends with the connection."""
     while True:
         request, pipes, _, _ = socket.recv_fds(connection, 1 << 20, 2)
         if not request:
@@ -109,7 +108,7 @@ def _serve(connection):
         read, write = os.pipe()
         between = os.fork()
         if not between:
-            # A process whose parent ends goes to the one that asked.
+            # When this parent ends, the child passes to the process that asked.
             if child := os.fork():
                 os.write(write, b"%d" % child)
                 os._exit(0)
@@ -124,7 +123,7 @@ def _serve(connection):
 
 
 def _become(request, pipes):
-    """Makes of a fork what `python -m` would have made, up to the first line of the command."""
+    """Turns a fork into what `python -m` would start, up to the command's first line."""
     for number, pipe in enumerate(pipes, start=1):
         os.dup2(pipe, number)
         os.close(pipe)
@@ -133,7 +132,7 @@ def _become(request, pipes):
     os.chdir(request["folder"])
     if request["umask"] >= 0:
         os.umask(request["umask"])
-    import jax  # is there already
+    import jax  # already imported
 
     jax.config.update("jax_enable_x64", os.environ.get("JAX_ENABLE_X64") in ("1", "true"))
     if os.environ.get("PYTHONWARNINGS") == QUIET:

@@ -1,7 +1,7 @@
 """Overfits eight slices of the sample: python -m tests.learn [--ssim=unclipped] [--dtype=bfloat16]
 
-Prints the SSIM on them, dropout off, every 100 steps. A process of its own, because the tests'
-own flags make compiled code slow.
+Prints their SSIM every 100 steps, with dropout off. It is a process of its own, because the tests'
+XLA_FLAGS make compiled code slow.
 """
 
 import jax
@@ -31,7 +31,7 @@ def main(argv):
     config.epochs = config.constant_epochs = STEPS
     system = build_system(config)
 
-    # From the bases to the apices.
+    # Eight slices from the bases to the apices.
     chosen = np.linspace(0, pipeline.num_training_examples(config.data) - 1, 10).astype(int)[1:-1]
     (batch,) = pipeline.eval_batches(config.data, "train", indices=chosen)
     key = jax.random.key(config.seed)

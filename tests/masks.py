@@ -15,7 +15,7 @@ def blobs(rng, shape, share=0.2):
 
 
 def pairs(shape, seed=0):
-    """{name: (prediction, reference)}, what a score may meet on one grid."""
+    """{name: (prediction, reference)}: the cases that a score may meet on one grid."""
     rng = np.random.default_rng(seed)
     empty, full = np.zeros(shape, bool), np.ones(shape, bool)
     corner, middle = empty.copy(), empty.copy()

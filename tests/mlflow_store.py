@@ -1,4 +1,4 @@
-"""Reads what MLflow has in a folder."""
+"""Reads MLflow's records in a folder."""
 
 import os
 

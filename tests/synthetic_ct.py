@@ -21,8 +21,10 @@ def random_pair(shape, seed=0):
 
 
 def abdomen_pair():
-    """(ct, sct, mask) of the embedded abdominal CT, int16 [slices, rows, columns]: blurred, noisy
-    and 20 HU too bright, in a body that is an ellipse."""
+    """(ct, sct, mask) of the embedded abdominal CT: int16 HU and bool, [slices, rows, columns].
+
+    The synthetic CT is blurred, noisy and 20 HU too bright. The body is an ellipse.
+    """
     image = nib.loadsave.load(ABDOMEN)
     ct = np.ascontiguousarray(np.asarray(image.dataobj).T[:, ::2, ::2]).astype(np.int16)
     noise = np.random.default_rng(0).normal(20, 40, ct.shape)

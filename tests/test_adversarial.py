@@ -10,8 +10,8 @@ import pytest
 
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix import adversarial, fit, sharding
-from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.workdir import abstract_state, build_system
 from tests.tiny import tiny_config
 
@@ -167,7 +167,7 @@ def _run(config, steps):
 def test_the_average_is_of_all_steps_and_forgets_faster_in_the_first():
     states, _ = _run(_small(ema_decay=0.2), 5)
     decays = np.array([1 / 10, 2 / 11, 0.2, 0.2, 0.2])  # 3 / 12 is above 0.2
-    # What is left of the initial weights and of those after each step.
+    # The shares of the initial weights and of those after each step.
     left = [decays.prod(), *[(1 - decays[k]) * decays[k + 1 :].prod() for k in range(5)]]
     assert sum(left) == pytest.approx(1)
 
@@ -246,7 +246,7 @@ def test_diff_augment_changes_what_d_sees_and_no_distance_of_images():
         lambda a, b: bool((a != b).any()), after.discriminator.params, plain.discriminator.params
     )
     assert moved["level_0"]["kernel"]
-    # In every step its own: else D would learn the one that it sees.
+    # Each step draws its own: D would learn one that never changes.
     system = build_system(_small(diff_augment="translation"))
     step = jax.jit(functools.partial(adversarial.train_step, system))
     state = plain
@@ -289,7 +289,7 @@ def test_all_parts_train_together_and_move_everything():
         for path, moved in jax.tree_util.tree_leaves_with_path(moved)
         if not moved
     }
-    # What a batch norm follows has a bias without a gradient, and so has a softmax's key.
+    # A bias before a batch norm has no gradient, nor has that of a softmax's key.
     assert all("bias" in name for name in names), names
 
 

@@ -9,38 +9,51 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 OURS = {"jax_pix2pix", "input_pipeline", "configs", "launch", "tests"}
+# The three floors: imports run down only.
 MAY_IMPORT = {
     "jax_pix2pix": {"jax_pix2pix"},
-    "input_pipeline": {"input_pipeline"},
+    "input_pipeline": {"input_pipeline", "jax_pix2pix"},
     "configs": {"configs"},
-    "launch": {"launch", "jax_pix2pix", "input_pipeline"},
+    "launch": {"launch", "input_pipeline", "jax_pix2pix"},
 }
-# Inside the library: who may know whom.
+# Inside the library: which part may import which.
 LIBRARY = {
     "models": {"models", "errors"},
-    "adversarial": {"task"},
+    "metrics": {"metrics", "errors", "intensity"},
+    "imaging": {"imaging", "errors"},
+    "adversarial": {"tasks"},
+    "tasks": {"tasks", "errors", "imaging", "metrics", "models"},
+    "losses": {"losses", "errors", "intensity", "metrics", "models", "tasks"},
     "systems": {
-        "systems", "adversarial", "diff_augment", "errors", "gradient_penalties", "intensity",
-        "losses", "models", "optimizer", "segmentation", "segmenter", "synthesis", "task",
+        "systems", "adversarial", "errors", "intensity", "losses", "models", "optimizer", "tasks",
+    },
+    "inference": {
+        "inference", "adversarial", "errors", "imaging", "intensity", "logs", "metrics", "models",
+        "runs", "tasks",
     },
 }  # fmt: skip
-# What training is: step, loop, models, losses, systems, pipeline, configs. Where arrays live, how
-# results are judged, which form of an operation is the fastest and what no config has turned on
-# unless it says so can be read when it is needed.
+# The core of training: step, loop, models, losses, pipeline, and one system with its config.
+# Sharding, evaluation, faster forms of operations and parts that are off by default can be read
+# when they are needed.
 READ_BY_A_NEWCOMER = (
     "jax_pix2pix/adversarial.py",
+    "jax_pix2pix/train.py",
     "jax_pix2pix/fit.py",
     "jax_pix2pix/losses/terms.py",
     "jax_pix2pix/metrics/ssim.py",
     "jax_pix2pix/optimizer.py",
     "jax_pix2pix/intensity.py",
     "jax_pix2pix/models",
-    "jax_pix2pix/systems",
+    "jax_pix2pix/systems/__init__.py",
+    "jax_pix2pix/systems/pix2pix.py",
+    "jax_pix2pix/systems/lidc_mask2ct.py",
+    "input_pipeline/dataset.py",
     "input_pipeline/order.py",
     "input_pipeline/augment.py",
     "input_pipeline/example_slices.py",
     "input_pipeline/pipeline.py",
-    "configs",
+    "configs/base.py",
+    "configs/lidc_mask2ct.py",
     "launch/train.py",
 )
 SKIPPED = (
@@ -48,19 +61,25 @@ SKIPPED = (
     "jax_pix2pix/models/convolution_maps.py",
     "jax_pix2pix/models/instance_norm.py",
 )
-# What the pyramid alone has, on top of that: the outer loop and the networks of a scale.
+# The parts that only the pyramid has: the outer loop and the networks of a scale.
 PYRAMID = (
     "jax_pix2pix/pyramid.py",
     "jax_pix2pix/models/pyramid.py",
     "jax_pix2pix/models/scale_net.py",
     "jax_pix2pix/systems/ct_pyramid.py",
+    "jax_pix2pix/tasks/memorisation.py",
     "configs/ct_pyramid_2d.py",
     "configs/ct_pyramid_3d.py",
 )
 
 
+# These make an image from an array and open no file.
+NOTHING_OPENED = {"jax_pix2pix/inference/prediction.py"}
+SAMPLES = "input_pipeline/samples/"
+
+
 def _imports(path):
-    """Dotted names that a file imports, those inside functions included."""
+    """Yields the dotted names that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -84,6 +103,9 @@ def test_rooms_import_one_way(room):
             assert not foreign & {"tensorflow", "tensorflow_datasets", "array_record"}, path
         if room == "input_pipeline":
             assert not foreign & {"jax", "flax"}, path
+        if not _relative(path).startswith(("jax_pix2pix/imaging/", SAMPLES)):
+            medical = foreign & {"SimpleITK", "nibabel", "pydicom"}
+            assert not medical or _relative(path) in NOTHING_OPENED, path
         if room == "configs":
             assert foreign <= {"ml_collections", "configs"}, path
 
@@ -97,23 +119,59 @@ def test_library_imports_one_way(part):
         assert known <= LIBRARY[part], path
 
 
-WITHOUT_TENSORFLOW = """
+def test_rooms_of_the_library_know_each_other_in_no_circle():
+    """Modules beside the rooms do not count."""
+    rooms = {path.name for path in (ROOT / "jax_pix2pix").iterdir() if path.is_dir()}
+    known = {}
+    for room in rooms - {"__pycache__"}:
+        names = (name for path in _files(f"jax_pix2pix/{room}") for name in _imports(path))
+        known[room] = {
+            name.split(".")[1] for name in names if name.startswith("jax_pix2pix.")
+        } & rooms - {room}
+    while free := {room for room, others in known.items() if not others & known.keys()}:
+        known = {room: others for room, others in known.items() if room not in free}
+    assert not known
+
+
+def test_the_library_reads_no_flags_prints_nothing_and_never_exits():
+    """It reports by messages and errors. Only the watchdog of training ends its process."""
+    terminal = {"jax_pix2pix/logs/messages.py", "jax_pix2pix/runs/watchdog.py"}
+    for path in (*_files("jax_pix2pix"), *_files("input_pipeline")):
+        if _relative(path).startswith(SAMPLES):
+            continue
+        assert "absl.flags" not in set(_imports(path)), path
+        for call in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
+            name = ast.unparse(call.func)
+            if name in ("print", "sys.exit", "exit", "os._exit"):
+                assert _relative(path) in terminal, (path, call.lineno)
+
+
+WITHOUT = """
 import sys
-for name in ("tensorflow", "tensorflow_datasets", "array_record"):
+for name in sys.argv[2].split(","):
     sys.modules[name] = None  # importing it raises ImportError
 import importlib, pkgutil
 room = importlib.import_module(sys.argv[1])
-if sys.argv[1] == "jax_pix2pix":
-    for module in pkgutil.walk_packages(room.__path__, "jax_pix2pix."):
+if hasattr(room, "__path__"):
+    for module in pkgutil.walk_packages(room.__path__, f"{sys.argv[1]}."):
         importlib.import_module(module.name)
 """
+TENSORFLOW = "tensorflow,tensorflow_datasets,array_record"
 
 
 @pytest.mark.parametrize(
-    "room", ["jax_pix2pix", "launch.compare", "launch.compile", "launch.predict_run"]
+    ("room", "without"),
+    [
+        ("jax_pix2pix", TENSORFLOW),
+        ("launch.compare", TENSORFLOW),
+        ("launch.compile", TENSORFLOW),
+        ("input_pipeline", "jax,flax,optax,orbax"),
+        ("jax_pix2pix.imaging", "jax,flax,optax,orbax"),
+        ("jax_pix2pix.inference.checks", "jax,flax,optax,orbax"),
+    ],
 )
-def test_library_and_commands_run_without_tensorflow(room):
-    arguments = [sys.executable, "-c", WITHOUT_TENSORFLOW, room]
+def test_runs_without(room, without):
+    arguments = [sys.executable, "-c", WITHOUT, room, without]
     subprocess.run(arguments, cwd=ROOT, check=True, timeout=120)
 
 
@@ -133,9 +191,9 @@ def _lines(paths):
 
 
 PICKLES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
-# What opens files of unknown origin, and who may, having looked at what they claim first. All below
-# a dotted name are meant. Scripts that make the samples read packages whose digests they know.
-SAMPLES = "input_pipeline/samples/"
+# Functions that open files of unknown origin, and the modules that may use them, which check first
+# what a file claims. A dotted name stands for all below it. The scripts that make the samples read
+# packages whose digests they know.
 OPENERS = {
     "PIL.Image.open": {"jax_pix2pix/imaging/safe_io.py", "launch/benchmark/input_torch.py"},
     "numpy.load": {"launch/benchmark/input_torch.py"},  # what the benchmark wrote
@@ -180,7 +238,7 @@ OPENERS = {
 
 
 def _names(tree):
-    """(node, dotted name) of what a file uses of modules, by their full names."""
+    """Yields (node, full dotted name) of each use of an imported name in a file."""
     known = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -218,7 +276,7 @@ def test_no_pickle_is_read():
         imported = {name.split(".")[0] for name in _imports(path)} & PICKLES
         assert not imported or in_tests, path
         names = dict(_names(tree))
-        for name in names.values():  # tests write some, which must be refused
+        for name in names.values():  # tests write pickles, which must be refused
             module, *rest = name.split(".")
             assert module not in PICKLES or rest in ([], ["dump"], ["dumps"]), (path, name)
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):

@@ -1,4 +1,4 @@
-"""config.data.cache: where images wait changes no batch, and no run."""
+"""config.data.cache changes no batch and no run."""
 
 import jax
 import numpy as np
@@ -6,9 +6,8 @@ import orbax.checkpoint as ocp
 import pytest
 
 from input_pipeline import memory, pipeline
-from jax_pix2pix.errors import DataError
 from jax_pix2pix import device_cache, fit, sharding
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.runs.workdir import abstract_state, build_system
 from tests import commands
 from tests.tiny import quickstart_data, tiny_config
@@ -25,7 +24,7 @@ def data(sample_data_dir):
 
 
 def batches(data, cache, start=0, hosts=1):
-    """The global batches from all hosts; a device's are gathered as the step does."""
+    """The global batches from all hosts; with cache "device", gathered as in the step."""
     data.cache = cache
     per_host = [
         list(pipeline.train_batches(data, start, STEPS, host, hosts)) for host in range(hosts)
@@ -181,7 +180,7 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch):
 
 
 class _Device:
-    """A device that tells how much memory it has, as those that are not CPUs do."""
+    """A device that tells how much memory it has, as all but CPUs do."""
 
     def __init__(self, free):
         self._free = free

@@ -1,7 +1,7 @@
-"""One device, eight, and two processes of four: the same run.
+"""One device, eight devices, and two processes of four devices give the same run.
 
-Compared in float64. In float32 the devices' sums differ in the last bit, and Adam's first steps,
-which move every weight by the learning rate whatever the size of its gradient, amplify that.
+Runs are compared in float64. In float32 the devices' sums differ in the last bit. Adam's first
+steps, which move every weight by the learning rate whatever the size of its gradient, amplify that.
 """
 
 import itertools
@@ -111,7 +111,7 @@ def test_float32_on_eight_devices_before_adam_amplifies_rounding():
 
 @pytest.mark.slow
 def test_a_scale_of_the_pyramid_on_eight_devices(float64):
-    """Several updates a step, batch norm's statistics over all devices, coarser scales frozen."""
+    """It has several updates per step, batch norm over all devices, and frozen coarser scales."""
     config = golden.config_of(golden.CASES["ct_pyramid_2d"])
     config.data.batch_size = 8
     config.generator.norm = "batch"

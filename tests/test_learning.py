@@ -1,4 +1,4 @@
-"""It learns: eight slices of the sample at half width, dropout off when scored."""
+"""A system of half width learns eight slices of the sample; dropout is off when scored."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Learning rates, and that a step of several updates has one of them."""
+"""Learning rates, and that all updates of a step have the same one."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ def test_learning_rate_is_constant_then_linear_to_zero():
 
 @pytest.mark.parametrize("updates", [1, 3])
 def test_a_step_of_several_updates_has_one_learning_rate(updates):
-    """Under a gradient of ones Adam moves a weight by its learning rate."""
+    """With a gradient of ones, Adam moves a weight by its learning rate."""
     config = ct_pyramid_3d.get_config()
     config.epochs, config.steps_per_epoch = 2, 5  # 10 steps, of which the last 2 have a tenth
     optimizer = adam(config, constant_then_tenth(config), updates)

@@ -16,13 +16,14 @@ from jax_pix2pix import pyramid
 from jax_pix2pix.adversarial import create_state, generate
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.models.pyramid import scale_variables
-from jax_pix2pix.sharding import make_mesh, state_shardings
+from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.runs.workdir import build_system, example_batch, load_state
+from jax_pix2pix.sharding import make_mesh, state_shardings
 from tests import commands
 
 pytestmark = pytest.mark.slow  # they train three scales
 SCALES = 3  # 16, 24 and 36 pixels a side
-STEPS = [20, 40, 60]  # of each: epochs of 10
+STEPS = [20, 40, 60]  # of each scale, in epochs of 10
 
 
 def _start(workdir, data_dir):
@@ -61,7 +62,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, data_dir):
-    """-> (workdir, what the command printed as progress)."""
+    """-> (workdir, the progress that the command printed)."""
     workdir = tmp_path_factory.mktemp("run")
     _, err = commands.finish(_start(workdir, data_dir))
     return workdir, err
@@ -70,7 +71,7 @@ def run(tmp_path_factory, data_dir):
 @pytest.fixture(scope="module")
 def states(run):
     """(config, system, the state after its last step) of each scale."""
-    directories = [pyramid.scale_directory(run[0], scale) for scale in range(SCALES)]
+    directories = [workdir_files.scale_directory(run[0], scale) for scale in range(SCALES)]
     return [load_state(directory, "last")[:3] for directory in directories]
 
 
@@ -90,7 +91,7 @@ def test_every_scale_trains_longer_and_says_which_it_is(run, states):
         constant = 4 * STEPS[number] // 5
         np.testing.assert_allclose(rates[:constant], 5e-4, rtol=1e-6)
         np.testing.assert_allclose(rates[constant:], 5e-5, rtol=1e-6)
-    directory, last = pyramid.last_scale(workdir)
+    directory, last = workdir_files.last_scale(workdir)
     assert (directory, last) == (str(workdir / "scale_2"), 2)
 
 
@@ -100,7 +101,7 @@ def test_no_bit_of_a_frozen_scale_changes(states):
         assert len(state.generator.frozen["scales"]) == number
         for ours, theirs in zip(scale_variables(state.generator), trained, strict=False):
             _assert_same_bits(ours, theirs)
-    # And it is what was trained that is frozen, not what training began with.
+    # The frozen weights are the trained ones, not the initial ones.
     for coarse, fine in itertools.pairwise(trained):
         kernels = [x["params"]["first"]["kernel"] for x in (coarse, fine)]
         assert not np.array_equal(*kernels)
@@ -112,7 +113,8 @@ def test_a_finer_scale_begins_with_the_coarser_ones_weights(run, states, data_di
     shardings = state_shardings(make_mesh(1, 1, 1), fresh)
     state = pyramid.grow(
         config,
-        pyramid.scale_directory(run[0], 0),
+        system,
+        workdir_files.scale_directory(run[0], 0),
         lambda: pipeline.eval_batches(config.data, "train"),
         fresh,
         shardings,
@@ -124,12 +126,12 @@ def test_a_finer_scale_begins_with_the_coarser_ones_weights(run, states, data_di
     ):
         _assert_same_bits(ours.params, theirs.params)
         _assert_same_bits(ours.batch_stats, theirs.batch_stats)
-        _assert_same_bits(ours.opt_state, begun.opt_state)  # Adam's moments are of a scale
+        _assert_same_bits(ours.opt_state, begun.opt_state)  # each scale has its own moments
         assert jax.tree.all(jax.tree.map(np.array_equal, begun.params, theirs.params)) is False
 
 
 def test_amplitude_is_a_tenth_of_the_reconstructions_error(states):
-    """Recomputed with PyTorch's interpolation, of the volume as it is prepared."""
+    """Recomputes it with PyTorch's interpolation, from the prepared volume."""
     config, _, finest = states[-1]
     (batch,) = pipeline.eval_batches(config.data, "train")
     hu = np.asarray(batch["source"], np.float64)[batch["index"][:, 0] >= 0][..., 0]
@@ -192,7 +194,7 @@ def test_killed_within_a_scale_it_resumes_bit_for_bit(run, states, data_dir, tmp
 
 def test_a_workdir_without_scales_is_refused(tmp_path):
     with pytest.raises(WorkdirError, match="holds no checkpoint of scale_0: train first"):
-        pyramid.last_scale(str(tmp_path))
+        workdir_files.last_scale(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def quickstart_data(data_dir):
 
 
 def parameters_with_a_gradient(abstract):
-    """How many of G's and of D's: a bias before an instance norm has none.
+    """[number of G's, number of D's]. A bias before an instance norm has no gradient.
 
     abstract: the flagship's state of any size, as shapes.
     """

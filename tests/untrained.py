@@ -4,10 +4,11 @@ import jax
 import numpy as np
 
 from jax_pix2pix.runs.checkpoint import Checkpoints
-from jax_pix2pix.runs.workdir import abstract_state, build_system, checkpoint_path, claim
+from jax_pix2pix.runs.workdir import abstract_state, build_system
+from jax_pix2pix.runs.workdir_files import checkpoint_path, claim
 
 STEP = 7
-# For commands: that these checkpoints are of another number of devices is no news.
+# For commands: no warning that another number of devices wrote these checkpoints.
 QUIET = {"PYTHONWARNINGS": "ignore::UserWarning"}
 
 
@@ -18,10 +19,10 @@ def save(workdir, config):
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
-        if leaf.ndim > 1:  # kernels [*spatial, in, out], of which layers keep the variance
+        if leaf.ndim > 1:  # kernels [*spatial, in, out] with which layers keep the variance
             inputs = tuple(range(leaf.ndim - 1))
             kernel = rng.normal(size=leaf.shape)
-            kernel -= kernel.mean(inputs, keepdims=True)  # features are positive
+            kernel -= kernel.mean(inputs, keepdims=True)  # because features are positive
             return (2 * kernel / np.sqrt(np.prod(leaf.shape[:-1]))).astype(leaf.dtype)
         ones = path[-1].key in ("scale", "var", "amplitudes")  # of norms and of a pyramid's noise
         return np.full(leaf.shape, float(ones), leaf.dtype)

@@ -1,4 +1,4 @@
-"""Reads what Weights & Biases writes offline, until somebody syncs it."""
+"""Reads the files that Weights & Biases writes offline, before they are synced."""
 
 import json
 import struct
@@ -30,7 +30,7 @@ def records(path):
 
 
 def attempts(workdir):
-    """Of each start of a run, of which the last has ended: (its id, config, rows), oldest first."""
+    """Yields (id, config, rows) of each start of a run, oldest first. The last must have ended."""
     paths = sorted(workdir.glob("wandb/offline-run-*/run-*.wandb"))
     assert any(record.HasField("exit") for record in records(paths[-1])), paths
     for path in paths:

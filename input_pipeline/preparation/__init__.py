@@ -1,1 +1,1 @@
-"""A room."""
+"""Shared parts of the preparation of all data sets: builders, folders, tables, patients."""

@@ -1,19 +1,19 @@
-"""What the TFDS builders of all data sets share: from groups of source files to records.
+"""The base of the TFDS builders of all data sets: from groups of source files to records.
 
 A data set's module gives
 
-    Config                       its options, a `Config` of here
+    Config                       its options, a subclass of the `Config` here
     find(source, config)         lists the source without decoding it -> Found
-    Builder                      a `Builder` of here, with `read`
+    Builder                      a subclass of the `Builder` here, with `read`
 
 and `input_pipeline.prepare` brings them together. An item of Found is a named tuple with at least
 
-    patient, slice_index         whose, and where in the volume
+    patient, slice_index         its patient, and its place in the volume
     label                        its class, or "" where only decoding can tell
     file_name                    relative to the source folder
 
-Consecutive items of one file are a group: they are decoded together, on one thread, and lie in one
-shard. Beside a shard lies its table, <shard>.csv, with a row a record.
+Consecutive items of one file are a group: they are decoded together, on one thread, and stored in
+one shard. Each shard has a table beside it, <shard>.csv, with a row per record.
 """
 
 import collections
@@ -27,7 +27,6 @@ import json
 import operator
 import os
 import re
-import sys
 from abc import abstractmethod
 from typing import NamedTuple
 
@@ -35,13 +34,14 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from input_pipeline.prepared_files import RECORD
-from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.logs.messages import messages
+from jax_pix2pix.runs.workdir_files import RECORD
 
 import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
 
-SHARD_SIZE = 1024  # a killed preparation loses at most this many, and the rest of a volume
+SHARD_SIZE = 1024  # a killed preparation loses at most this many, plus the rest of a volume
 THREADS = min(16, os.cpu_count() or 1)
 
 
@@ -61,7 +61,7 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Config(tfds.core.BuilderConfig):
-    """What the prepared data depends on. The name follows from it, so that nothing collides."""
+    """The options that prepared data depends on. They make up its name, so no two collide."""
 
     name: str = ""
     stored_size: int = 128  # height and width on disk, in pixels
@@ -76,7 +76,7 @@ class Config(tfds.core.BuilderConfig):
 
     @classmethod
     def option_names(cls):
-        """The fields that are options, which config.data has under the same names."""
+        """Names of the fields that are options; config.data has them under the same names."""
         inherited = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
         return [field.name for field in dataclasses.fields(cls) if field.name not in inherited]
 
@@ -90,7 +90,7 @@ class Config(tfds.core.BuilderConfig):
                 raise DataError(f"{name} is {getattr(self, name)}: use a share between 0 and 1")
 
     def check_pattern(self, name):
-        """Of a regular expression whose group 1 is the patient."""
+        """Raises DataError if it is no regular expression with a group 1, the patient."""
         pattern = getattr(self, name)
         try:
             groups = re.compile(pattern).groups
@@ -101,7 +101,7 @@ class Config(tfds.core.BuilderConfig):
 
 
 def _in_a_name(value):
-    """An option's value as part of a folder's name; a digest where it has other characters."""
+    """An option's value as part of a folder's name; a digest if a character is not allowed."""
     if isinstance(value, tuple):
         return "-".join(map(_in_a_name, value))
     text = f"{value:g}" if isinstance(value, float) else str(value)
@@ -109,9 +109,9 @@ def _in_a_name(value):
 
 
 class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """TFDS builder of what `find` found. Subclasses say how a group is read."""
+    """TFDS builder of the items that `find` found. Subclasses define how a group is read."""
 
-    VERSION = tfds.core.Version("2.0.0")  # of how things are stored, for all data sets
+    VERSION = tfds.core.Version("2.0.0")  # of the stored format, for all data sets
     description = ""
     arrays: dict  # {name: Pixels} of a record; config.data.source and .target are two of them
     unit = "slices"  # what an example is called
@@ -131,7 +131,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
         Returns:
             A dict for each item: what `arrays` names; "spacing_mm", three floats: between slices,
-            rows and columns of the stored grid, 0 where unknown; and "class" where only decoding
+            rows and columns of the stored grid, 0 where unknown; and "class" if only decoding
             tells it.
 
         Raises:
@@ -199,7 +199,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return shards
 
     def _read_ahead(self, groups):
-        """The examples of each group, in order; a few groups are read ahead, over shards' ends."""
+        """Yields the examples of each group, in order; reads a few groups ahead, across shards."""
         waiting = collections.deque()
         for group in groups:
             waiting.append(self._pool.submit(self.read, self._source, group))
@@ -209,7 +209,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             yield waiting.popleft().result()
 
     def _examples(self, groups, shard):
-        """(key, example) of a shard's records. TFDS asks for one shard after the other."""
+        """Yields (key, example) of a shard's records. TFDS asks for one shard after the other."""
         if shard.exists():  # _Writer leaves it as it is: TFDS only counts its examples
             for group in groups:
                 yield from ((item.file_name, None) for item in group)
@@ -224,14 +224,15 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     "file_name": item.file_name,
                 } | read
                 yield item.file_name, example
-                # Serialized by now. TFDS holds a shard's examples until it has counted them.
+                # It is serialized by now. TFDS holds a shard's examples until it has counted them.
                 example.clear()
                 self._progress.update()
 
     def _adopt_finished_shards(self, record):
-        """Moves here what a killed preparation of the same source finished, and clears the rest.
+        """Takes over the shards that a killed preparation of the same source finished.
 
-        TFDS gives every attempt a new directory. The caller's lock keeps others from running.
+        TFDS gives every attempt a new directory; the old ones are deleted. The caller's lock keeps
+        others from running.
         """
         for old in self.data_path.parent.glob("incomplete.*"):
             if old.name == self.data_path.name:
@@ -246,16 +247,16 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         return _Writer(tfds.core.FileFormat.ARRAY_RECORD)
 
     def _log_download_bytes(self):
-        """Nothing: TFDS would announce a download of unknown size."""
+        """Does nothing: TFDS would announce a download of unknown size."""
 
     _log_download_done = _log_download_bytes
 
 
 class _Writer(tfds.core.ExampleWriter):
-    """Names a shard when it and its table are complete, so that after a kill every named shard is.
+    """Names a shard once it and its table are complete, so a kill leaves no incomplete named shard.
 
-    Uncompressed: a third of the size would cost half of the reading speed. The same source gives
-    the same bytes, which TFDS's own serialization does not: the order of its features varies.
+    Records are uncompressed: a third of the size would cost half of the reading speed. The same
+    source gives the same bytes. TFDS's own serialization does not: its order of features varies.
     """
 
     def write(self, path, examples):
@@ -270,7 +271,7 @@ class _Writer(tfds.core.ExampleWriter):
                 writer.write(example.SerializeToString(deterministic=True))
                 rows.append(_row(example.features.feature))
             writer.close()
-        except RuntimeError as error:  # of ArrayRecord: the disk is full, say
+        except RuntimeError as error:  # from ArrayRecord, if the disk is full for instance
             raise OSError(f"{path.parent} cannot be written to: {error}") from error
         table = path.with_name(f"{path.name}.csv")
         with table.open("w") as file:
@@ -282,7 +283,7 @@ def _row(feature):
     """A record's row in its shard's table."""
     names = ("patient", "class", "file_name")
     patient, label, file_name = (feature[name].bytes_list.value[0].decode() for name in names)
-    # Of 32 bits: 0.7 rather than 0.699999988079071.
+    # As float32 shows it: 0.7 rather than 0.699999988079071.
     spacing = " ".join(str(np.float32(x)) for x in feature["spacing_mm"].float_list.value)
     return [patient, feature["slice_index"].int64_list.value[0], label, file_name, spacing]
 
@@ -293,7 +294,7 @@ def _groups(items):
 
 
 def _cut(items):
-    """Shards: lists of groups, of SHARD_SIZE items or what the last group makes more."""
+    """Cuts items into shards, lists of groups. A shard ends with the group that fills it."""
     parts, size = [[]], 0
     for group in _groups(items):
         if size >= SHARD_SIZE:
@@ -305,7 +306,7 @@ def _cut(items):
 
 
 def _write_manifest(path, splits):
-    """Who is where: a row a group."""
+    """Writes which patient is in which split, a row per group."""
     with path.open("w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["split", "patient", "file_name", "examples"])
@@ -333,11 +334,9 @@ def _summary(source, found, options):
 
 
 def _report(record, unit):
-    print(f"{record['source']}:")
+    lines = [f"{record['source']}:"]
     for split, counts in record["splits"].items():
         classes = ", ".join(f"{n} {label}" for label, n in sorted(counts["classes"].items()))
         found = f"{counts['examples']} {unit} of {counts['patients']} patients"
-        print(f"  {split}: {found}{f' ({classes})' if classes else ''}")
-    for note in record["notes"]:
-        print(f"  {note}")
-    sys.stdout.flush()
+        lines.append(f"  {split}: {found}{f' ({classes})' if classes else ''}")
+    messages.info("\n".join(lines + [f"  {note}" for note in record["notes"]]))

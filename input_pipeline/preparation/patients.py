@@ -23,7 +23,7 @@ def split_by_patient(examples, fraction, salt):
 
     Patients are taken in the order of sha256(salt + patient), so the choice does not depend on the
     order of the examples, and a patient keeps its place in it when others are added. A single
-    patient cannot be split: then a block of consecutive slices in its middle is held out, which
+    patient cannot be split: a block of consecutive slices in its middle is held out instead, which
     serves to choose a checkpoint but is no evidence of generalisation.
 
     Args:
@@ -59,18 +59,18 @@ def split_by_patient(examples, fraction, salt):
 
 
 def split_three_ways(examples, test_fraction, validation_fraction, salt):
-    """Holds out patients for the test, and of the others some for validation.
+    """Holds out patients for the test, then some of the others for validation.
 
     Args:
         examples, salt: as for `split_by_patient`.
         test_fraction: of all patients.
-        validation_fraction: of the patients that are left.
+        validation_fraction: of the remaining patients.
 
     Returns:
-        ({"train", "validation", "test": list}, notes for the user on how).
+        ({"train", "validation", "test": list}, notes for the user on how they were split).
 
     Raises:
-        DataError: there are fewer than three examples, or two patients differ in case only.
+        DataError: there are fewer than three examples, or two patients differ only in case.
     """
     check_spelling(examples)
     rest, test, test_is_apart = split_by_patient(examples, test_fraction, salt)
@@ -84,7 +84,7 @@ def split_three_ways(examples, test_fraction, validation_fraction, salt):
 
 
 def check_spelling(examples):
-    """Raises DataError where two patients differ in case only."""
+    """Raises DataError if two patients differ only in case."""
     spelled = {}
     for example in examples:
         other = spelled.setdefault(example.patient.casefold(), example.patient)
@@ -105,7 +105,7 @@ def check_one_split_each(splits, root):
         DataError: a patient is in two splits.
     """
     for one, other in itertools.combinations(splits, 2):
-        # Whatever the case: P1 and p1 are one patient more often than they are two.
+        # Ignore the case: P1 and p1 are more often one patient than two.
         patients = {item.patient.casefold() for item in splits[one]}
         for item in splits[other]:
             if item.patient.casefold() in patients:

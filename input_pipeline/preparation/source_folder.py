@@ -1,11 +1,11 @@
-"""A folder of source files: what lies in it, and its fingerprint. No TensorFlow."""
+"""A folder of source files: its entries and its fingerprint. No TensorFlow."""
 
 import hashlib
 import os
 from pathlib import Path
 
-from jax_pix2pix.imaging.volume_file import voxel_file
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.volume_file import voxel_file
 
 THUMBNAILS = "Thumbs.db"  # hidden by Windows; published data sets hold some
 
@@ -13,8 +13,8 @@ THUMBNAILS = "Thumbs.db"  # hidden by Windows; published data sets hold some
 class SourceFolder:
     """Lists a source folder and takes the fingerprint of the files that a data set is made of.
 
-    The fingerprint is of names, sizes and modification times. Contents would be too slow for 1e5
-    files, and sizes alone would miss a corrected mask, since all .npy masks are of one size.
+    The fingerprint covers names, sizes and modification times. Contents would be too slow for 1e5
+    files, and sizes alone would miss a corrected mask, since all .npy masks have one size.
     """
 
     def __init__(self, source):
@@ -22,7 +22,7 @@ class SourceFolder:
         self._digest = hashlib.sha256()
 
     def entries(self, folder):
-        """The os.DirEntry of what is in a folder, sorted by name, without hidden ones.
+        """The os.DirEntry of all that is not hidden in a folder, sorted by name.
 
         Raises:
             DataError: the folder, or something in it, is a link to outside of the source.
@@ -36,16 +36,16 @@ class SourceFolder:
         return sorted(entries, key=lambda entry: entry.name)
 
     def add(self, entry):
-        """Takes a file into the fingerprint. -> its name, relative to the root.
+        """Adds a file to the fingerprint. -> its name, relative to the root.
 
         Args:
             entry: os.DirEntry of `entries`, or Path of a file that lies within the root.
 
         Raises:
-            DataError: it is empty, no file, or a link to outside of the source.
+            DataError: it is empty, not a file, or a link to outside of the source.
         """
         path = os.fspath(entry)
-        if isinstance(entry, Path):  # `entries` has looked at the others
+        if isinstance(entry, Path):  # `entries` has checked the others
             self._check_inside(entry)
         name = os.path.relpath(path, self.root)
         if not entry.is_file():
@@ -57,16 +57,16 @@ class SourceFolder:
         return name
 
     def add_volume(self, entry):
-        """As `add`; takes the file as well that holds the voxels of a .mhd. -> name of `entry`."""
+        """Adds a volume like `add`, and the file of a .mhd's voxels too. -> name of `entry`."""
         name = self.add(entry)
         beside = voxel_file(os.fspath(entry))
-        if beside and beside.is_file():  # whoever reads the volume says that it is missing
+        if beside and beside.is_file():  # reading the volume tells if it is missing
             self.add(beside)
         return name
 
     @property
     def fingerprint(self):
-        """Of all files added so far, in the order in which they were."""
+        """The fingerprint of all files added so far, in their order."""
         return self._digest.hexdigest()
 
     def _check_inside(self, path):

@@ -12,11 +12,11 @@ def read_table(path, columns, first_line):
     """Reads a table.
 
     Args:
-        columns: which it must have, with something in each line.
-        first_line: what its first line may be, in words.
+        columns: the columns that it must have, with a value in each line.
+        first_line: its possible first lines, in words, for the error.
 
     Returns:
-        A dict of stripped strings for each line but the first, by column.
+        A list of {column: stripped string}, one for each line but the first.
 
     Raises:
         DataError: it cannot be read or is too large, or lacks a column or a value.

@@ -12,10 +12,10 @@ from input_pipeline.samples.reproducible_files import write_gzip
 PATIENT = "Task1/brain/template"
 AIR_HU = -1000
 EDGE = 128  # voxels along each side of a slice
-BLOCK = 2  # voxels of the templates, 1 mm, along each side of one here
+BLOCK = 2  # 1 mm voxels of the templates along each side of a voxel of the sample
 BINS = 32  # of the joint histogram
-LEVELS = (8, 4)  # shrink factors of the registration; its blur has as many millimetres
-STEP_MM = (1.0, 1e-4)  # first and smallest of the descent
+LEVELS = (8, 4)  # shrink factors of the registration, and its blur in mm
+STEP_MM = (1.0, 1e-4)  # first and smallest step of the descent
 
 
 def make(files: dict[str, Path], folder: Path) -> None:
@@ -49,7 +49,7 @@ def make(files: dict[str, Path], folder: Path) -> None:
 
 
 def brain(image: sitk.Image) -> sitk.Image:
-    """uint8: 1 in the largest component of what is not zero, holes included."""
+    """uint8: 1 in the largest component of nonzero voxels, with its holes filled."""
     parts = sitk.RelabelComponent(sitk.ConnectedComponent(image != 0))
     filled = ndimage.binary_fill_holes(sitk.GetArrayFromImage(parts) == 1)
     mask = sitk.GetImageFromArray(filled.astype(np.uint8))
@@ -60,8 +60,8 @@ def brain(image: sitk.Image) -> sitk.Image:
 def register(mr: sitk.Image, ct: sitk.Image, mr_brain: sitk.Image, ct_brain: sitk.Image):
     """The affine transform from the MR's millimetres to the CT's.
 
-    It begins with the brains' moments and maximises the mutual information of all voxels, so that
-    no sampling is random.
+    It begins with the brains' moments and maximises the mutual information of all voxels, so no
+    sampling is random.
     """
     start = sitk.CenteredTransformInitializer(
         mr_brain,
@@ -90,8 +90,8 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def corner(mask: np.ndarray) -> list[int]:
-    """Where the kept part of a grid begins: the lowest slice of a mask [z, y, x], and rows and
-    columns so that the mask's bounding box is in the middle of the slices; below 0 if need be."""
+    """First voxel of the kept part of a grid: the lowest slice of a mask [z, y, x], and the row and
+    column that put the mask's bounding box in the middle of the slices. They may be below 0."""
     extents = [np.flatnonzero(mask.any(axis=axes))[[0, -1]] for axes in ((1, 2), (0, 2), (0, 1))]
     (lowest, _), *in_plane = extents
     return [int(lowest), *(int(sum(ends) + 1) // 2 - EDGE * BLOCK // 2 for ends in in_plane)]
@@ -118,6 +118,6 @@ def blocks(values: np.ndarray) -> np.ndarray:
 
 
 def means(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Of each block, the mean of what is in the mask."""
+    """The mean of each block's voxels in the mask; 0 if it has none."""
     total = blocks(values * mask).sum(axis=-1)
     return total / np.maximum(blocks(mask).sum(axis=-1), 1)

@@ -24,12 +24,12 @@ CLASS_NODULE = 2  # 0 is outside, 1 lung
 
 
 class Patient(NamedTuple):
-    """One patient's volume, by its names in `sources`."""
+    """One patient's volumes, by their names in `sources`."""
 
     name: str
     split: str
     image: str
-    nodule: str | None  # voxel for voxel of the image
+    nodule: str | None  # on the voxels of the image
 
 
 PATIENTS = (
@@ -73,7 +73,7 @@ def make_patient(patient: Patient, files: dict[str, Path], folder: Path) -> None
         mask = (resample_slice(lungs[:, :, k], centre_mm, is_mask=True) > 0).astype(np.uint8)
         if mask.sum() * SPACING_MM**2 < MIN_LUNG_MM2:
             continue
-        if nodule is not None:  # has the last word: tumour is too bright for the lung threshold
+        if nodule is not None:  # takes precedence: tumour is too bright for the lung threshold
             mask[resample_slice(nodule[:, :, k], centre_mm, is_mask=True) > 0] = CLASS_NODULE
         kind, word = ("with_nodules", "combined") if CLASS_NODULE in mask else ("clean", "lung")
         target = folder / patient.split / kind

@@ -1,7 +1,7 @@
 """Two chest CT volumes with lung masks, in the layout of LUNA16.
 
-Voxels of 3 mm for both, HU in steps of 8. Both scans are LPS with identity directions, as are the
-files, so that nothing is turned.
+Both have voxels of 3 mm and HU in steps of 8. Scans and files are LPS with identity directions, so
+nothing is turned.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ SIZE = 96  # voxels along rows and columns
 SPACING_MM = 3.0  # of a voxel, so the field of view is 288 mm square
 SUPERSAMPLING = 4  # samples per voxel and axis, whose mean is the voxel
 RANGE_HU = (-1000.0, 1000.0)
-STEP_HU = 8  # 251 levels, which 8 bits would have
+STEP_HU = 8  # 251 levels, which would fit into 8 bits
 AIR_HU = -1000.0  # where the field of view reaches beyond the scan
 MASKS = "seg-lungs-LUNA16"
 
@@ -29,7 +29,7 @@ class Series(NamedTuple):
     name: str
     subset: str  # LUNA16 has ten for cross-validation
     image: str
-    compressed: bool  # voxels in .zraw, not .raw: one of each kind
+    compressed: bool  # voxels in .zraw, not .raw; the sample has one of each
 
 
 SERIES = (
@@ -39,10 +39,10 @@ SERIES = (
 
 
 def corner_mm(image: sitk.Image, centre_mm) -> tuple[list[float], int]:
-    """First voxel's centre (x, y, z) of the grid of 3 mm, and its slices: as high as the scan.
+    """(first voxel's centre (x, y, z) of the 3 mm grid, number of slices that span the scan).
 
     Args:
-        centre_mm: (x, y), in the middle of the grid.
+        centre_mm: (x, y) of the middle of the grid.
     """
     count, spacing_mm = image.GetDepth(), image.GetSpacing()[2]
     slices = int(np.ceil(count * spacing_mm / SPACING_MM))
@@ -77,7 +77,7 @@ def make_series(series: Series, files: dict[str, Path], folder: Path) -> None:
     lungs = segment_lungs(ct_hu)
     (x, y, z), slices = corner_mm(ct_hu, lung_box_centre(lungs))
     places = [(x, y, z + k * SPACING_MM) for k in range(slices)]
-    # The outermost voxels reach half a millimetre beyond the scan: its end slices go on there.
+    # The outermost voxels reach half a millimetre beyond the scan: repeat its end slices.
     ct_hu = sitk.ZeroFluxNeumannPad(ct_hu, [0, 0, 1], [0, 0, 1])
     hu = [resample_slice(ct_hu, place) for place in tqdm(places, desc=series.name, unit="slice")]
     mask = [resample_slice(lungs, place, is_mask=True) > 0 for place in places]
@@ -91,7 +91,7 @@ def make_series(series: Series, files: dict[str, Path], folder: Path) -> None:
 
 
 def make(files: dict[str, Path], folder: Path) -> None:
-    """Writes subset0/ and subset9/, a volume each, the masks' folder and patients.csv."""
+    """Writes subset0/ and subset9/ with a volume each, the masks' folder and patients.csv."""
     for series in SERIES:
         make_series(series, files, folder)
     rows = "".join(f"{series.name},{series.name}\n" for series in SERIES)

@@ -5,8 +5,8 @@ import SimpleITK as sitk
 
 LUNG_HU = -400.0  # everything darker inside the body is lung, airway or gas
 AIRWAY_HU = range(-500, -1000, -25)  # upper thresholds tried for the airways, most generous first
-AIRWAY_MAX_ML = 60.0  # more than this and the growth has leaked into the lungs
-MIDLINE_MM = 30.0  # above the lungs nothing but the airway lies this near to the midline
+AIRWAY_MAX_ML = 60.0  # a larger growth has leaked into the lungs
+MIDLINE_MM = 30.0  # above the lungs only the airway lies this near to the midline
 CLOSING_MM = 5.0  # fills vessels up to about twice this width
 
 
@@ -24,7 +24,7 @@ def _components(mask: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _grow_airways(ct_hu: sitk.Image, body_air: np.ndarray) -> np.ndarray:
-    """Trachea and main bronchi, grown down from the neck at the highest threshold without a leak.
+    """Grows trachea and main bronchi down from the neck at the highest threshold without a leak.
 
     `body_air` is the lungs joined by the airways.
     """
@@ -48,10 +48,10 @@ def _grow_airways(ct_hu: sitk.Image, body_air: np.ndarray) -> np.ndarray:
 def segment_lungs(ct_hu: sitk.Image) -> sitk.Image:
     """Lung mask (0/1) of a chest CT in HU, at its own resolution.
 
-    Air that reaches an in-plane edge of its slice is outside the patient; the first and last slice
-    are no such edge, since a scan may end inside the lungs. The largest remaining body of air is
-    both lungs joined by the airways; bowel gas is apart from it. The wide airways, with their
-    walls, are taken out, and what is left is closed over vessels and small bronchi.
+    Air that reaches an in-plane edge of its slice is outside the patient. The first and the last
+    slice are no such edge, since a scan may end inside the lungs. The largest remaining body of air
+    is both lungs joined by the airways; bowel gas is separate. The wide airways and their walls are
+    removed, and the rest is closed over vessels and small bronchi.
     """
 
     def ball(radius_mm):  # in-plane only: the masks are used slice by slice

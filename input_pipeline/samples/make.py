@@ -2,8 +2,8 @@
 
     python -m input_pipeline.samples.make [--output=DIR] [--packages=DIR] [--check]
 
-The samples come from volumes that lie, most as test data, inside the source archives of Python
-packages; the module of a sample's name makes its folder. The same input gives the same bytes: one
+The samples come from volumes inside the source archives of Python packages, most of them test
+data. The module of a sample's name makes its folder. The same input gives the same bytes: one
 thread, double precision, pinned sources. README.md has the rest.
 """
 
@@ -15,8 +15,21 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from input_pipeline.samples import abdomen_ct, brain_templates, chest_ct, chest_volumes, xray_simulated
-from input_pipeline.samples.sources import ARCHIVES, NOTICES, MakeError, download, extract, sha256_of
+from input_pipeline.samples import (
+    abdomen_ct,
+    brain_templates,
+    chest_ct,
+    chest_volumes,
+    xray_simulated,
+)
+from input_pipeline.samples.sources import (
+    ARCHIVES,
+    NOTICES,
+    MakeError,
+    download,
+    extract,
+    sha256_of,
+)
 
 SAMPLES = {
     "chest_ct": chest_ct.make,
@@ -29,7 +42,7 @@ LICENCES, SUMS = "LICENSES", "SHA256SUMS"
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every sample file and licence in `folder`, by its path in there."""
+    """The SHA-256 of every sample file and licence in `folder`, by its path there."""
     paths = [path for name in (*SAMPLES, LICENCES) for path in (folder / name).rglob("*")]
     return {p.relative_to(folder).as_posix(): sha256_of(p) for p in sorted(paths) if p.is_file()}
 
@@ -56,7 +69,7 @@ def make(output: Path, packages: Path | None = None) -> None:
                 f"{output / name} was not made here (no {SUMS} beside it) and will not be"
                 " replaced: choose another --output"
             )
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # sums in one order, hence the same bits
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)  # one order of sums gives the same bits
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output, prefix=".make-") as scratch:
         work, new, old = (Path(scratch, name) for name in ("work", "new", "old"))

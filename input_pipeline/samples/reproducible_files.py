@@ -1,7 +1,7 @@
 """Writers whose files have the same bytes whichever zlib compresses them.
 
-zlib and zlib-ng differ in the matches that they find, but not under run-length deflate, which looks
-for none further back than a byte.
+zlib and zlib-ng find different matches, except under run-length deflate, which looks for none
+further back than a byte.
 """
 
 import struct
@@ -30,7 +30,7 @@ def write_mhd(path: Path, voxels: np.ndarray, spacing_mm, origin_mm, compressed:
     Args:
         path: ends in .mhd.
         voxels: int16 or uint8 [slices, rows, columns].
-        spacing_mm, origin_mm: (x, y, z) to the left, back and head, in which the axes run.
+        spacing_mm, origin_mm: (x, y, z); the axes run to the left, back and head.
     """
     content = voxels.astype(voxels.dtype.newbyteorder("<")).tobytes()
     fields = {
@@ -41,7 +41,7 @@ def write_mhd(path: Path, voxels: np.ndarray, spacing_mm, origin_mm, compressed:
         "CompressedData": str(compressed),
     }
     if compressed:
-        # In zlib's format: two bytes before, a checksum behind.
+        # zlib's format has two bytes before the data and a checksum after it.
         content = b"\x78\x01" + _deflated(content) + struct.pack(">I", zlib.adler32(content))
         fields["CompressedDataSize"] = str(len(content))
     data = path.with_suffix(".zraw" if compressed else ".raw")

@@ -21,8 +21,8 @@ class Archive(NamedTuple):
 
     package: str  # name and version
     sha256: str  # of the archive
-    licence: str  # a member, as the volumes are
-    volumes: dict[str, str]  # members by the names that the samples know them by
+    licence: str  # a member of the archive, like the volumes
+    volumes: dict[str, str]  # members, by their names in the samples
 
 
 ARCHIVES = (
@@ -51,8 +51,8 @@ ARCHIVES = (
     ),
 )
 
-# The MR template's own terms, which nilearn passes on without them: COPYING of the templates that
-# the institute publishes. The notice has to be in every copy.
+# The MR template's own terms: COPYING of the templates that the institute publishes. nilearn passes
+# the template on without them. The notice has to be in every copy.
 NOTICES = {
     "mni_icbm152": """\
 Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological
@@ -69,8 +69,8 @@ injury to subjects or patients resulting from the use or misuse of this software
 def download(folder: Path) -> None:
     """Has pip fetch the source archives into `folder`.
 
-    pip asks a source archive for its metadata, and pyradiomics 3.0.1 answers only where numpy and
-    its build helpers are installed already; an environment made for it has them.
+    pip asks a source archive for its metadata. pyradiomics 3.0.1 answers only if numpy and its
+    build helpers are installed already, so an environment is made that has them.
     """
     venv = folder / "venv"
     python = venv / ("Scripts" if sys.platform == "win32" else "bin") / "python"
@@ -115,7 +115,7 @@ def extract(archive: Archive, packages: Path, folder: Path) -> dict[str, Path]:
                 content = tar.extractfile(f"{archive.package}/{member}").read()
             except KeyError:
                 raise MakeError(f"{path} holds no {member}: fetch it again") from None
-            files[name] = folder / f"{name}_{Path(member).name}"  # two members have one name
+            files[name] = folder / f"{name}_{Path(member).name}"  # two members share a file name
             files[name].write_bytes(content)
     return files
 

@@ -32,8 +32,8 @@ class Exposure(NamedTuple):
     """How a picture is taken and shown."""
 
     photons: float  # that would reach a pixel with no patient in between
-    black: float  # attenuation, the logarithm of the share absorbed, that is shown as 0
-    white: float  # and as 255
+    black: float  # attenuation shown as 0: the logarithm of sent over arrived photons
+    white: float  # attenuation shown as 255
     gamma: float  # of the grey values between them
 
 
@@ -75,10 +75,10 @@ def project(volume: sitk.Image, centre_mm, angle_deg: float) -> np.ndarray:
 
 
 def thorax(lungs: sitk.Image) -> sitk.Image:
-    """What lies inside the lungs' outline, slice by slice: 1 in the convex hull, 0 outside.
+    """The inside of the lungs' outline, slice by slice: 1 in the convex hull, 0 outside.
 
-    Of the lungs down to the slice, so that the hull below the diaphragm's dome, where the lungs
-    are crescents, is as wide as the dome.
+    The hull is that of the lungs from the top down to the slice. So below the diaphragm's dome,
+    where the lungs are crescents, it is as wide as the dome.
     """
     so_far = np.maximum.accumulate(sitk.GetArrayFromImage(lungs)[::-1])[::-1]
     pixels = np.indices(so_far.shape[1:]).reshape(2, -1)
@@ -94,13 +94,13 @@ def thorax(lungs: sitk.Image) -> sitk.Image:
 
 
 def lung_field(lung_mm: np.ndarray, thorax_mm: np.ndarray) -> np.ndarray:
-    """What a reader outlines: lung, where neither heart nor diaphragm lies before or behind it.
+    """The lung that a reader outlines: without heart or diaphragm before or behind it.
 
     Args:
         lung_mm, thorax_mm: lengths along the rays.
 
     Returns:
-        uint8 like them, 255 inside.
+        uint8 of their shape, 255 inside.
     """
     field = (lung_mm > MIN_LUNG_MM) & (thorax_mm - lung_mm < MAX_OTHER_MM)
     image = sitk.GetImageFromArray(np.where(field, 255, 0).astype(np.uint8))
@@ -109,8 +109,8 @@ def lung_field(lung_mm: np.ndarray, thorax_mm: np.ndarray) -> np.ndarray:
 
 
 def expose(attenuation: np.ndarray, exposure: Exposure, seed: int) -> np.ndarray:
-    """The picture of projected attenuation, bone white: uint8, like it."""
-    # RandomState's numbers are settled for good; the newer generators' may change with NumPy.
+    """The picture of projected attenuation, bone white: uint8 of its shape."""
+    # RandomState's numbers are frozen; those of newer generators may change with NumPy.
     counts = np.random.RandomState(seed).poisson(exposure.photons * np.exp(-attenuation))
     measured = np.log(exposure.photons / np.maximum(counts, 1))
     grey = np.clip((measured - exposure.black) / (exposure.white - exposure.black), 0, 1)

@@ -1,1 +1,1 @@
-"""How results are judged: metrics, protocols, statistics, reports. Nothing here trains."""
+"""Evaluates a trained run on its data: scores, baselines, reports. Nothing here trains."""

@@ -1,4 +1,4 @@
-"""What a synthetic CT has to beat: the mean CT, and a line from MR to HU in each tissue."""
+"""Fits baselines for a synthetic CT: the mean CT, and a line from MR to HU in each tissue."""
 
 import dataclasses
 
@@ -6,10 +6,11 @@ import numpy as np
 
 from jax_pix2pix.metrics.otsu import thresholds
 
-TISSUES = 4  # of a head's MR: bone and air, fluid, grey matter and muscle, white matter and fat
+TISSUES = 4  # in a head's MR: bone and air, fluid, grey matter and muscle, white matter and fat
 BINS = 256
 AIR_HU = -1000  # outside the body
 PROTOCOLS = {
+    "identity": "the source itself, as the network sees it: of sources in HU",
     "mean_ct": (
         "at each pixel the mean HU of the training slices whose body reaches there; where none "
         f"does, their mean over all pixels; {AIR_HU} HU outside the body"
@@ -29,14 +30,14 @@ class MeanCT:
     mean_hu: np.ndarray
 
     def __call__(self, source, mask):
-        """HU [d, h, w] of stored sources and masks [d, h, w]."""
+        """Predicts HU [d, h, w] from stored sources and masks [d, h, w]."""
         del source
         return np.where(mask, self.mean_hu, AIR_HU)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TissueRegression:
-    """Lines by tissue: of a source in [edges[k - 1], edges[k]), slopes[k] * source + intercepts[k].
+    """Lines by tissue: slopes[k] * source + intercepts[k] for source in [edges[k - 1], edges[k]).
 
     edges: [TISSUES - 1], stored values.
     slopes, intercepts: [TISSUES], to HU.
@@ -47,17 +48,17 @@ class TissueRegression:
     intercepts: np.ndarray
 
     def __call__(self, source, mask):
-        """HU [d, h, w] of stored sources and masks [d, h, w]."""
+        """Predicts HU [d, h, w] from stored sources and masks [d, h, w]."""
         tissue = np.searchsorted(self.edges, source, side="right")
         return np.where(mask, self.slopes[tissue] * source + self.intercepts[tissue], AIR_HU)
 
 
 def fit_baselines(slices, source_range):
-    """What the training slices say, in one pass over them.
+    """Fits the baselines in one pass over the training slices.
 
     Args:
         slices: iterable of (stored source, HU, bool mask of the body), [n, h, w] each.
-        source_range: of the stored source, lowest and highest.
+        source_range: lowest and highest value of the stored source.
 
     Returns:
         {"mean_ct": MeanCT, "tissue_regression": TissueRegression}.
@@ -80,7 +81,7 @@ def fit_baselines(slices, source_range):
     for first, stop in zip([0, *bounds], [*bounds, BINS], strict=True):
         n, x, y, xx, xy = moments[:, first:stop].sum(1)
         variance = n * xx - x * x
-        # A tissue of one value, up to rounding, has a level and no slope.
+        # A tissue of a single value, up to rounding, has slope 0.
         slope = (n * xy - x * y) / variance if variance > 1e-9 * n * xx else 0.0
         slopes.append(slope)
         intercepts.append((y - slope * x) / n - slope * low if n else mean)

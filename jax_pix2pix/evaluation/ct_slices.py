@@ -1,17 +1,15 @@
-"""What `launch.evaluate` does with a system that makes CT slices of masks."""
+"""Scores systems that make CT slices from label masks, beside baselines."""
 
-from input_pipeline import pipeline, prepared
+from jax_pix2pix.evaluation import report
 from jax_pix2pix.evaluation import slices as evaluation
 from jax_pix2pix.imaging.pictures import grid
 
 
-def evaluate(config, system, generator, split):
-    """Prints the scores of the model and of baselines. -> (results for JSON, picture)."""
-
-    def batches(split):
-        return pipeline.eval_batches(config.data, split)
-
-    examples = prepared.examples(config.data, split)
+def evaluate(run, dataset, split, progress=None):
+    """Scores the model and baselines. -> (results, table, write) of an Evaluation."""
+    del progress  # scoring takes seconds
+    system, generator = run.system, run.generator
+    batches, examples = dataset.eval_batches, dataset.examples(split)
     statistics = evaluation.training_statistics(system, batches("train"))
     index, of_model = evaluation.slice_scorer(system)(generator, batches(split))
     _, of_baselines = evaluation.score_baselines(system, statistics, batches(split))
@@ -29,8 +27,6 @@ def evaluate(config, system, generator, split):
             for name, columns in scores.items()
         },
     }
-    _print_table(results)
-
     columns = scores["model"]
     ranked = evaluation.best_median_worst(columns[system.task.best_metric])
     labels = [
@@ -41,16 +37,18 @@ def evaluate(config, system, generator, split):
     indices = [index[i] for _, i in ranked]
     images = evaluation.slices_at(system, generator, batches(split), indices)
     task = system.task
-    return results, grid([task.row(*x) for x in images], task.columns, labels, task.side)
+    picture = grid([task.row(*x) for x in images], task.columns, labels, task.side)
+    return results, _table(results), report.writer(picture)
 
 
-def _print_table(results):
+def _table(results):
     metrics = list(results["protocols"])
-    print(f"{'':24}" + "".join(f"{name:>12}" for name in metrics) + f"{'images':>8}")
+    lines = [f"{'':24}" + "".join(f"{name:>12}" for name in metrics) + f"{'images':>8}"]
     for name, summary in results["results"].items():
         rows = {name: summary["overall"]} | {
             f"  {patient}": values for patient, values in summary["by_group"].items()
         }
         for label, values in rows.items():
             cells = "".join(f"{values[metric]:12.4f}" for metric in metrics)
-            print(f"{label:24}{cells}{values['images']:8}")
+            lines.append(f"{label:24}{cells}{values['images']:8}")
+    return "\n".join(lines)

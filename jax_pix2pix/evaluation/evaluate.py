@@ -1,38 +1,84 @@
-"""What `launch.evaluate` does with a run that is no pyramid."""
+"""Scores a trained run on its prepared data: `evaluate(run, dataset)`, for every kind of run."""
 
+import dataclasses
+import json
 import os
+from collections.abc import Callable
 
-from jax_pix2pix.runs.workdir import load_run
-from jax_pix2pix.runs.workdir_files import makes_masks
-from jax_pix2pix.evaluation import ct_slices, segmentation, synthesis, json_results
-from launch.process.remote_workdir import as_given
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.evaluation import ct_slices, pyramid, segmentation, synthesis
+from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.tasks import kinds
+
+EVALUATORS = {
+    kinds.CT_SLICES: ct_slices.evaluate,
+    kinds.XRAY_MASKS: segmentation.evaluate,
+    kinds.CT_MASKS: segmentation.evaluate,
+    kinds.RESIZED_CT_MASKS: segmentation.evaluate,
+    kinds.SYNTHETIC_CT: synthesis.evaluate,
+    kinds.CT_SAMPLES: pyramid.evaluate,
+}
 
 
-def evaluate(workdir, split, checkpoint, mc_dropout, components):
-    """Prints the scores and writes workdir/evaluation/<split>.json and <split>.png.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of a run.
 
-    Of a system that makes CT of MR a table <split>.csv and a report <split>.html too.
+    Attributes:
+        split: the split that was scored.
+        results: the contents of the JSON file: every value, with its protocol.
+        table: the means as text.
+    """
+
+    split: str
+    results: dict
+    table: str
+    _write: Callable
+
+    def save(self, folder):
+        """Writes <split>.json, and .csv, .html and .png where this kind of run has them.
+
+        Returns:
+            [(what it is, path)].
+        """
+        os.makedirs(folder, exist_ok=True)
+        return self._write(os.path.join(folder, self.split), self.results)
+
+
+def evaluate(run, dataset, split=None, progress=None, **options):
+    """Scores a run on a split, beside baselines that need no network.
 
     Args:
-        mc_dropout, components: of a system that makes masks.
-    """
-    config, system, generator, step = load_run(workdir, checkpoint)
-    header = {"split": split, "checkpoint": checkpoint, "step": step}
-    if makes_masks(config):
-        results, pictures = segmentation.evaluate(
-            config, system, generator, split, mc_dropout, components
-        )
-    else:
-        kind = evaluate_synthesis if config.data.target == "ct" else evaluate_ct
-        results, pictures = kind.evaluate(config, system, generator, split)
+        run: Run.
+        dataset: input_pipeline.Dataset of the run's data.
+        split: "train", "validation" or "test", the default; a pyramid's is always "train".
+        progress: (done, total) -> None.
+        **options: for masks mc_dropout, passes with dropout to average, and largest_components to
+            keep; for a pyramid count and seed of samples, and volumes, how many to score.
 
-    results = header | results
-    folder = os.path.join(workdir, "evaluation")
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, split)
-    if config.data.target == "ct":
-        synthesis.write(path, config, results, pictures)
+    Returns:
+        Evaluation.
+
+    Raises:
+        ConfigError: an option does not fit the run, or no example can be read.
+        DataError: the data is not prepared.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    split = kinds.evaluated_split(run.config, split, options)
+    _check_data(run.config.data, dataset.data)
+    header = {"split": split, "checkpoint": run.checkpoint, "step": run.step}
+    results, table, write = EVALUATORS[run.kind](run, dataset, split, progress, **options)
+    return Evaluation(split, header | results, table, write)
+
+
+def _check_data(own, given):
+    """Raises ConfigError where data of another window or size would be scored as the run's own."""
+    if given is own:
         return
-    json_results.write(f"{path}.json", results)
-    pictures.save(f"{path}.png")
-    print(f"best, median and worst: {as_given(path)}.png")
+    own, given = (dict(workdir_files.flat(json.loads(data.to_json()))) for data in (own, given))
+    for field in sorted(own.keys() | given.keys()):
+        if f"data.{field}" not in workdir_files.CHANGEABLE and own.get(field) != given.get(field):
+            raise ConfigError(
+                f"config.data.{field} is {own.get(field)} in the run and {given.get(field)} in the "
+                "data set: use Dataset(run.config.data), or change its data_dir alone"
+            )

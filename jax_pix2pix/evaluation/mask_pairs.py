@@ -1,12 +1,12 @@
-"""Two folders of masks, whatever wrote them, as pairs on one grid. No TensorFlow."""
+"""Pairs masks of any origin from two folders, each pair on one grid. No TensorFlow."""
 
 import os
 import re
 from typing import NamedTuple
 
-from jax_pix2pix.imaging.volume_file import read_labels
-from jax_pix2pix.imaging.safe_io import read_grey_png
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.safe_io import read_grey_png
+from jax_pix2pix.imaging.volume_file import read_labels
 
 VOLUMES, IMAGES = "NIfTI volumes", "PNG images"
 _NAME = re.compile(
@@ -24,16 +24,16 @@ class MaskPair(NamedTuple):
 def find_pairs(predictions, references):
     """Pairs the masks of two folders by their names.
 
-    Files are .nii, .nii.gz or .png. In a pair the names are equal without the ending and without
-    a "prediction-", "segmentation-" or "volume-" before the rest. Files called *_uncertainty are no
-    masks and are passed over.
+    Files are .nii, .nii.gz or .png. The names of a pair are equal except for the ending and for a
+    prefix "prediction-", "segmentation-" or "volume-". Files named *_uncertainty are not masks and
+    are skipped.
 
     Returns:
         (kind, pairs): VOLUMES or IMAGES, and [MaskPair] sorted by case, numbers by their value.
 
     Raises:
-        DataError: a folder does not exist, holds no masks, or two of one case; not all masks are
-            of one kind; or one has no partner.
+        DataError: a folder does not exist, or holds no masks or two of one case; the masks are of
+            two kinds; or one has no partner.
     """
     kinds, found = set(), []
     for folder in (predictions, references):
@@ -57,7 +57,7 @@ def find_pairs(predictions, references):
     ):
         if alone := sorted(mine.keys() - others.keys(), key=_by_value):
             raise DataError(
-                f"{mine[alone[0]]} has no partner in {folder}, nor have {len(alone) - 1} others: "
+                f"{mine[alone[0]]} has no partner in {folder} (so {len(alone)} in all): "
                 "give them the same name, up to prediction-, segmentation- or volume-"
             )
     cases = sorted(present, key=_by_value)
@@ -68,8 +68,8 @@ def read_pair(kind, pair):
     """Reads both masks of a pair.
 
     Returns:
-        (prediction, reference, spacing_mm): uint8 [d, h, w] and 3 floats of a volume, or
-        uint8 [h, w] and None of an image.
+        (prediction, reference, spacing_mm): uint8 [d, h, w] and 3 floats for a volume, or
+        uint8 [h, w] and None for an image.
 
     Raises:
         DataError: a file cannot be read, or the two are not on one grid.
@@ -92,7 +92,7 @@ def read_pair(kind, pair):
 
 
 def _names(folder):
-    """The masks in a folder, as [(file name, match)]."""
+    """Lists the masks in a folder, as [(file name, match)]."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
     except OSError as error:
@@ -104,5 +104,5 @@ def _names(folder):
 
 
 def _by_value(name):
-    """A key that sorts case 9 before case 10."""
+    """Makes a key that sorts case 9 before case 10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,56 +1,19 @@
-"""Evaluation of a segmentation system: masks of each patient, its scores, the best threshold."""
-
-import functools
+"""Evaluates a segmentation system: each patient's masks and scores, and the best threshold."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jax_pix2pix.adversarial import generate
-from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.metrics.components import largest_components
-from jax_pix2pix.metrics.mask_scores import case_scores
-from jax_pix2pix.metrics.overlap import overlap_counts
 from jax_pix2pix.evaluation.slices import check_any_counted, collect
+from jax_pix2pix.metrics.components import largest_components
+from jax_pix2pix.metrics.mask_scores import score_masks
+from jax_pix2pix.metrics.overlap import overlap_counts
 from jax_pix2pix.tasks.segmentation import grouped_scores, masks
 
 THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2).tolist())
 
 
-def probability_function(system, mc_dropout=0):
-    """Compiles a generator's probabilities.
-
-    Args:
-        mc_dropout: passes with dropout that are averaged (Gal and Ghahramani, ICML 2016); 0 is
-            one pass without.
-
-    Returns:
-        (generator, source) -> (mean, standard deviation) over passes of the probabilities,
-        [n, *spatial, classes]; the deviation is 0 without dropout.
-
-    Raises:
-        ConfigError: the generator has no dropout.
-    """
-    if mc_dropout and not getattr(system.generator, "dropout", 0):
-        raise ConfigError(f"mc_dropout={mc_dropout}, but the generator has no dropout: use 0")
-
-    def probabilities(generator, source, key=None):
-        return system.task.probabilities(generate(system, generator, source, key))
-
-    @jax.jit
-    def moments(generator, source):
-        if not mc_dropout:
-            mean = probabilities(generator, source)
-            return mean, jnp.zeros_like(mean)
-        keys = jax.random.split(jax.random.key(0), mc_dropout)
-        passes = jax.lax.map(functools.partial(probabilities, generator, source), keys)
-        return passes.mean(0), passes.std(0)
-
-    return moments
-
-
 def best_threshold(system, probabilities, batches, groups):
-    """The threshold with the highest mean Dice, of THRESHOLDS: for the validation split.
+    """Finds the one of THRESHOLDS with the highest mean Dice, for the validation split.
 
     Args:
         probabilities: source -> [n, *spatial, 1].
@@ -82,19 +45,19 @@ def best_threshold(system, probabilities, batches, groups):
 
 
 def predicted_masks(system, probabilities, batches, patients, threshold):
-    """Masks patient by patient, so that memory does not grow with their number.
+    """Predicts masks patient by patient, so that memory does not grow with their number.
 
     Args:
-        probabilities: as above, of any number of classes.
+        probabilities: as for `best_threshold`, with any number of classes.
         batches: stored batches with "index", in the order of the slices.
-        patients: of each slice; a patient's slices are neighbours.
+        patients: the patient of each slice; a patient's slices are neighbours.
 
     Yields:
         (indices of the patient's slices, {region: (predicted, reference)}), bool [slices, h, w];
         slices that could not be read are left out.
 
     Raises:
-        ConfigError: there is none that could.
+        ConfigError: no slice could be read.
     """
     regions = system.task.regions
 
@@ -117,7 +80,8 @@ def predicted_masks(system, probabilities, batches, patients, threshold):
         return np.array(order), pairs
 
     for batch in batches:
-        found = jax.device_get(outputs({name: batch[name] for name in ("source", "target")}))
+        shown = {name: batch[name] for name in ("source", "target", "index")}
+        found = jax.device_get(outputs(shown))
         for place in np.argwhere(batch["index"] >= 0):
             place = tuple(place)
             index = int(batch["index"][place])
@@ -132,21 +96,21 @@ def predicted_masks(system, probabilities, batches, patients, threshold):
 
 
 def score_patients(task, found, places, spacings_mm, components):
-    """Scores by image, and by volume where the task scores volumes.
+    """Scores each image, and each volume where the task scores volumes.
 
-    Surfaces are of what the task scores, images in the plane or volumes, and left out where the
-    spacing is unknown or a volume's slices have gaps between them.
+    Surface distances are those of images in the plane or of volumes, whichever the task scores.
+    They are left out where the spacing is unknown or a volume's slices have gaps between them.
 
     Args:
         found: what ``predicted_masks`` yields.
-        places: of each slice in its volume.
+        places: the number of each slice in its volume.
         spacings_mm: of each slice's masks, between slices, rows and columns; 0 where unknown.
-        components: how many of the largest ones of all regions together to keep, in a predicted
-            image, or in a volume without gaps; 0 keeps all of them.
+        components: how many of the largest components of all regions together to keep, in a
+            predicted image or in a volume without gaps; 0 keeps all of them.
 
     Returns:
-        {(region, "image" or "volume"): cases}, a case being (indices of its slices, {metric:
-        float}), in the order of the slices.
+        {(region, "image" or "volume"): cases} in the order of the slices. A case is (indices of
+        its slices, {metric: float}).
     """
     scores = {}
     for indices, pairs in found:
@@ -165,11 +129,11 @@ def score_patients(task, found, places, spacings_mm, components):
         for name, (predicted, reference) in pairs.items():
             predicted = predicted & kept
             if task.per == "volume":
-                metrics = case_scores(predicted, reference, _known(spacing) if whole else None)
+                metrics = score_masks(predicted, reference, _known(spacing) if whole else None)
                 scores.setdefault((name, "volume"), []).append((indices.tolist(), metrics))
             in_plane = _known(spacing[1:]) if task.per == "image" else None
             scores.setdefault((name, "image"), []).extend(
-                ([int(index)], case_scores(image, truth, in_plane))
+                ([int(index)], score_masks(image, truth, in_plane))
                 for index, image, truth in zip(indices, predicted, reference, strict=True)
             )
     return scores

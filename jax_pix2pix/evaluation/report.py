@@ -1,21 +1,40 @@
-"""The report on a split's synthetic CT: one HTML page that needs no other file."""
+"""Writes the files of an evaluation: JSON of all values, and for synthetic CT one HTML page."""
 
 import base64
+import json
 from pathlib import Path
 from typing import NamedTuple
 
-UNITS = {"mae": "HU", "psnr": "dB", "hd95_mm": "mm"}  # by what a score's name ends with
-DOSE_UNITS = {"gamma": "%", "delta": "% of the prescription"}  # by what it begins with
+UNITS = {"mae": "HU", "psnr": "dB", "hd95_mm": "mm"}  # by the end of a score's name
+DOSE_UNITS = {"gamma": "%", "delta": "% of the prescription"}  # by its beginning
 HEADLINE = (
     *("synthrad2023.mae", "synthrad2023.psnr", "synthrad2023.ssim", "synthrad2025.ms_ssim"),
     *("bone.dice", "gamma_2_2", "delta_dmean"),
-)  # of each patient; the rest is in the table beside the report
+)  # shown for each patient; the rest is in the table beside the report
+
+
+def write_json(path, results):
+    """Writes results, which hold no NaN, as JSON. -> (what it is, path)."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(results, file, indent=2, allow_nan=False)
+    return "protocols and all values", path
+
+
+def writer(picture):
+    """Makes the `write` of an Evaluation that has results and one picture."""
+
+    def write(path, results):
+        written = [write_json(f"{path}.json", results)]
+        picture.save(f"{path}.png")
+        return [*written, ("best, median and worst", f"{path}.png")]
+
+    return write
 
 
 class PatientPage(NamedTuple):
-    """What the page shows of a patient.
+    """Holds what the page shows of a patient.
 
-    scores: {metric: float or None}, of the model, with those of HEADLINE.
+    scores: {metric: float or None} of the model, which include HEADLINE.
     slices, dvh: PNG, bytes; dvh is None where there is no dose.
     """
 
@@ -27,16 +46,16 @@ class PatientPage(NamedTuple):
 
 
 def page(title, facts, summaries, patients, protocols, baselines):
-    """The report as HTML.
+    """Renders the report as HTML.
 
     Args:
         title: of the page.
         facts: {name: value} of the run and the split.
-        summaries: {model: {metric: summary from over_cases}}, of equal metrics.
+        summaries: {model: {metric: summary from over_cases}}, all with the same metrics.
         patients: list of PatientPage.
         protocols, baselines: {name: text}.
     """
-    import jinja2  # not above: few commands write reports
+    import jinja2  # imported late: few commands write reports
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -60,7 +79,7 @@ def page(title, facts, summaries, patients, protocols, baselines):
 
 
 def unit(metric):
-    """Of a score by its flat name, "" where it has none."""
+    """Finds the unit of a score by its flat name; "" where it has none."""
     return UNITS.get(metric.split(".")[-1]) or DOSE_UNITS.get(metric.split("_")[0], "")
 
 
@@ -69,7 +88,7 @@ def _number(value):
 
 
 def _summary(score):
-    """Mean with its interval, of a summary from over_cases."""
+    """Formats the mean and interval of a summary from over_cases."""
     interval = score["interval_95"]
     text = _number(score["mean"])
     return text + (f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else "")

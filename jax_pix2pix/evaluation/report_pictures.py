@@ -1,4 +1,4 @@
-"""Pictures of one patient's synthetic CT: slices with their error in HU, and dose-volume curves."""
+"""Draws one patient's synthetic CT: slices with their error in HU, and dose-volume curves."""
 
 import io
 from typing import NamedTuple
@@ -8,11 +8,11 @@ import numpy as np
 from jax_pix2pix.metrics.dose import dvh
 
 DPI, PANEL_INCHES, BAR_INCHES = 80, 2.3, 0.9
-MARGIN = 4  # pixels shown about the body
-SHARES = (0.25, 0.5, 0.75)  # of the slices, where axial ones are shown
-RESLICED = 16  # slices that coronal and sagittal pictures need
+MARGIN = 4  # pixels shown around the body
+SHARES = (0.25, 0.5, 0.75)  # fractions of the slices at which axial ones are shown
+RESLICED = 16  # fewest slices for coronal and sagittal pictures
 SHOWN = (2, 98)  # percentiles in the body that are black and white
-MAX_DOSE = 120  # % of the prescription, of the curves
+MAX_DOSE = 120  # % of the prescription, at the end of the curves
 
 
 class Plane(NamedTuple):
@@ -22,7 +22,7 @@ class Plane(NamedTuple):
 
 
 def slices_picture(source, ct, sct, mask, spacing_mm):
-    """The source, the real and the synthetic CT and the difference in the body, in some slices.
+    """Draws source, real CT, synthetic CT and their difference in the body, in some slices.
 
     Args:
         source: stored values [d, h, w].
@@ -71,7 +71,7 @@ def slices_picture(source, ct, sct, mask, spacing_mm):
 
 
 def dvh_picture(dosimetry):
-    """Dose-volume curves of target and body on both volumes of a Dosimetry. Returns PNG, bytes."""
+    """Draws dose-volume curves of target and body on both volumes of a Dosimetry. -> PNG, bytes."""
     levels = np.linspace(0, MAX_DOSE, 241)
     figure = _figure((6, 3))
     panel = figure.subplots()
@@ -93,13 +93,13 @@ def dvh_picture(dosimetry):
 
 
 def _shown(values):
-    """Percentiles as black and white, apart from each other."""
+    """Computes the values shown as black and white, at least 1 apart, from percentiles."""
     low, high = np.percentile(values, SHOWN)
     return float(low), float(max(high, low + 1))
 
 
 def _box(mask):
-    """All slices, and in the plane the body with a margin."""
+    """Selects all slices, and within them the body with a margin."""
     in_plane = (mask.any((0, 2)), mask.any((0, 1)))
     ends = (np.flatnonzero(held)[[0, -1]].tolist() for held in in_plane)
     return (
@@ -109,8 +109,8 @@ def _box(mask):
 
 
 def planes_of(mask, spacing_mm):
-    """Axial slices of the body, and a coronal and a sagittal one through its middle if the volume
-    is deep and its spacing known."""
+    """Chooses axial slices of the body, and if the volume is deep and its spacing known a coronal
+    and a sagittal one through its middle."""
     between, row_mm, column_mm = spacing_mm or (1, 1, 1)
     depth, rows, columns = mask.shape
     held = np.flatnonzero(mask.any((1, 2)))
@@ -129,7 +129,7 @@ def planes_of(mask, spacing_mm):
 
 
 def _figure(size):
-    from matplotlib.figure import Figure  # not above: it takes long, and few commands draw
+    from matplotlib.figure import Figure  # imported late: it is slow, and few commands draw
 
     return Figure(figsize=size, dpi=DPI, layout="constrained")
 

@@ -1,14 +1,20 @@
-"""What `launch.evaluate` does with a system that makes masks."""
+"""Scores systems that make masks: Dice, IoU and surface distances per image and volume."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline import pipeline, prepared
-from jax_pix2pix.metrics import components as clean_up
+from jax_pix2pix.evaluation import report as reports
 from jax_pix2pix.evaluation import slices as evaluation
-from jax_pix2pix.metrics.mask_scores import PROTOCOLS, json_case, over_cases, print_table
-from jax_pix2pix.evaluation.masks import best_threshold, predicted_masks, probability_function, score_patients
+from jax_pix2pix.evaluation.masks import (
+    best_threshold,
+    predicted_masks,
+    score_patients,
+)
 from jax_pix2pix.imaging.pictures import grid
+from jax_pix2pix.inference.checks import mask_options
+from jax_pix2pix.inference.masks import probability_function
+from jax_pix2pix.metrics import components as clean_up
+from jax_pix2pix.metrics.mask_scores import PROTOCOLS, json_case, over_cases, table_of
 
 GRID = (
     "scored on the prepared slices, resized to {side} x {side}, in 3D on blocks of slices that do "
@@ -16,18 +22,21 @@ GRID = (
 )
 
 
-def evaluate(config, system, generator, split, mc_dropout, components):
-    """Prints the scores of the model, at the config's threshold and at the best one of the
-    validation split, and of the mean training mask. -> (results for JSON, picture)."""
-    task, examples = system.task, prepared.examples(config.data, split)
+def evaluate(run, dataset, split, progress=None, mc_dropout=None, largest_components=0):
+    """Scores the model at the config's threshold and at the best one of the validation split, and
+    the mean training mask. -> (results, table, write) of an Evaluation."""
+    del progress  # scoring takes seconds per patient
+    config, system, generator = run.config, run.system, run.generator
+    components = largest_components
+    mc_dropout, _ = mask_options(config, mc_dropout, None, components)
+    task, examples = system.task, dataset.examples(split)
     patients = [example.patient for example in examples]
     moments = probability_function(system, mc_dropout)
 
     def model(source):
         return moments(generator, source)[0]
 
-    def batches(split):
-        return pipeline.eval_batches(config.data, split)
+    batches = dataset.eval_batches
 
     def score(probabilities, threshold, components):
         found = predicted_masks(system, probabilities, batches(split), patients, threshold)
@@ -45,7 +54,7 @@ def evaluate(config, system, generator, split, mc_dropout, components):
     if components:
         report["protocols"]["largest_components"] = clean_up.PROTOCOL.format(count=components)
     if config.generator.get("classes", 1) == 1:
-        groups = _groups(task, prepared.examples(config.data, "validation"))
+        groups = _groups(task, dataset.examples("validation"))
         threshold, dice = best_threshold(system, model, batches("validation"), groups)
         report["best_threshold"] = {
             "chosen": "highest mean Dice on the validation split, all components kept",
@@ -62,7 +71,7 @@ def evaluate(config, system, generator, split, mc_dropout, components):
             components=0,
         )
 
-    report["results"] = {}
+    report["results"], tables = {}, []
     for region, scope in scores["model"]:
         table = {}
         for name, by_scope in scores.items():
@@ -73,18 +82,20 @@ def evaluate(config, system, generator, split, mc_dropout, components):
                 "overall": table[name],
                 "cases": [_case(slices, metrics, examples) for slices, metrics in cases],
             }
-        print_table(f"{region}, {len(scores['model'][region, scope])} x per {scope}", table)
-    return report, _picture(system, generator, batches(split), scores["model"], examples)
+        title = f"{region}, {len(scores['model'][region, scope])} x per {scope}"
+        tables.append(table_of(title, table))
+    picture = _picture(system, generator, batches(split), scores["model"], examples)
+    return report, "\n".join(tables), reports.writer(picture)
 
 
 def _spacings_mm(data, examples):
-    """Of the masks that are scored: the stored spacing, resized."""
+    """Computes the spacing of the scored masks, which are resized, from the stored one."""
     factor = np.array([1, *[data.stored_size / data.image_size] * 2])
     return [np.array(example.spacing_mm) * factor for example in examples]
 
 
 def _groups(task, examples):
-    """What Dice is computed over, as a label a slice."""
+    """Labels each slice by the image or volume over which Dice is computed."""
     return [i if task.per == "image" else example.patient for i, example in enumerate(examples)]
 
 
@@ -97,7 +108,7 @@ def _case(slices, metrics, examples):
 
 
 def _picture(system, generator, batches, scores, examples):
-    """Best, median and worst images by the first region's Dice, of those that hold some of it."""
+    """Draws best, median and worst images by the first region's Dice, among those that hold it."""
     (region, _), *_ = scores
     dice = {
         slices[0]: metrics["dice"]

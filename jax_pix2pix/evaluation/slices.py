@@ -1,4 +1,4 @@
-"""Scores of a trained generator on a split, beside baselines that need no network."""
+"""Scores a trained generator on a split, beside baselines that need no network."""
 
 import functools
 
@@ -10,15 +10,15 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.sharding import replicated, to_global
 
-USED = ("source", "target", "index")  # of a batch
+USED = ("source", "target", "index")  # from a batch
 
 
 def slice_scorer(system, mesh=None):
     """Compiles the task's metrics, dropout off; over all processes of a mesh if one is given.
 
     Returns:
-        (generator, batches) -> (index, {name: float64 [n]}), as `collect`: for a Network and an
-        iterable of stored batches with "index", which is -1 on padding.
+        (generator, batches) -> (index, {name: float64 [n]}), as `collect`. The generator is a
+        Network, batches an iterable of stored batches with "index", which is -1 on padding.
     """
 
     @functools.partial(jax.jit, out_shardings=mesh and replicated(mesh))
@@ -36,14 +36,14 @@ def slice_scorer(system, mesh=None):
 
 
 def training_statistics(system, batches):
-    """What the baselines know: the mean training target, and the best affine map of the source.
+    """Fits the baselines: the mean training target, and the best affine map of the source.
 
     Args:
         batches: iterable of stored batches of the training split with "index".
 
     Returns:
-        (mean target [h, w, c], slope, intercept), with slope * source + intercept the
-        least-squares fit to the target over all training pixels.
+        (mean target [h, w, c], slope, intercept); slope * source + intercept is the least-squares
+        fit to the target over all training pixels.
     """
 
     @jax.jit
@@ -77,7 +77,7 @@ def training_statistics(system, batches):
 
 
 def score_baselines(system, statistics, batches):
-    """The metrics of both baselines: (index, {baseline: {name: [n]}}); see training_statistics."""
+    """Scores both baselines: (index, {baseline: {name: [n]}}); see training_statistics."""
     mean_image, slope, intercept = statistics
     mean_image = jnp.asarray(mean_image, jnp.float32)
 
@@ -104,20 +104,20 @@ def score_baselines(system, statistics, batches):
 
 
 def _middle(source):
-    """Of neighbouring slices [..., c] the one that the target is of, [..., 1]."""
+    """Selects the target's slice [..., 1] from neighbouring ones [..., c]."""
     middle = source.shape[-1] // 2
     return source[..., middle : middle + 1]
 
 
 def summarise(task, scores, groups):
-    """The task's summary, overall and by group.
+    """Summarises scores as the task does, overall and by group.
 
     Args:
         scores: {name: [n]}, from slice_scorer.
         groups: n labels, such as patients.
 
     Returns:
-        {"overall": {name: value, "images": n}, "by_group": {label: likewise}}.
+        {"overall": {name: value, "images": n}, "by_group": {label: the same}}.
     """
     groups = np.asarray(groups)
 
@@ -147,9 +147,9 @@ def _index(task, batch):
 
 
 def slices_of(outputs):
-    """(source, fake, target), NumPy [h, w, c] each, of every example that is no padding.
+    """Extracts (source, fake, target), NumPy [h, w, c] each, of every example but padding.
 
-    Of a 3D example, the middle one of its slices that are no padding.
+    A 3D example gives the middle one of its slices that are not padding.
     """
     *images, index = jax.device_get(outputs)
     rows = []
@@ -162,11 +162,11 @@ def slices_of(outputs):
 
 
 def slices_at(system, generator, batches, wanted):
-    """(source, fake, target), NumPy [h, w, c] each, of the slices with these indices, in order.
+    """Computes (source, fake, target), NumPy [h, w, c] each, of the wanted indices, in order.
 
     Args:
         batches: stored batches of a whole split with "index"; those without a wanted slice are
-            passed over.
+            skipped.
     """
     outputs = output_function(system)
     found = {}
@@ -179,7 +179,7 @@ def slices_at(system, generator, batches, wanted):
 
 
 def best_median_worst(values):
-    """Two places each of a list of scores, highest first: [("best", place), ...]."""
+    """Finds two places of each kind in a list of scores, highest first: [("best", place), ...]."""
     ranked = np.argsort(values)[::-1]
     middle = len(ranked) // 2
     groups = {"best": ranked[:2], "median": ranked[middle : middle + 2], "worst": ranked[-2:]}
@@ -187,7 +187,7 @@ def best_median_worst(values):
 
 
 def check_any_counted(count):
-    """Raises ConfigError where a split has nothing to score."""
+    """Raises ConfigError if a split has nothing to score."""
     if not count:
         raise ConfigError(
             "no example of the split can be read whole, so there is nothing to score: prepare the "
@@ -196,16 +196,16 @@ def check_any_counted(count):
 
 
 def collect(score, batches):
-    """Scores of all batches, of the slices that are no padding, in the order of their index.
+    """Scores the slices of all batches that are not padding, in the order of their index.
 
     Args:
         score: batch -> {"index", name: [b] or [b, d]}.
 
     Returns:
-        (index, int64 [n], {name: float64 [n]}). Slices that could not be read are not among them.
+        (index, int64 [n], {name: float64 [n]}). Slices that could not be read are left out.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: no slice is left.
     """
     indices, columns = [], {}
     for batch in batches:

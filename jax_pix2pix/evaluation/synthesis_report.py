@@ -1,27 +1,31 @@
-"""What is written on the scores of synthetic CT, by `launch.evaluate` and `launch.predict`."""
+"""Writes the scores of synthetic CT: of a split, or of one volume and its reference."""
 
 import csv
 
 import numpy as np
 
 from jax_pix2pix.evaluation import report, report_pictures
-from jax_pix2pix.metrics import sct_scores
+from jax_pix2pix.metrics import protocols, sct_scores
 from jax_pix2pix.metrics.dose import dosimetry
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases
-from jax_pix2pix.evaluation import json_results
-from launch.process.remote_workdir import as_given
+
+GRID = (
+    "all slices of the volume, on the voxels of the synthetic CT's file, which are the CT's, with "
+    "their spacing, HU rounded to whole ones"
+)
+COLUMNS = {"mae": "MAE, HU", "psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
 
 
 def page(name, images, volumes, spacing_mm, scores):
-    """A patient in the report.
+    """Makes a patient's part of the report.
 
     Args:
         name: of the patient.
         images: number of slices.
-        volumes: axial source, CT, synthetic CT and body, each [d, h, w], as score_patient has them;
+        volumes: axial source, CT, synthetic CT and body, each [d, h, w], as score_ct takes them;
             the source in any unit.
         spacing_mm: between slices, rows and columns; or None.
-        scores: of score_patient.
+        scores: from score_ct.
 
     Returns:
         report.PatientPage.
@@ -40,18 +44,18 @@ def page(name, images, volumes, spacing_mm, scores):
 
 
 def finite(scores):
-    """Neither JSON nor a mean has a place for the PSNR of equal volumes, which is infinite: NaN."""
+    """Turns the infinite PSNR of equal volumes, which JSON and means cannot hold, into NaN."""
     return {name: value if np.isfinite(value) else np.nan for name, value in scores.items()}
 
 
 def results(cases, pages, grid, baselines):
-    """What the JSON holds.
+    """Makes the contents of the JSON.
 
     Args:
-        cases: {model: [scores of score_patient]}, a patient after the other as in pages.
+        cases: {model: [scores from score_ct]}, patients in the order of pages.
         pages: report.PatientPage of each patient.
-        grid: text on which voxels are scored.
-        baselines: {model: text} of those that are no network.
+        grid: text that says which voxels are scored.
+        baselines: {model: text} of the models that are not networks.
     """
     names = [page.name for page in pages]
     cases = {name: [finite(scores) for scores in of_model] for name, of_model in cases.items()}
@@ -72,29 +76,77 @@ def results(cases, pages, grid, baselines):
 
 
 def write(path, title, facts, results, pages):
-    """Writes path.json; path.html, the report; path.csv, a row a patient and model; path.png.
+    """Writes path.json; path.html, the report; path.csv, a row per patient and model; path.png.
 
     Args:
         path: without an ending.
         title, facts: of the report, see report.page.
-        results: of `results`, with what else the JSON is to hold.
+        results: from `results`, with any further values for the JSON.
         pages: report.PatientPage of each patient.
+
+    Returns:
+        [(what it is, path)].
     """
-    json_results.write(f"{path}.json", results)
+    written = [report.write_json(f"{path}.json", results), ("report", f"{path}.html")]
     summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
     texts = results["protocols"], results["baselines"]
     with open(f"{path}.html", "w", encoding="utf-8") as file:
         file.write(report.page(title, facts, summaries, pages, *texts))
-    print(f"report: {as_given(path)}.html")
 
     with open(f"{path}.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["model", *results["results"]["model"]["cases"][0]])
         writer.writeheader()
         for name, of_model in results["results"].items():
             writer.writerows({"model": name} | case for case in of_model["cases"])
-    print(f"a row a patient and model: {as_given(path)}.csv")
+    written.append(("a row a patient and model", f"{path}.csv"))
 
     ranked = sorted(pages, key=lambda patient: patient.scores["synthrad2023.mae"])
     with open(f"{path}.png", "wb") as file:
         file.write(ranked[len(ranked) // 2].slices)
-    print(f"the patient of the median MAE: {as_given(path)}.png")
+    return [*written, ("the patient of the median MAE", f"{path}.png")]
+
+
+def table_of_volume(scores):
+    """Formats scores of `sct_scores.score_ct`: a row for each protocol, then each one's text."""
+    lines = [f"{'':20}" + "".join(f"{title:>12}" for title in COLUMNS.values())]
+    for name in protocols.PROTOCOLS:
+        found = [scores.get(f"{name}.{key}") for key in COLUMNS]
+        cells = (f"{'-':>12}" if value is None else f"{value:12.4f}" for value in found)
+        lines.append(f"{name:20}" + "".join(cells))
+    for name, protocol in protocols.PROTOCOLS.items():
+        lines.append(f"{name}, version {protocol.version}: {protocol.text}")
+    return "\n".join(lines)
+
+
+def report_volume(run, prediction, source, reference, path):
+    """Scores one synthetic CT against its real one and writes the files of `write`.
+
+    Args:
+        run: Run that made it.
+        prediction: Prediction of `run.predict`.
+        source: what it was made from, in words.
+        reference: path of the real CT, on the same voxels.
+        path: of the files, without an ending.
+
+    Returns:
+        (scores of `sct_scores.score_ct`, [(what it is, path)]).
+
+    Raises:
+        DataError: the reference cannot be read or is on other voxels.
+    """
+    ct = run.reference(prediction, reference)
+    scores = run.score_volume(prediction, ct)
+    seen = prediction.source, ct, prediction.values, prediction.body > 0
+    about = {
+        "workdir": run.workdir,
+        "checkpoint": run.checkpoint,
+        "step": run.step,
+        "input": str(source),
+        "reference": str(reference),
+        "mask": prediction.body_from,
+    }
+    patient = page(about["input"], len(ct), seen, prediction.spacing_mm, scores)
+    found = about | results({"model": [scores]}, [patient], GRID, {})
+    title = f"Synthetic CT of {patient.name}"
+    written = write(path, title, {"system": run.config.system} | about, found, [patient])
+    return scores, written

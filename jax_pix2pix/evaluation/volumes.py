@@ -1,4 +1,4 @@
-"""A synthetic CT and its real one, assembled patient by patient from evaluation batches."""
+"""Assembles synthetic and real CT patient by patient from evaluation batches."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,6 @@ import numpy as np
 
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation.slices import check_any_counted
-from jax_pix2pix.intensity import to_stored
 
 
 class Patient(NamedTuple):
@@ -18,28 +17,31 @@ class Patient(NamedTuple):
     ct: np.ndarray  # HU
     sct: np.ndarray  # HU, rounded to whole ones
     mask: np.ndarray  # bool, the body
+    seen: np.ndarray | None = None  # the source in [-1, 1] as the network saw it, also if degraded
 
 
-def patient_volumes(system, generator, window_hu, batches, patients):
-    """Volumes patient by patient, so that memory does not grow with their number.
+def patient_volumes(system, generator, batches, patients, seen=False):
+    """Yields volumes patient by patient, so that memory does not grow with their number.
 
     Args:
-        system, generator: whose output in [-1, 1] spans window_hu.
+        system, generator: of a run; `system.output` is in HU.
         batches: stored batches with "source", "target" in HU, "mask" and "index", in the order of
             the slices; 2D, with neighbouring slices as channels, or 3D.
-        patients: of each slice; a patient's slices are neighbours.
+        patients: the patient of each slice; a patient's slices are neighbours.
+        seen: whether Patient.seen is wanted.
 
     Yields:
         Patient, without slices that could not be read.
 
     Raises:
-        ConfigError: there is none that could.
+        ConfigError: no slice could be read.
     """
 
     @jax.jit
     def synthesise(batch):
         source, _ = system.normalise(batch)
-        return to_stored(generate(system, generator, source), window_hu)
+        output = system.output(generate(system, generator, source))
+        return output, source if seen else output
 
     waiting = {}  # slice index -> its planes
 
@@ -51,21 +53,23 @@ def patient_volumes(system, generator, window_hu, batches, patients):
         return Patient(order, *volumes)
 
     for batch in batches:
-        hu = np.rint(jax.device_get(synthesise({k: batch[k] for k in ("source", "target")})))
-        index, *planes = of_slices(batch | {"sct": hu}, ("source", "target", "sct", "mask"))
-        for number, *of_slice in zip(index.tolist(), *planes, strict=True):
+        shown = {name: batch[name] for name in ("source", "target", "index")}
+        hu, source = jax.device_get(synthesise(shown))
+        made = {"sct": np.rint(hu), "seen": source}
+        names = ("source", "target", "sct", "mask", *(("seen",) if seen else ()))
+        index, *planes = of_slices(batch | made, names)
+        for number, source, ct, sct, mask, *others in zip(index.tolist(), *planes, strict=True):
             if waiting and patients[number] != patients[min(waiting)]:
                 yield flush()
-            source, ct, sct, mask = of_slice
-            waiting[number] = source, ct, sct, mask > 0
+            waiting[number] = source, ct, sct, mask > 0, *others
     check_any_counted(len(waiting))
     yield flush()
 
 
 def of_slices(batch, names):
-    """Planes of the slices of a batch that are no padding: [index [n], each name's [n, h, w]].
+    """Extracts a batch's slices that are not padding: [index [n], each name's [n, h, w]].
 
-    Of an image with neighbouring slices as channels, the slice's own.
+    An image with neighbouring slices as channels gives the slice's own.
     """
     counted = batch["index"] >= 0
     arrays = [batch[name][counted] for name in names]

@@ -1,1 +1,1 @@
-"""A room."""
+"""Images and volumes in NumPy: files, geometry, planes, resizing, intensities, body masks."""

@@ -1,4 +1,4 @@
-"""The body in an MR, a CT or a cone beam CT, where no mask comes with it. No TensorFlow."""
+"""Finds the body in an MR, a CT or a cone beam CT that has no mask. No TensorFlow."""
 
 import numpy as np
 import scipy
@@ -8,18 +8,18 @@ BRIGHTEST = 99.9  # percentile; vessels and artefacts beyond it would take up mo
 
 
 def body_mask(values):
-    """Finds the body: Otsu's threshold, what that encloses, and of this the largest component.
+    """Finds the body: applies Otsu's threshold, fills holes, keeps the largest component.
 
     Args:
         values: numbers [d, h, w]: a volume, or a single slice.
 
     Returns:
-        uint8 [d, h, w]: 1 in the body, else 0. Holes are filled slice by slice: a hole of the
-        volume is one of each slice that it is in, and airways often lead out of the volume. They
-        are filled before components are told apart: in MR the skull is dark, and the scalp around
-        it need not touch the brain. Nothing is body where all values are equal.
+        uint8 [d, h, w]: 1 in the body, else 0; all 0 where all values are equal. Holes are filled
+        slice by slice: a hole of the volume is a hole in each slice it crosses, and airways often
+        lead out of the volume. They are filled before components are separated: the skull is dark
+        in MR, and the scalp around it need not touch the brain.
     """
-    import SimpleITK as sitk  # not above: it takes long, and masks mostly come with the images
+    import SimpleITK as sitk  # imported late: it is slow, and most images come with masks
 
     values = np.asarray(values, np.float32)
     image = sitk.GetImageFromArray(np.minimum(values, np.percentile(values, BRIGHTEST)))

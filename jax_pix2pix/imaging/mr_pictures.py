@@ -1,29 +1,29 @@
-"""A pair of 8-bit pictures, one slice each, in two files or side by side. No TensorFlow.
+"""Reads a pair of 8-bit pictures, one slice each, in two files or side by side. No TensorFlow.
 
-`config` is the data set's Config throughout, and `pair` of layouts.Pictures.
+`config` is the data set's Config throughout, and `pair` is one of layouts.Pictures.
 """
 
 import numpy as np
 
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.body_mask import body_mask
 from jax_pix2pix.imaging.mr_intensity import grey_to_hu, stored_grey
 from jax_pix2pix.imaging.planes import stored_image, stored_labels
 from jax_pix2pix.imaging.safe_io import read_picture
-from jax_pix2pix.errors import DataError
 
 
 def has_body(root, pair, config):
-    """Whether the picture shows some body once it is stored. Raises DataError."""
+    """Tells whether the picture shows some body once it is stored. Raises DataError."""
     source, _ = _pair(root, pair, config)
     return bool(stored_labels(_mask(source), config.stored_size).any())
 
 
 def read(root, pair, config):
-    """The record of a pair, as `builder.Builder.read` describes it.
+    """Reads the record of a pair; `builder.Builder.read` describes it.
 
     Raises:
-        DataError: a file cannot be read; two are not of one size; or one side by side has an odd
-            width.
+        DataError: a file cannot be read; two files differ in size; or a side-by-side picture has
+            an odd width.
     """
     size = config.stored_size
     source, ct = _pair(root, pair, config)
@@ -37,7 +37,7 @@ def read(root, pair, config):
 
 
 def stored_source(source, size):
-    """A picture of a source as it is stored, and as prediction makes it.
+    """Converts a source's picture to its stored form, in preparation and in prediction.
 
     uint8 [h, w] -> uint16 [size, size, 1].
     """
@@ -49,7 +49,7 @@ def _mask(source):
 
 
 def _pair(root, pair, config):
-    """Source and CT, uint8 [h, w] each."""
+    """Reads source and CT, uint8 [h, w] each."""
     source = read_picture(root / pair.source)
     if pair.ct != pair.source:
         ct = read_picture(root / pair.ct)

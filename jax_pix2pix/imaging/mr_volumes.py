@@ -1,16 +1,25 @@
-"""A pair of registered volumes, slice by slice, on the CT's voxels. No TensorFlow.
+"""Reads a pair of registered volumes slice by slice, on the CT's voxels. No TensorFlow.
 
-`config` is the data set's Config throughout, and `pair` of layouts.Volumes.
+`config` is the data set's Config throughout, and `pair` is one of layouts.Volumes.
 """
 
 import numpy as np
 
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import resample
 from jax_pix2pix.imaging.body_mask import body_mask
 from jax_pix2pix.imaging.mr_intensity import stored_cbct, stored_mr
-from jax_pix2pix.imaging.planes import AIR_HU, PLANES, cut, stored_image, stored_labels, stored_spacing_mm
-from jax_pix2pix.imaging import resample
+from jax_pix2pix.imaging.planes import (
+    AIR_HU,
+    PLANES,
+    cut,
+    stored_image,
+    stored_labels,
+    stored_spacing_mm,
+)
 from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_hu, read_labels, read_mr
-from jax_pix2pix.errors import DataError
+
+IN_HU = ("cbct", "ct")  # source modalities whose values are in HU
 
 
 def check(root, pair, config):
@@ -32,10 +41,10 @@ def check(root, pair, config):
 
 
 def slices_with_body(root, pair, config):
-    """The numbers of the slices, as `planes.cut` has them, that show some body once stored.
+    """Lists the slices, numbered as in `planes.cut`, that show some body once stored.
 
     Raises:
-        DataError: there are none, or a file cannot be read.
+        DataError: no slice shows the body, or a file cannot be read.
     """
     mask = _given_mask(root, pair, config)
     if mask is None:
@@ -47,7 +56,7 @@ def slices_with_body(root, pair, config):
 
 
 def shows_body(mask, config):
-    """Which slices, as `planes.cut` has them, show some body once stored. -> bool [slices].
+    """Tells which slices of `planes.cut` show some body once stored. -> bool [slices].
 
     mask: uint8 [slices, rows, columns], axial.
     """
@@ -56,9 +65,9 @@ def shows_body(mask, config):
 
 
 def read(root, pair, slices, config):
-    """The records of these slices, as `builder.Builder.read` describes them.
+    """Reads the records of these slices; `builder.Builder.read` describes them.
 
-    One of the two volumes is in memory at a time, beside the mask.
+    Memory holds one of the two volumes at a time, beside the mask.
 
     Raises:
         DataError: a file cannot be read, or the CT is not in HU.
@@ -88,28 +97,46 @@ def read(root, pair, slices, config):
 
 
 def read_source(path, modality, grid=None):
-    """An MR or a cone beam CT.
+    """Reads the source: an MR, a cone beam CT or a CT.
 
     Args:
         path: of the volume.
-        modality: "mr" or "cbct".
-        grid: Geometry to resample it to, linearly; None leaves it where it is.
+        modality: "mr", "cbct" or "ct".
+        grid: Geometry to resample it to, linearly; None keeps its own.
 
     Returns:
-        float32, or int16 HU of a cone beam CT: [slices, rows, columns].
+        [slices, rows, columns]: float32 for an MR, int16 HU otherwise.
 
     Raises:
         DataError: the file cannot be read.
     """
-    volume = read_ct(path) if modality == "cbct" else read_mr(path)
-    if grid is not None:
-        beyond = AIR_HU if modality == "cbct" else float(volume.values.min())
-        volume = resample.linear(volume, grid, beyond)
-    return volume.values
+    volume = read_ct(path) if modality in IN_HU else read_mr(path)
+    return (volume if grid is None else resampled_source(volume, modality, grid)).values
+
+
+def resampled_source(volume, modality, grid):
+    """Resamples a source's Volume to another Geometry; fills with air, or an MR's lowest value."""
+    beyond = AIR_HU if modality in IN_HU else float(volume.values.min())
+    return resample.linear(volume, grid, beyond)
+
+
+def stored_source(values, mask, config):
+    """Converts a source to its stored form: uint16 [slices, rows, columns].
+
+    Args:
+        values: from `read_source`.
+        mask: of the same shape, not 0 in the body.
+
+    Raises:
+        DataError: an MR cannot be scaled by its body. The text names no file.
+    """
+    if config.modality in IN_HU:
+        return stored_cbct(values)
+    return stored_mr(values, mask, config.mr_percentiles)
 
 
 def read_body(path, grid=None):
-    """A mask's file as `read_source` reads an image, to nearest. -> uint8, 1 in the body."""
+    """Reads a mask's file, resampled to nearest if `grid` is given. -> uint8, 1 in the body."""
     volume = read_labels(path)
     if grid is not None:
         volume = resample.nearest(volume, grid)
@@ -121,7 +148,7 @@ def _source(root, pair, config):
 
 
 def _given_mask(root, pair, config):
-    """None where there is no file."""
+    """Reads the mask's file; None if there is none."""
     if pair.mask:
         return read_body(root / pair.mask, _resampled_to(root, pair, config))
 
@@ -131,9 +158,7 @@ def _resampled_to(root, pair, config):
 
 
 def _stored(root, pair, config, values, mask):
-    if config.modality == "cbct":
-        return stored_cbct(values)
     try:
-        return stored_mr(values, mask, config.mr_percentiles)
+        return stored_source(values, mask, config)
     except DataError as error:
         raise DataError(f"{root / pair.source}: {error}") from None

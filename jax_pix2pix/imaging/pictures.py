@@ -1,4 +1,4 @@
-"""Labelled grids of images, drawn with Pillow: no display server, no plotting library."""
+"""Draws labelled grids of images with Pillow: no display server, no plotting library."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -37,12 +37,12 @@ def grid(rows, columns, labels=None, side=160):
 
 
 def outlined(image, reference, predicted, side):
-    """The image with the outlines of masks: green of reference, red of predicted, yellow of both.
+    """Outlines masks on an image: reference in green, predicted in red, both in yellow.
 
     Args:
         image: [h, w] in [-1, 1].
         reference, predicted: lists of masks, bool [h, w].
-        side: pixels of the picture; lines are one of them wide.
+        side: pixels of the picture's side; lines are one pixel wide.
 
     Returns:
         [side, side, 3] in [-1, 1].
@@ -68,5 +68,5 @@ def outlined(image, reference, predicted, side):
 
 
 def _bytes(image):
-    """[-1, 1] -> uint8; other values are clipped."""
+    """Scales [-1, 1] to uint8; other values are clipped."""
     return np.clip(np.round((np.asarray(image, np.float64) + 1) * 127.5), 0, 255).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""From a slice of a volume to the square that is stored, and predictions back. No TensorFlow.
+"""Converts slices of a volume to the squares that are stored, and back. No TensorFlow.
 
-A plane that is not square is padded to one, centred, so that nothing is stretched; then the square
-is resized. Pixel centres keep their places in both directions.
+A plane is centred in a padded square, so that nothing is stretched; then the square is resized.
+Pixel centres keep their places in both directions.
 """
 
 import numpy as np
@@ -9,15 +9,15 @@ from PIL import Image
 
 from jax_pix2pix.imaging.resizing import bilinear
 
-# Of a volume [slices, rows, columns] from the feet, the front and the right: which of its axes go
-# from slice to slice, down the rows and along the columns.
+# A volume's axes [slices, rows, columns] start at feet, front and right. Here are those that become
+# the slices, rows and columns of each plane.
 PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
-AIR_HU = -1024  # what lies beyond a plane of a CT
+AIR_HU = -1024  # pads a plane of a CT
 BACKGROUND = 0
 
 
 def cut(volume, plane):
-    """A view of an axial volume as slices of a plane of PLANES, head up: [slices, rows, columns].
+    """Views an axial volume as slices of a plane of PLANES, head up: [slices, rows, columns].
 
     Coronal slices go from front to back, sagittal ones from the patient's right to left with the
     front at the left.
@@ -26,8 +26,8 @@ def cut(volume, plane):
     return slices if plane == "axial" else slices[:, ::-1]
 
 
-def put_together(slices, plane):
-    """The way back: a view of a plane's slices as an axial volume."""
+def to_axial(slices, plane):
+    """Inverts `cut`: views a plane's slices as an axial volume."""
     slices = slices if plane == "axial" else slices[:, ::-1]
     return slices.transpose(np.argsort(PLANES[plane]))
 
@@ -36,7 +36,7 @@ def stored_image(plane, size, beyond=AIR_HU):
     """Pads and resizes a plane, antialiased where it shrinks.
 
     Args:
-        plane: integers [h, w] of at most 16 bits: HU of a CT, for instance.
+        plane: integers [h, w] of at most 16 bits, such as the HU of a CT.
         beyond: the value of the padding.
 
     Returns:
@@ -48,17 +48,17 @@ def stored_image(plane, size, beyond=AIR_HU):
 def stored_labels(labels, size):
     """Pads and resizes a label plane to nearest: labels stay labels. uint8 [h, w] -> [size, size].
 
-    The label of the pixel that holds the centre of the new one.
+    A new pixel takes the label of the pixel that holds its centre.
     """
     square = Image.fromarray(_padded(labels, BACKGROUND))
     return np.asarray(square.resize((size, size), Image.Resampling.NEAREST))
 
 
 def native(prediction, shape):
-    """The way back: resizes a prediction bilinearly to the padded plane and crops the padding.
+    """Inverts storing: resizes a prediction bilinearly to the padded plane and crops the padding.
 
     Args:
-        prediction: float [size, size], a probability for instance.
+        prediction: float [size, size], such as a probability.
         shape: (h, w) of the plane.
 
     Returns:
@@ -70,7 +70,7 @@ def native(prediction, shape):
 
 
 def stored_spacing_mm(spacing_mm, shape, size):
-    """Millimetres between slices, rows and columns once planes of this shape are stored.
+    """Computes the mm between slices, rows and columns once planes of this shape are stored.
 
     Args:
         spacing_mm: of the planes.
@@ -82,7 +82,7 @@ def stored_spacing_mm(spacing_mm, shape, size):
 
 
 def _padding(shape):
-    """Rows above a plane, columns to the left of it, and the side of the padded square."""
+    """Computes the rows above a plane, the columns left of it, and the padded square's side."""
     side = max(shape)
     return (side - shape[0]) // 2, (side - shape[1]) // 2, side
 

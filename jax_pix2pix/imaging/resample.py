@@ -1,4 +1,4 @@
-"""A volume on the voxels of another one, by SimpleITK. No TensorFlow."""
+"""Resamples a volume to the voxels of another one, by SimpleITK. No TensorFlow."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def linear(volume, geometry, beyond):
     Args:
         volume: Volume.
         geometry: Geometry of the result.
-        beyond: its value where the volume does not reach.
+        beyond: the value outside of the volume.
 
     Returns:
         Volume of the same type; integers are rounded.
@@ -23,18 +23,18 @@ def linear(volume, geometry, beyond):
 
 
 def nearest(volume, geometry):
-    """Takes the nearest voxel, so that labels stay labels, and 0 where there is none. -> Volume."""
+    """Takes the nearest voxel, so that labels stay labels, and 0 outside. -> Volume."""
     return Volume(
         _resampled(volume, geometry, "sitkNearestNeighbor", 0, volume.values.dtype), geometry
     )
 
 
 def _resampled(volume, geometry, interpolator, beyond, dtype):
-    """Both in voxel indices, which any affine has: ITK's own directions know no shear."""
-    import SimpleITK as sitk  # not above: it takes long, and few data sets are resampled
+    """Resamples in voxel indices, which any affine has: ITK's own directions allow no shear."""
+    import SimpleITK as sitk  # imported late: it is slow, and few data sets are resampled
 
     voxels = np.asarray(volume.geometry.to_file(volume.values), dtype)
-    image = sitk.GetImageFromArray(voxels.T)  # of which the first axis is ITK's last
+    image = sitk.GetImageFromArray(voxels.T)  # the array's first axis is ITK's last
     between = np.linalg.inv(volume.geometry.affine) @ geometry.affine
     transform = sitk.AffineTransform(between[:3, :3].ravel().tolist(), between[:3, 3].tolist())
     resampled = sitk.Resample(

@@ -1,4 +1,4 @@
-"""Bilinear resizing of planes, antialiased where it shrinks. No TensorFlow."""
+"""Resizes planes bilinearly, antialiased where they shrink. No TensorFlow."""
 
 import numpy as np
 from PIL import Image
@@ -11,7 +11,7 @@ def bilinear(plane, shape):
 
 
 def evaluation_image(stored, size):
-    """Resizes a stored image as evaluation does, in `augment.resize`, up to ties of rounding.
+    """Resizes a stored image as `augment.resize` does in evaluation, up to ties of rounding.
 
     Args:
         stored: integers [S, S, c].

@@ -1,4 +1,4 @@
-"""Readers for files of unknown origin: sizes are checked before memory is taken. No TensorFlow."""
+"""Reads files of unknown origin: checks sizes before it allocates memory. No TensorFlow."""
 
 import io
 import math
@@ -8,19 +8,18 @@ import warnings
 import numpy as np
 from PIL import Image
 
+from jax_pix2pix.errors import DataError
+
+PICTURES = (".png", ".jpg", ".jpeg")  # endings that read_picture reads, in lower case
 MAX_PIXELS = 8192 * 8192
-MAX_NPY_HEADER = 2**14  # bytes; NumPy writes some 128
-_READ_HEADER = {  # by version of the format; a third one is for structured arrays
+MAX_NPY_HEADER = 2**14  # bytes; NumPy writes about 128
+_READ_HEADER = {  # by version of the format; version 3 is for structured arrays
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 
-# Pillow warns above a larger size than MAX_PIXELS, which is refused here anyway.
+# Pillow warns only above MAX_PIXELS, where pictures are refused anyway.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-class DataError(ValueError):
-    """Data that cannot be used. The message is one line: the file, what is wrong, what to do."""
 
 
 def read_grey_png(path):
@@ -30,7 +29,7 @@ def read_grey_png(path):
         uint8 [h, w].
 
     Raises:
-        DataError: the file cannot be read, is no PNG, is too large, or is not 8-bit grey.
+        DataError: the file cannot be read, is not a PNG, is too large, or is not 8-bit grey.
     """
     return _grey(_decode(path, "PNG", {"L": "L", "RGB": "RGB"}, "8-bit grey"), path)
 
@@ -42,25 +41,25 @@ def read_png(path, channels):
         channels: 1 or 3.
 
     Returns:
-        uint8 [h, w] with 1 channel: grey as it is, of colours their ITU-R 601 luma. [h, w, 3] with
-        3 channels, equal ones of grey.
+        uint8 [h, w] with 1 channel: grey unchanged, colours as their ITU-R 601 luma. [h, w, 3]
+        with 3 channels, which are equal for grey.
 
     Raises:
-        DataError: the file cannot be read, is no PNG, is too large, or of another kind.
+        DataError: the file cannot be read, is not a PNG, is too large, or of another mode.
     """
     mode = {1: "L", 3: "RGB"}[channels]
     return _decode(path, "PNG", dict.fromkeys(("1", "L", "P", "RGB"), mode), "8-bit grey or RGB")
 
 
 def read_picture(path):
-    """Reads a PNG, or a JPEG by any other ending, of at most 8 bits, as grey.
+    """Reads a PNG, or a JPEG if the ending is not .png, of at most 8 bits, as grey.
 
     Returns:
-        uint8 [h, w]: grey as it is, of colours their ITU-R 601 luma.
+        uint8 [h, w]: grey unchanged, colours as their ITU-R 601 luma.
 
     Raises:
-        DataError: the file cannot be read as what its ending says, is too large, or of another
-            kind.
+        DataError: the file cannot be read in the format of its ending, is too large, or of another
+            mode.
     """
     kind = "PNG" if os.fspath(path).lower().endswith(".png") else "JPEG"
     return _decode(path, kind, dict.fromkeys(("1", "L", "P", "RGB"), "L"), "8-bit grey or RGB")
@@ -73,8 +72,8 @@ def read_binary_mask(path):
         uint8 [h, w], 0 and 1.
 
     Raises:
-        DataError: the file cannot be read, is too large, is not 8-bit grey, or holds small values
-            only, such as class numbers, of which a threshold would leave nothing.
+        DataError: the file cannot be read, is too large, is not 8-bit grey, or holds nonzero values
+            but none above 127, such as class numbers, which the threshold would erase.
     """
     kind = "GIF" if os.fspath(path).lower().endswith(".gif") else "PNG"
     modes = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
@@ -88,13 +87,13 @@ def read_binary_mask(path):
 
 
 def read_img(path):
-    """Reads a JSRT image: 2048 x 2048 big-endian 16-bit words without a header, of 12 bits each.
+    """Reads a JSRT image: 2048 x 2048 big-endian 16-bit words, 12 bits used, without a header.
 
     Returns:
         uint16 [2048, 2048], 0 to 4095; higher is blacker on film.
 
     Raises:
-        DataError: the file cannot be read, or is of another size or another range.
+        DataError: the file cannot be read, or has another size or range.
     """
     size = 2048 * 2048 * 2
     try:
@@ -124,11 +123,11 @@ def read_mask_npy(path):
     """
     try:
         with open(path, "rb") as file:
-            # Not from the file, of which NumPy would take memory for any length of the header.
+            # NumPy would allocate any header length that the file claims: it gets a bounded copy.
             start = io.BytesIO(file.read(MAX_NPY_HEADER))
             shape, fortran_order, dtype = _READ_HEADER[np.lib.format.read_magic(start)](start)
             file.seek(start.tell())
-            if not all(type(side) is int and side >= 0 for side in shape):  # True is no length
+            if not all(type(side) is int and side >= 0 for side in shape):  # True is not a length
                 raise ValueError(f"the shape {shape}")
             if dtype.kind not in "buif":
                 raise DataError(f"{path} holds {dtype}: save the mask as uint8")
@@ -142,7 +141,7 @@ def read_mask_npy(path):
             array = np.frombuffer(file.read(size), dtype)
     except DataError:
         raise
-    except Exception as error:  # the header is Python source to NumPy, which may raise anything
+    except Exception as error:  # NumPy reads the header as Python source and may raise anything
         raise unreadable(path, "a plain .npy array", error) from error
     array = array.reshape(shape, order="F" if fortran_order else "C")
     if array.ndim == 3:
@@ -173,8 +172,8 @@ def _decode(path, kind, modes, wanted):
 
     Args:
         kind: "PNG", "JPEG" or "GIF".
-        modes: Pillow's modes that the file may have, and to which each is converted.
-        wanted: these, in words.
+        modes: Pillow's modes that the file may have -> the mode that each is converted to.
+        wanted: these modes, in words.
 
     Returns:
         uint8 [h, w] or [h, w, 3].
@@ -187,7 +186,7 @@ def _decode(path, kind, modes, wanted):
                     "pixels: make it smaller"
                 )
             mode = image.mode
-            if str(image.tile[0].args).endswith("16B"):  # of colours, Pillow would drop 8 bits
+            if str(image.tile[0].args).endswith("16B"):  # Pillow would drop 8 bits of colours
                 mode = f"{mode}, 16-bit"
             elif getattr(image, "is_animated", False):
                 mode = f"{mode}, of several frames"
@@ -195,13 +194,13 @@ def _decode(path, kind, modes, wanted):
                 return np.asarray(image.convert(modes[mode]))
     except DataError:
         raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, zlib.error, ... of bad files
+    except Exception as error:  # Pillow raises OSError, SyntaxError, zlib.error, ... on bad files
         raise unreadable(path, f"a {kind} image", error) from error
     raise DataError(f"{path} is not {wanted} but mode {mode}: convert it to {wanted}")
 
 
 def _grey(pixels, path):
-    """[h, w], of that or of [h, w, 3] with equal channels."""
+    """Reduces [h, w, 3] with equal channels to [h, w]; keeps [h, w]."""
     if pixels.ndim == 2:
         return pixels
     if (pixels == pixels[..., :1]).all():
@@ -210,7 +209,7 @@ def _grey(pixels, path):
 
 
 def unreadable(path, kind, error):
-    """The DataError for any other error on reading: `kind` is what the file should have been."""
+    """Makes the DataError for any other reading error; `kind` is what the file should be."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
     reason = " ".join(str(reason).replace(os.fspath(path), "it").split())[:200]
     return DataError(f"{path} cannot be read as {kind} ({reason}): restore or remove it")

@@ -1,4 +1,4 @@
-"""From a slice as it was read to a slice as it is stored. No TensorFlow."""
+"""Converts a slice as it was read to its stored form. No TensorFlow."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ from jax_pix2pix.errors import DataError
 
 
 def stored_mask(mask, path, mask_values, size, mask_resize):
-    """A mask as preparation stores it and the generator reads it.
+    """Converts a mask to the form that preparation stores and the generator reads.
 
     Args:
         mask: uint8 [h, w], values in mask_values.
@@ -55,8 +55,8 @@ def resize(image, size, method):
     """Resizes uint8 [h, w] or [h, w, 3] to height and width `size`, whatever its aspect ratio.
 
     Args:
-        method: "nearest", or "bilinear", which is antialiased: when it shrinks, its window grows
-            with the factor.
+        method: "nearest", or "bilinear", which is antialiased: its window grows with the factor by
+            which the image shrinks.
     """
     method = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}[method]
     return np.asarray(Image.fromarray(image).resize((size, size), method))

@@ -1,4 +1,4 @@
-"""A volume as a stack of radiological pictures, and the way back to its file's own axes."""
+"""Shows a volume as a stack of radiological pictures, and converts it back to its file's axes."""
 
 import dataclasses
 import functools
@@ -10,25 +10,25 @@ from nibabel import orientations
 from jax_pix2pix.errors import DataError
 
 PICTURES = orientations.axcodes2ornt(("S", "P", "L"))
-SAME_GRID = 1e-3  # voxels, or relative: what rounding to float32 leaves between two headers
+SAME_GRID = 1e-3  # voxels, or relative: allows for two headers' rounding to float32
 SPACING_MM = (0.01, 50.0)
 FLATTEST = 0.1  # volume of the unit vectors along the axes: 1 where they are perpendicular
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the voxels of a file are, and how its axes become slices, rows and columns.
+    """Tells where a file's voxels are, and how its axes become slices, rows and columns.
 
     Slices run from feet to head, rows from front to back and columns from the patient's right to
     left: the picture a radiologist sees, with the patient's left at its right. Nothing is
-    resampled: the axes of an oblique scan are taken for the anatomical ones nearest to them.
+    resampled: the axes of an oblique scan count as the nearest anatomical ones.
 
     Attributes:
         affine: float64 [4, 4]: from the file's voxel indices to mm towards right, front and head.
             Finite and not singular.
         file_shape: voxels along the three axes of the file.
-        header: what the file's format says beside these, for files that are written in the same
-            one: a NIfTI header, `metaimage.Axes`, or nothing.
+        header: what else the file's format says, for files that are written in the same format: a
+            NIfTI header, `metaimage.Axes`, or None.
     """
 
     affine: np.ndarray
@@ -47,7 +47,7 @@ class Geometry:
 
     @property
     def tilt_degrees(self):
-        """The largest angle between an axis of the file and the anatomical one it is taken for."""
+        """The largest angle between an axis of the file and the anatomical axis it counts as."""
         directions = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         anatomical = self._orientation[:, 0].astype(int)
         cosines = np.abs(directions[anatomical, np.arange(3)])
@@ -66,13 +66,14 @@ class Geometry:
         return orientations.apply_orientation(values, transform)
 
     def check_same_grid(self, path, other, other_path, otherwise="resample the labels"):
-        """Whether a label volume, say, lies on the voxels of this image, read from `path`.
+        """Checks that another volume, such as labels, lies on the voxels of this one.
 
         Args:
+            path, other_path: the files of the two, for the error.
             otherwise: what to do where both headers are right.
 
         Raises:
-            DataError: it does not; the text tells in what they differ.
+            DataError: it does not; the message tells how they differ.
         """
         if other.file_shape == self.file_shape:
             between = np.linalg.inv(self.affine) @ other.affine
@@ -104,7 +105,7 @@ class Geometry:
         return orientations.io_orientation(self.affine)
 
     def _by_picture(self, of_axes):
-        """Values by axis of the file, as (slices, rows, columns)."""
+        """Reorders values by axis of the file to (slices, rows, columns)."""
         order = np.argsort(self._orientation[:, 0])[::-1]  # S, then A or P, then R or L
         return tuple(of_axes[axis] for axis in order)
 
@@ -121,7 +122,7 @@ class Volume:
 
 
 def check_affine(path, affine):
-    """Raises DataError of an affine, as Geometry has it, that no scan has."""
+    """Raises DataError for a Geometry's affine that no scan has."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     low, high = SPACING_MM
     if not np.isfinite(affine).all() or not ((low <= spacing) & (spacing <= high)).all():

@@ -1,16 +1,16 @@
-"""Volumes in files of any format that is read here, by the endings of their names.
+"""Reads and writes volumes; the ending of a file's name sets the format.
 
-NIfTI (.nii, .nii.gz), MetaImage (.mha, or .mhd with its voxels in a file beside it) and NRRD
-(.nrrd). What is written may have another format than the volume that it is of: voxels keep their
-places in the patient.
+The formats are NIfTI (.nii, .nii.gz), MetaImage (.mha, or .mhd with its voxels in a file beside
+it) and NRRD (.nrrd). A volume may be written in another format than it was read from: voxels keep
+their places in the patient.
 """
 
 import os
 
 import numpy as np
 
-from jax_pix2pix.imaging.formats import metaimage, nifti, nrrd, voxels
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.formats import metaimage, nifti, nrrd, voxels
 
 _FORMATS = {
     ".nii": nifti,
@@ -20,19 +20,19 @@ _FORMATS = {
     ".nrrd": nrrd,
 }
 ENDINGS = tuple(_FORMATS)
-LEAST_SPAN_HU = 100  # of a CT: from fat to muscle it is more
+LEAST_SPAN_HU = 100  # the values of any CT span more: fat to muscle does
 
 
 def read_geometry(path):
-    """Reads the header of a volume only, and checks it.
+    """Reads and checks only the header of a volume.
 
     Returns:
         Geometry.
 
     Raises:
-        DataError: the file has another ending, or not the format that its ending says; it has not
-            three dimensions or too many voxels, claims more than it can hold, holds no numbers,
-            or does not say where its voxels are.
+        DataError: the file has another ending, or not the format that its ending says; it does not
+            have three dimensions, has too many voxels, claims more than it can hold, holds no
+            numbers, or does not say where its voxels are.
     """
     return _format(path).read_geometry(path)
 
@@ -41,7 +41,7 @@ def read_ct(path):
     """Reads a CT.
 
     Returns:
-        Volume of int16: Hounsfield units, rounded where scaling made fractions of them.
+        Volume of int16: Hounsfield units, rounded where scaling gave fractions.
 
     Raises:
         DataError: as `read_geometry`; the file is truncated or damaged; or a voxel is not a number
@@ -51,10 +51,10 @@ def read_ct(path):
 
 
 def read_hu(path):
-    """As `read_ct`, of values that a CT has: what was scaled to [0, 1] would all be rounded to 0.
+    """Reads a CT as `read_ct` and checks its values: those scaled to [0, 1] would all round to 0.
 
     Raises:
-        DataError: as `read_ct`, or there is no air or hardly any contrast.
+        DataError: as `read_ct`; no value is negative; or they span less than LEAST_SPAN_HU.
     """
     volume = read_ct(path)
     least, most = int(volume.values.min()), int(volume.values.max())
@@ -85,17 +85,16 @@ def read_labels(path):
 
 
 def write_hu(path, hu, volume):
-    """Writes Hounsfield units of the voxels of a volume, with its axes, shape and affine.
+    """Writes Hounsfield units on the voxels of a volume, with its axes, shape and affine.
 
     Args:
         path: ends in one of ENDINGS. For NAME.mhd the voxels are written to NAME.raw.
         hu: int16 [slices, rows, columns].
-        volume: Volume on whose grid they are. In its own format the geometry is kept bit for bit;
-            NIfTI has codes for what an affine leads to, and the scanner's is written where the
-            volume comes from another format.
+        volume: Volume on whose grid they are. Its own format keeps the geometry bit for bit. A
+            NIfTI file of a volume from another format has the code for scanner coordinates.
 
     Raises:
-        DataError: of `path`, as `read_geometry`.
+        DataError: `path` has another ending.
     """
     _write(path, hu.astype(np.int16, casting="no"), volume)
 
@@ -111,12 +110,12 @@ def write_map(path, values, volume):
 
 
 def voxel_file(path):
-    """The file beside a .mhd that holds its voxels, or None. Raises DataError, as read_geometry."""
+    """Finds the file beside a .mhd that holds its voxels, or None. Raises as read_geometry."""
     return metaimage.voxel_file(path) if _ending(os.fspath(path)) == ".mhd" else None
 
 
 def without_ending(name):
-    """A file's name, or its path, without one of ENDINGS."""
+    """Removes one of ENDINGS from a file's name or path."""
     return name[: -len(_ending(name))]
 
 

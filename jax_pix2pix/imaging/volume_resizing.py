@@ -1,19 +1,19 @@
-"""Volumes resized axis by axis, antialiased where an axis shrinks. No TensorFlow.
+"""Resizes volumes axis by axis, antialiased where an axis shrinks. No TensorFlow.
 
-A new grid is given by where its voxels lie in the old one: for each axis its positions, evenly
-spaced, in voxels of the volume. What lies beyond the volume has the value of its nearest voxel.
+A new grid is given by its positions along each axis, evenly spaced, in voxels of the old volume.
+Positions beyond the volume take the value of its nearest voxel.
 """
 
 import numpy as np
 
 
 def aligned_corners(shape, new_shape):
-    """Positions of a grid whose first and last voxels are the volume's own."""
+    """Positions a grid whose first and last voxels are the volume's own."""
     return [np.linspace(0, old - 1, new) for old, new in zip(shape, new_shape, strict=True)]
 
 
 def isotropic(shape, spacing_mm, voxel_mm):
-    """Positions of a grid of cubes of voxel_mm in the same field of view, up to half a voxel."""
+    """Positions a grid of voxel_mm cubes in the same field of view, to within half a voxel."""
     positions = []
     for length, spacing in zip(shape, spacing_mm, strict=True):
         count = max(1, round(length * spacing / voxel_mm))
@@ -23,10 +23,10 @@ def isotropic(shape, spacing_mm, voxel_mm):
 
 
 def linear(values, positions):
-    """Interpolates linearly; where an axis shrinks, its triangles are as wide as new voxels.
+    """Interpolates linearly; the kernel of an axis that shrinks is as wide as new voxels.
 
-    Without that 3.6-fold shrinking of a chest CT keeps one slice in four and the noise of single
-    voxels. An axis that does not shrink is interpolated as PyTorch and SimpleITK do it.
+    Otherwise a chest CT that shrinks 3.6-fold would keep one slice in four and the noise of single
+    voxels. An axis that does not shrink is interpolated as in PyTorch and SimpleITK.
 
     Args:
         values: numbers [slices, rows, columns].
@@ -44,7 +44,7 @@ def linear(values, positions):
 
 
 def nearest(values, positions):
-    """The nearest voxels, so that labels stay labels; of two as near the higher index."""
+    """Takes the nearest voxel, so that labels stay labels; a tie goes to the higher index."""
     at = (
         np.clip(np.floor(places + 0.5).astype(int), 0, length - 1)
         for length, places in zip(values.shape, positions, strict=True)
@@ -53,7 +53,7 @@ def nearest(values, positions):
 
 
 def _weights(length, positions):
-    """float32 [new, length]: of the old voxels in each new one."""
+    """Weights of the old voxels in each new one: float32 [new, length]."""
     width = max(1.0, positions[1] - positions[0]) if len(positions) > 1 else 1.0
     places = np.clip(positions, 0, length - 1)
     weights = np.maximum(0, 1 - np.abs(np.arange(length) - places[:, None]) / width)

@@ -1,4 +1,4 @@
-"""Chest X-rays from their files to the square that is stored. No TensorFlow."""
+"""Reads chest X-rays and stretches them to the square that is stored. No TensorFlow."""
 
 import os
 
@@ -14,10 +14,10 @@ def read_xray(path, channels):
     """Reads an X-ray, JSRT's .IMG or a PNG of at most 8 bits, so that bone is white.
 
     Returns:
-        uint8 [h, w] or, with 3 channels and of a PNG, [h, w, 3].
+        uint8 [h, w], or [h, w, 3] from a PNG with 3 channels.
 
     Raises:
-        DataError: the file cannot be read as what its ending says.
+        DataError: the file cannot be read in the format of its ending.
     """
     if os.fspath(path).lower().endswith(JSRT):
         return np.rint((4095 - read_img(path)) * (255 / 4095)).astype(np.uint8)

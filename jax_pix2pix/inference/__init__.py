@@ -1,1 +1,1 @@
-"""A room."""
+"""Applies trained runs to inputs: a `Run`, and a predictor for each kind of run."""

@@ -1,7 +1,7 @@
-"""A convolutional network's output of a large image, from blocks that each bring their halo.
+"""Applies a convolutional network to a large image in blocks, each with its halo.
 
-A block holds all that its part of the output depends on, so that the result is that of the whole
-image up to rounding. Where a network's reach is too large for that, see `blending.py`.
+A block holds all that its part of the output depends on, so that the result equals that of the
+whole image up to rounding. `sliding_window.py` is for networks whose receptive field is too large.
 """
 
 import dataclasses
@@ -13,13 +13,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What the outputs of a network depend on, along each axis.
+    """The receptive field of a network along each axis.
 
     Attributes:
-        halo: input pixels on each side of a cell of the grid that its outputs depend on, at most;
-            a multiple of ``grid``.
-        shrink: how much shorter the output is at each end, by convolutions without padding.
-        grid: pixels of a cell, at whose borders blocks begin: 2**n for n halvings.
+        halo: the most input pixels on each side of a grid cell that its outputs depend on; a
+            multiple of ``grid``.
+        shrink: pixels that convolutions without padding take off each end of the output.
+        grid: pixels of a grid cell; blocks begin at its borders. It is 2**n for n halvings.
     """
 
     halo: int
@@ -28,16 +28,16 @@ class Field:
 
 
 def by_blocks(apply, planes, total, field, pixels):
-    """Applies a network block by block; one block of input and output is on the device.
+    """Applies a network block by block; one block at a time is on the device.
 
     Args:
         apply: the network, block [1, *sides, c] -> [1, *(sides - 2 * field.shrink), channels].
         planes: (start, stop) -> NumPy [stop - start, *total[1:], c], planes of the input along its
-            first axis. Asked for from the first to the last; each twice or more where it is in the
-            halos of several blocks.
+            first axis. It is called in increasing order, and again for a plane in the halos of
+            several blocks.
         total: the sides of the whole input, multiples of field.grid.
         field: Field of the network.
-        pixels: of a block at most, where halo and grid allow that.
+        pixels: the most pixels of a block, where halo and grid allow that.
 
     Returns:
         float32 [*(total - 2 * field.shrink), channels].
@@ -60,9 +60,9 @@ def by_blocks(apply, planes, total, field, pixels):
 
 
 def block_sides(total, field, pixels):
-    """The sides of blocks of at most so many pixels, the longest axis being cut most.
+    """Computes the sides of blocks of at most `pixels` pixels; the longest axis is cut most.
 
-    Of more pixels where halo and grid leave no smaller ones. The arguments are those of by_blocks.
+    Blocks are larger where halo and grid allow none smaller. The arguments are those of by_blocks.
     """
     sides, parts = list(total), [1] * len(total)
     while math.prod(sides) > pixels:
@@ -76,13 +76,13 @@ def block_sides(total, field, pixels):
 
 
 def _starts(length, side, field):
-    """Where blocks along an axis begin. The last one ends with the axis, so that all are alike."""
+    """Lists where blocks begin along an axis. The last ends with the axis: all have one size."""
     last = length - side
     return sorted({last, *range(0, last, side - 2 * field.halo)}) if last else [0]
 
 
 def _kept(start, side, length, field):
-    """What a block settles along an axis: (slice of the result, slice of the block's output)."""
+    """Finds a block's own part of an axis: (slice of the result, slice of the block's output)."""
     low = start + (field.halo if start else field.shrink)
     high = start + side - (field.halo if start + side < length else field.shrink)
     return (

@@ -1,155 +1,192 @@
-"""What `launch.predict` refuses before it imports JAX: what config.json and the paths tell."""
+"""Checks config.json, options and paths before JAX is imported."""
 
 import os
 from typing import NamedTuple
 
+from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.imaging import volume_file
 from jax_pix2pix.imaging.safe_io import read_mask
-from jax_pix2pix.runs import workdir_files
-from jax_pix2pix.errors import ConfigError, chosen
 from jax_pix2pix.inference import inputs
-from jax_pix2pix.inference.mask_options import mask_options
 from jax_pix2pix.inference.files import check_place
+from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.tasks import kinds
 
-# Kinds of runs, by what they make of which input: launch/predict_<kind>.py do so.
-SAMPLES, PICTURES, SYNTHESIS, CT = "samples", "pictures", "synthesis", "ct"
-MASKS = {"uint8": "images", "int16": "volumes"}  # by config.data.source_type; int16 is HU
 FORMATS = tuple(ending.removeprefix(".") for ending in volume_file.ENDINGS)
+MASK_OPTIONS = ("mc_dropout", "threshold", "largest_components")
+CT_OPTIONS = ("mask", "reference")
 
 
 class Sampling(NamedTuple):
-    """The flags of a pyramid, see `launch.predict`."""
+    """Options of a pyramid's samples; see `Run.sample`."""
 
     count: int = 16
     seed: int = 0
     from_scale: int = 0
-    size: str | None = None  # such as "24,160,160"
+    size: tuple | None = None  # (d, h, w), in 2D (h, w)
     reconstruct: bool = False
-    format: str = "nii.gz"  # one of FORMATS
+
+
+OPTIONS = (*MASK_OPTIONS, *CT_OPTIONS, *Sampling._fields, "format")
 
 
 class Asked(NamedTuple):
-    """What a user asks of a run, see `launch.predict`."""
+    """The arguments of `predict_files` or `sample_files`.
+
+    source, output: files or folders; source is None for samples of noise.
+    options: those of OPTIONS that are given.
+    """
 
     source: str | None
     output: str
-    options: tuple  # (mc_dropout, threshold, components)
-    mask: str | None
-    reference: str | None
-    sampling: dict  # those of Sampling that are given
+    options: dict
 
 
 def check(config, workdir, asked):
-    """Of what kind a run is, which is asked for nothing that does not fit.
+    """Checks a request to a run for the errors that can be found without JAX.
+
+    Returns:
+        [(path of an input, path of its result)]; [] for samples. Results of masks have no ending.
 
     Raises:
-        ConfigError: a flag does not fit the run.
-        DataError: there is nothing at `source` that the run takes, or a result would take the place
-            of what is read.
-        OSError: there can be no folder for the results.
+        ConfigError: an option does not fit the run.
+        DataError: the source holds nothing that the run takes, or a result would replace an input.
+        OSError: the folder of the results cannot be made.
         WorkdirError: the config lacks fields.
     """
     with workdir_files.named_if_incomplete(workdir):
-        kind = _kind(config, workdir, asked)
-    if kind == SAMPLES:
-        if asked.source:
-            volume_file.read_geometry(asked.source)
-        results = [os.path.join(asked.output, "samples.png")]
-    else:
-        results = _results(kind, config, asked)
-    for result in results[:1]:
-        check_place(result)
-    return kind
+        kind = kinds.kind_of(config)
+        _check_options(config, kind, workdir, asked)
+        if kind == kinds.CT_SAMPLES:
+            sampling, form = sampling_of(asked.options)
+            check_sampling(config, bool(asked.source), sampling)
+            if form not in FORMATS:
+                raise ConfigError(f"format={form}: use one of {', '.join(FORMATS)}")
+            pairs = []
+        else:
+            pairs = _pairs(config, kind, asked)
+    if asked.source and not pairs:
+        volume_file.read_geometry(asked.source)
+    check_place(pairs[0][1] if pairs else os.path.join(asked.output, "samples.png"))
+    return pairs
 
 
-def _kind(config, workdir, asked):
-    """As `check`, of what needs the config."""
-    source, output, options, mask, reference, sampling = asked
-    if "pyramid" in config:
-        if options != (None, None, 0) or mask or reference:
+def sampling_of(options):
+    """Splits options into (Sampling, format)."""
+    given = {name: options[name] for name in Sampling._fields if name in options}
+    return Sampling(**given), options.get("format", "nii.gz")
+
+
+def _check_options(config, kind, workdir, asked):
+    """Raises ConfigError for options that do not fit a run of this kind."""
+    fitting = {
+        kinds.XRAY_MASKS: MASK_OPTIONS,
+        kinds.CT_MASKS: MASK_OPTIONS,
+        kinds.SYNTHETIC_CT: CT_OPTIONS,
+        kinds.CT_SAMPLES: (*Sampling._fields, "format"),
+    }
+    for name in asked.options:
+        if name not in fitting.get(kind, ()):
+            whose = [kinds.KINDS[other] for other, names in fitting.items() if name in names]
+            if not whose:
+                raise ConfigError(f"{name} is no option: use some of {', '.join(OPTIONS)}")
             raise ConfigError(
-                "a pyramid makes CT of noise: leave out --mask, --reference, --mc_dropout, "
-                "--threshold and --largest_components"
+                f"{name} is of runs that make {' or '.join(whose)}, and {workdir} is of "
+                f"{config.system}, which makes {kinds.KINDS[kind]}: leave it out"
             )
-        sampled_size(config, source, Sampling(**sampling))
-        return SAMPLES
-    for flag in sampling:
-        raise ConfigError(f"--{flag} is of pyramids, and {workdir} is of {config.system}")
-    if source is None:
-        raise ConfigError("--input is missing: give a file or a folder of what the run takes")
-    of_mr = config.data.source_type == "uint16"
-    pictures = of_mr and inputs.are_pictures(source, output)
-    for field in ("context", "depth"):
-        if config.data[field] and (pictures or config.data.source_type == "uint8"):
-            raise ConfigError(
-                f"config.data.{field} is {config.data[field]}, but images have no neighbours: "
-                "launch.evaluate judges this run on its prepared data"
-            )
-    if (mask or reference) and not of_mr:
-        raise ConfigError("--mask and --reference are of systems that make synthetic CT of MR")
-    if (mask or reference) and pictures:
-        raise ConfigError(f"--mask and --reference are of volumes, and {source} is of pictures")
-    if not workdir_files.makes_masks(config):
-        if options != (None, None, 0):
-            raise ConfigError(
-                "--mc_dropout, --threshold and --largest_components are of systems that make masks"
-            )
-        if of_mr and os.path.isdir(source) and (mask or reference):
-            raise ConfigError(
-                f"--mask and --reference are of one volume, and {source} is a folder: give a file"
-            )
-        return PICTURES if pictures else SYNTHESIS if of_mr else CT
-    if config.data.dataset == "luna16":
+    if kind == kinds.RESIZED_CT_MASKS:
         raise ConfigError(
             f"a run of {config.system} sees whole volumes resized to one size, for a pyramid's "
             "loss: launch.evaluate judges it, launch.export_segmenter writes it"
         )
-    mask_options(config, *options)
-    return chosen(MASKS, "data.source_type", config.data.source_type)
+    if asked.source is None and kind != kinds.CT_SAMPLES:
+        raise ConfigError("the input is missing: give a file or a folder of what the run takes")
 
 
-def _results(kind, config, asked):
-    """Where the results lie, some of them without an ending."""
-    source, output = asked.source, asked.output
-    if kind == PICTURES:
-        found = inputs.mr_pictures(source, output)
-    elif kind == SYNTHESIS:
-        others = {asked.mask, asked.reference}
-        found = inputs.mr_volumes(source, output, config.data.modality, others)
-    elif kind == CT:
+def _pairs(config, kind, asked):
+    source, output, options = asked
+    pictures = kind == kinds.SYNTHETIC_CT and inputs.is_picture_input(source, output)
+    check_pictures(config, pictures or kind in (kinds.XRAY_MASKS, kinds.CT_SLICES))
+    if kind in kinds.MASKS:
+        mask_options(config, *(options.get(name) for name in MASK_OPTIONS))
+    if kind == kinds.XRAY_MASKS:
+        return inputs.xrays(source, output)
+    if kind == kinds.CT_MASKS:
+        return inputs.ct_volumes(source, output)
+    if kind == kinds.CT_SLICES:
         found = inputs.label_masks(source, output)
         if not os.path.isdir(source):
-            read_mask(source)  # of a single file, what keeps it from being read is told at once
-    elif kind == MASKS["uint8"]:
-        found = inputs.xrays(source, output)
-    else:
-        found = inputs.ct_volumes(source, output)
-    return [result for _, result in found]
+            read_mask(source)  # an unreadable single file raises at once
+        return found
+    others = [options[name] for name in CT_OPTIONS if options.get(name)]
+    if others and pictures:
+        raise ConfigError(f"mask and reference are of volumes, and {source} is of pictures")
+    if others and os.path.isdir(source):
+        raise ConfigError(
+            f"mask and reference are of one volume, and {source} is a folder: give a file"
+        )
+    if pictures:
+        return inputs.mr_pictures(source, output)
+    return inputs.mr_volumes(source, output, config.data.modality, others)
 
 
-def sampled_size(config, source, sampling):
-    """The size of samples as a tuple, or None, if `sampling` fits the finest scale's config.
+def check_pictures(config, pictures):
+    """Raises ConfigError if the input is single pictures and the run sees several slices."""
+    for field in ("context", "depth"):
+        if config.data[field] and pictures:
+            raise ConfigError(
+                f"config.data.{field} is {config.data[field]}, but images have no neighbours: "
+                "launch.evaluate judges this run on its prepared data"
+            )
+
+
+def mask_options(config, mc_dropout, threshold, largest_components):
+    """Checks a mask run's options. -> (mc_dropout, threshold), by default those of the config.
 
     Raises:
-        ConfigError: a flag does not fit the run, or not another flag.
+        ConfigError: names the option that does not fit.
     """
-    count, _, from_scale, size, reconstruct, form = sampling
+    classes = config.generator.get("classes", 1)
+    if mc_dropout is None:
+        mc_dropout = config.evaluation.mc_dropout
+    options = {"mc_dropout": mc_dropout, "largest_components": largest_components or 0}
+    for name, value in options.items():
+        if value < 0:
+            raise ConfigError(f"{name}={value}: use 0 or more")
+    if threshold is None:
+        threshold = config.evaluation.threshold
+    elif classes > 1:
+        raise ConfigError(
+            f"threshold={threshold}: this run has {classes} classes, of which the most probable "
+            "one is taken: leave it out"
+        )
+    elif not 0 < threshold < 1:
+        raise ConfigError(f"threshold={threshold}: use 0 to 1, exclusive")
+    return mc_dropout, threshold
+
+
+def check_sampling(config, has_source, sampling):
+    """Checks `sampling` against the finest scale's config. -> its size as a tuple, or None.
+
+    Raises:
+        ConfigError: an option does not fit the run or another option.
+    """
+    count, _, from_scale, size, reconstruct = sampling
     if count < 1:
-        raise ConfigError(f"--count={count}: use 1 or more")
-    if form not in FORMATS:
-        raise ConfigError(f"--format={form}: use one of {', '.join(FORMATS)}")
-    if source and not from_scale:
-        raise ConfigError("--input, of a pyramid, is what --from_scale begins with: give that too")
+        raise ConfigError(f"count={count}: use 1 or more")
+    if has_source and not from_scale:
+        raise ConfigError("a pyramid's input is what from_scale begins with: give that too")
     if reconstruct and (from_scale or size):
         raise ConfigError(
-            "--reconstruct is of the fixed noise of training: leave --from_scale and --size out"
+            "reconstruct is of the fixed noise of training: leave from_scale and size out"
         )
     if not 0 <= from_scale <= config.pyramid.scale:
-        raise ConfigError(f"--from_scale={from_scale}: use 0 to {config.pyramid.scale}")
+        raise ConfigError(f"from_scale={from_scale}: use 0 to {config.pyramid.scale}")
     if size is None:
         return None
     names = ("H", "W") if config.pyramid.dimensions == 2 else ("D", "H", "W")
-    parts = size.split(",")
-    if len(parts) != len(names) or not all(part.isdecimal() and int(part) for part in parts):
-        raise ConfigError(f"--size={size}: use {','.join(names)}, each 1 or more")
-    return tuple(map(int, parts))
+    size = tuple(size) if isinstance(size, list | tuple) else (size,)
+    whole = [getattr(n, "__index__", None) for n in size]
+    if len(size) != len(names) or not all(whole) or min(size) < 1:
+        shown = ",".join(map(str, size))
+        raise ConfigError(f"size={shown}: use {','.join(names)}, each 1 or more")
+    return tuple(map(int, size))

@@ -1,4 +1,4 @@
-"""Which files `launch.predict` reads, and how its results take their places."""
+"""Finds the files to read, and puts results in their places."""
 
 import contextlib
 import errno
@@ -10,21 +10,21 @@ from jax_pix2pix.errors import DataError
 
 
 def find(source, output, endings):
-    """Finds the files of some kinds: one by its path, or all below a folder.
+    """Finds files with these endings: one by its path, or all below a folder.
 
-    What is hidden, or below `output`, is passed over.
+    Hidden files and those below `output` are skipped.
 
     Args:
         endings: of their names, in lower case.
 
     Returns:
-        (folder, names relative to it, sorted); no names where there are none of these kinds.
+        (folder, names relative to it, sorted); no names where no file has such an ending.
 
     Raises:
         DataError: there is nothing at `source`, or `output` is the folder of the files.
     """
     if not os.path.exists(source):
-        raise DataError(f"{source} does not exist: give a file or a folder to --input")
+        raise DataError(f"{source} does not exist: give a file or a folder")
     if not os.path.isdir(source):
         folder, name = os.path.split(source)
         names = [name]
@@ -35,13 +35,13 @@ def find(source, output, endings):
 
 
 def check_apart(folder, output):
-    """Raises DataError where results would lie among what they are made of."""
+    """Raises DataError if results would lie in the folder of the inputs."""
     if os.path.realpath(output) == os.path.realpath(folder):
-        raise DataError(f"{output} is where the input is: give another --output")
+        raise DataError(f"{output} is where the input is: give another output")
 
 
 def check_distinct(results):
-    """Raises DataError where two of {name of a file: name of its result} have the same result."""
+    """Raises DataError if two of {name of a file: name of its result} have the same result."""
     first = {}
     for name, result in results.items():
         if result in first:
@@ -52,13 +52,13 @@ def check_distinct(results):
 
 
 def results(source, output, names, endings, result_name, others=()):
-    """Where results lie: each in the folder `output`, or the only one in the file `output`.
+    """Places results: each in the folder `output`, or the only one in the file `output`.
 
     Args:
         source: a file or a folder; `names` are those found there.
-        endings: which make `output` a file.
+        endings: an `output` with one of these is a file.
         result_name: name of a file -> name of its result in a folder.
-        others: paths, or None, of what else is read.
+        others: paths of other inputs, or None.
 
     Returns:
         {name: path of its result}.
@@ -76,12 +76,12 @@ def results(source, output, names, endings, result_name, others=()):
     check_distinct(paths)
     for path in filter(None, (source, *others)):
         if os.path.realpath(path) in map(os.path.realpath, paths.values()):
-            raise DataError(f"{path} would be replaced by the result: give another --output")
+            raise DataError(f"{path} would be replaced by the result: give another output")
     return paths
 
 
 def check_place(path):
-    """Raises OSError, as `replacing` would, where the folder of `path` cannot be made, or used."""
+    """Raises OSError, as `replacing` would, if the folder of `path` cannot be made or used."""
     folder = os.path.dirname(path) or "."
     missing, there = None, folder
     while not os.path.exists(there):
@@ -99,13 +99,13 @@ def check_place(path):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Gives a path of the same name in a hidden folder; what is written there takes its place.
+    """Yields a path of the same name in a hidden folder; the file written there replaces `path`.
 
-    With what was written beside it, the voxels of a .mhd; `path` itself comes last. Makes the
-    folder of `path`. On an error nothing is left and `path` stays as it was.
+    Files written beside it, such as the voxels of a .mhd, move first. Makes the folder of `path`.
+    On an error nothing is left and `path` stays as it was.
 
     Raises:
-        OSError: `path` cannot be written; some libraries tell of a full disk without a name.
+        OSError: `path` cannot be written. It names `path`, as some libraries on a full disk do not.
     """
     folder, name = os.path.split(path)
     folder = folder or "."

@@ -1,28 +1,28 @@
-"""What each kind of run finds at --input of `launch.predict`, and where its results lie.
+"""Finds the inputs of each kind of run in a folder, and the paths of their results.
 
-Nothing is decoded, so that what cannot be is refused before a run is opened.
+Nothing is decoded, so that unfit inputs are refused before a run is opened.
 """
 
 import functools
 import os
 
-from input_pipeline.datasets.mri_ct.layouts import PICTURES
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import volume_file
 from jax_pix2pix.imaging.formats.dicom_lengths import is_dicom
-from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.safe_io import PICTURES
 from jax_pix2pix.imaging.xrays import JSRT
 from jax_pix2pix.inference.files import check_apart, check_distinct, find, results
 
-MASKS = {"mask", "ManualMask"}  # folders of X-rays' masks in the layouts that preparation takes
-CTS = {"B", "trainB", "valB", "testB"}  # folders of pictures of CT in these
-SYNTHRAD = {"mr", "cbct", "ct", "mask", "sct"}  # what the volumes of a patient are called
+MASKS = {"mask", "ManualMask"}  # folders of X-rays' masks in the layouts that preparation reads
+CTS = {"B", "trainB", "valB", "testB"}  # folders of CT pictures in these layouts
+SYNTHRAD = {"mr", "cbct", "ct", "mask", "sct"}  # the names of a patient's volumes
 
 
 def xrays(source, output):
-    """[(path of an X-ray, path of its mask without an ending)].
+    """Finds [(path of an X-ray, path of its mask without an ending)].
 
     Raises:
-        DataError: there are none, or two would have one result.
+        DataError: there are no X-rays, or two would have one result.
     """
     folder, names = find(source, output, (".png", JSRT))
     if os.path.isdir(source):
@@ -36,10 +36,10 @@ def xrays(source, output):
 
 
 def ct_volumes(source, output):
-    """[(path of a volume, or of the folder of a DICOM series; path of its mask without an ending)].
+    """Finds [(path of a volume or a DICOM series' folder, path of its mask without an ending)].
 
     Raises:
-        DataError: there are none, or two would have one result.
+        DataError: there are no volumes, or two would have one result.
     """
     folder, names = find(source, output, volume_file.ENDINGS)
     if os.path.isdir(source):
@@ -56,13 +56,13 @@ def ct_volumes(source, output):
 
 
 def label_masks(source, output):
-    """[(path of a mask of classes, path of its CT slice)].
+    """Finds [(path of a mask of classes, path of its CT slice)].
 
-    It is the file, or every .npy below a folder, or every .png without one. Where masks are .png
-    beside CT slices, as preparation takes them, the slices are left out.
+    The masks are the file, or every .npy below a folder, or without one every .png. CT slices
+    beside the masks, with `_slice_` in their names as for preparation, are left out.
 
     Raises:
-        DataError: there are none, or the results would lie among them.
+        DataError: there are no masks, or the results would lie among them.
     """
     folder, names = _label_masks(source)
     check_apart(folder, output)
@@ -72,20 +72,20 @@ def label_masks(source, output):
     ]
 
 
-def are_pictures(source, output):
-    """Whether the source is a picture, or a folder with pictures and without volumes.
+def is_picture_input(source, output):
+    """Tells whether the source is a picture, or a folder with pictures and without volumes.
 
-    Raises DataError, as `predict_files.find` does.
+    Raises DataError, as `files.find` does.
     """
     _, names = find(source, output, PICTURES + volume_file.ENDINGS)
     return bool(names) and all(name.lower().endswith(PICTURES) for name in names)
 
 
 def mr_pictures(source, output):
-    """[(path of a picture of MR, path of its synthetic CT)].
+    """Finds [(path of a picture of MR, path of its synthetic CT)].
 
     Raises:
-        DataError: there are no pictures but of CTs; or of the results, as `predict_files.results`.
+        DataError: all pictures are of CTs; or as `files.results`.
     """
     folder, names = find(source, output, PICTURES)
     if os.path.isdir(source):
@@ -99,14 +99,14 @@ def mr_pictures(source, output):
 
 
 def mr_volumes(source, output, modality, others=()):
-    """[(path of a volume of MR or cone beam CT, path of its synthetic CT)].
+    """Finds [(path of a source volume, path of its synthetic CT)].
 
     Args:
-        modality: "mr" or "cbct".
-        others: paths, or None, of what else is read.
+        modality: "mr", "cbct" or "ct".
+        others: paths of other inputs, or None.
 
     Raises:
-        DataError: there are none; or of the results, as `predict_files.results`.
+        DataError: there are no volumes of the modality; or as `files.results`.
     """
     folder, names = find(source, output, volume_file.ENDINGS)
     if os.path.isdir(source):
@@ -122,19 +122,21 @@ def mr_volumes(source, output, modality, others=()):
 
 
 def stem(name):
-    """Of a volume's path: its name in lower case, without the ending."""
+    """Extracts a volume's name, in lower case and without the ending, from its path."""
     return os.path.basename(volume_file.without_ending(name)).lower()
 
 
 def _in_folder(folder, output, names):
     """Paths of {name: name of its result}, all of which are distinct."""
+    if output.lower().endswith((*volume_file.ENDINGS, ".png")):
+        raise DataError(f"{output} is the name of a file, and masks go into a folder: give that")
     paths = {name: os.path.join(output, result) for name, result in names.items()}
     check_distinct(paths)
     return [(os.path.join(folder, name), result) for name, result in paths.items()]
 
 
 def _is_reference(name):
-    """Whether a file below a folder holds labels, in the layouts that preparation takes."""
+    """Tells whether a file below a folder holds labels, in the layouts that preparation reads."""
     folder, name = os.path.split(name)
     return name.startswith("segmentation-") or os.path.basename(folder) == "labelsTr"
 
@@ -152,7 +154,7 @@ def _mask_name(name):
 
 
 def _label_masks(source):
-    """-> (folder, names)."""
+    """Finds the masks of `label_masks`. -> (folder, names)."""
     if not os.path.isdir(source):
         return os.path.split(source)[0], [os.path.split(source)[1]]
     files = sorted(

@@ -1,11 +1,11 @@
-"""Pictures of sampled volumes: planes as a radiologist sees them, in their true proportions."""
+"""Draws planes of sampled volumes as a radiologist sees them, in their true proportions."""
 
 import numpy as np
 
+from jax_pix2pix.imaging.pictures import grid
 from jax_pix2pix.imaging.planes import PLANES, cut
 from jax_pix2pix.imaging.resizing import bilinear
 from jax_pix2pix.intensity import to_network
-from jax_pix2pix.imaging.pictures import grid
 
 LUNG_HU = (-1350, 150)  # level -600, width 1500
 SIDE = 256
@@ -13,15 +13,15 @@ ROW = 6  # slices in a row
 
 
 def three_planes(hu, spacing_mm):
-    """The axial, coronal and sagittal planes through the centre of a volume.
+    """Draws the axial, coronal and sagittal planes through the centre of a volume.
 
     Args:
         hu: int16 [slices, rows, columns].
         spacing_mm: between them.
 
     Returns:
-        {name of a plane: float32 [SIDE, SIDE] in [-1, 1], which is LUNG_HU}. They show the same
-        millimetres, about the centre of the volume, and black beyond it.
+        {name of a plane: float32 [SIDE, SIDE] in [-1, 1], which is LUNG_HU}. All show the same
+        millimetres around the centre of the volume, and black beyond it.
     """
     longest = max(np.multiply(hu.shape, spacing_mm))
     tiles = {}
@@ -34,20 +34,20 @@ def three_planes(hu, spacing_mm):
 
 
 def axial_slices(hu, spacing_mm):
-    """Every axial slice, as `three_planes` has them: a list of float32 [SIDE, SIDE]."""
+    """Draws every axial slice as `three_planes` does: a list of float32 [SIDE, SIDE]."""
     longest = max(np.multiply(hu.shape, spacing_mm)[1:])
     return [_tile(plane, spacing_mm[1:], longest) for plane in hu]
 
 
 def picture_of_planes(tiles, names):
-    """A row of `three_planes` for each volume. -> PIL image."""
+    """Draws a row of `three_planes` for each volume. -> PIL image."""
     low, high = LUNG_HU
     labels = [f"{name}: {low} to {high} HU" for name in names]
     return grid([list(planes.values()) for planes in tiles], list(tiles[0]), labels, SIDE)
 
 
 def picture_of_slices(tiles, name):
-    """Rows of the `axial_slices` of one volume, from the feet. -> PIL image."""
+    """Draws rows of the `axial_slices` of one volume, from the feet. -> PIL image."""
     low, high = LUNG_HU
     starts = range(0, len(tiles), ROW)
     labels = [f"{name}, slices from {start}: {low} to {high} HU" for start in starts]
@@ -56,7 +56,7 @@ def picture_of_slices(tiles, name):
 
 
 def _tile(plane, pixel_mm, longest_mm):
-    """A plane on a black square of longest_mm a side."""
+    """Centres a plane on a black square of longest_mm a side."""
     shape = np.multiply(plane.shape, pixel_mm) / longest_mm * SIDE
     shape = tuple(int(side) for side in np.maximum(np.rint(shape), 1))
     grey = np.asarray(to_network(bilinear(plane, shape), LUNG_HU))

@@ -1,60 +1,64 @@
-"""What `launch.predict` does with a pyramid: volumes made of noise."""
+"""Makes CT volumes with a pyramid: from noise, a volume's coarser scales, or fixed noise."""
 
-import os
 from typing import NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 
-from jax_pix2pix.imaging import volume_resizing
-from jax_pix2pix.imaging import volume_file
-from jax_pix2pix.imaging.volume import Geometry, Volume
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.intensity import to_network, to_stored
+from jax_pix2pix.imaging import volume_file, volume_resizing
+from jax_pix2pix.imaging.volume import Geometry
+from jax_pix2pix.inference import sources
+from jax_pix2pix.inference.checks import check_sampling
+from jax_pix2pix.inference.prediction import HU, Prediction
 from jax_pix2pix.inference.sampling import sample
-from jax_pix2pix.inference import sample_pictures
-from jax_pix2pix.inference.checks import sampled_size
-from jax_pix2pix.inference.files import replacing
+from jax_pix2pix.intensity import to_network
 
 
 class Training(NamedTuple):
-    """A volume to begin with."""
+    """A volume that a sample begins with."""
 
     image: np.ndarray  # float32 [d, h, w] in [-1, 1]
     spacing_mm: tuple  # of its voxels
     z_rec: np.ndarray | None = None  # its fixed noise
 
 
-def predict(config, system, generator, output, source, sampling):
-    """Writes samples, or reconstructions, one after the other.
+def samples(run, sampling, source=None, affine=None, dataset=None, progress=None):
+    """Yields a Prediction for each sample or reconstruction in turn.
 
     Args:
-        config, system, generator: of the finest scale of a run.
-        output: folder. See `launch.predict` for this and the rest, which are its flags.
-        source: path of a volume, or None.
-        sampling: predict_checks.Sampling.
+        run: Run of a pyramid.
+        sampling: checks.Sampling.
+        source: a CT in HU, as `sources.volume_of` takes it, that from_scale begins with; or None.
+        dataset: input_pipeline.Dataset of the run's data, for its training volumes in turn;
+            reconstruct needs it, and from_scale without a source.
+        progress: (done, total) -> None.
 
     Raises:
-        ConfigError: a flag does not fit the run, or not another flag.
-        DataError: the prepared data of the run is needed and not there, or source cannot be read.
+        ConfigError: an option does not fit the run or another one.
+        DataError: the prepared data of the run is missing, or source cannot be read.
     """
-    size = sampled_size(config, source, sampling)
-    count, seed, from_scale, _, reconstruct, form = sampling
-    if source:
-        given = [_read(source, config, size or system.generator.sizes[-1])]
-    else:
-        given = _training_volumes(config, system, count) if from_scale or reconstruct else []
-    name = "sample"
+    config, system = run.config, run.system
+    size = check_sampling(config, source is not None, sampling)
+    count, seed, from_scale, _, reconstruct = sampling
+    given = []
+    if source is not None:
+        given = [_read(source, affine, config, size or system.generator.sizes[-1])]
+    elif from_scale or reconstruct:
+        if dataset is None:
+            raise ConfigError(
+                "from_scale without a volume, and reconstruct, begin with the training volumes: "
+                "give dataset=input_pipeline.Dataset(run.config.data)"
+            )
+        given = _training_volumes(config, system, dataset, count)
     if reconstruct:
-        name, count = "reconstruction", min(count, len(given))
-    tiles, names = [], []
-    for number in tqdm.trange(count, desc=name, unit="volume"):
+        count = min(count, len(given))
+    for number in range(count):
         start = given[number % len(given)] if given else None
         volume = sample(
             config,
             system,
-            generator,
+            run.generator,
             jax.random.fold_in(jax.random.key(seed), number),
             size,
             from_scale,
@@ -65,37 +69,25 @@ def predict(config, system, generator, output, source, sampling):
             spacing_mm = resized_spacing_mm(start.spacing_mm, start.image.shape, volume.shape)
         else:
             spacing_mm = trained_spacing_mm(config, system)
-        hu = np.rint(to_stored(volume, config.data.source_range)).astype(np.int16)
-        names.append(f"{name}_{number:04d}")
-        path = os.path.join(output, f"{names[-1]}.{form}")
-        with replacing(path) as temporary:
-            volume_file.write_hu(temporary, hu, Volume(hu, _geometry(hu.shape, spacing_mm)))
-        tiles.append(sample_pictures.three_planes(hu, spacing_mm))
-        if config.pyramid.dimensions == 2:
-            slices = sample_pictures.axial_slices(hu, spacing_mm)
-            picture = sample_pictures.picture_of_slices(slices, names[-1])
-        else:
-            picture = sample_pictures.picture_of_planes(tiles[-1:], names[-1:])
-        _save(picture, os.path.join(output, f"{names[-1]}.png"))
-        tqdm.tqdm.write(path)
-    everything = os.path.join(output, f"{name}s.png")
-    _save(sample_pictures.picture_of_planes(tiles, names), everything)
-    print(everything)
+        hu = np.rint(system.output(volume)).astype(np.int16)
+        yield Prediction(hu, HU, _geometry(hu.shape, spacing_mm))
+        if progress:
+            progress(number + 1, count)
 
 
-def _read(path, config, size):
-    """A volume of a file, shrunk as the training volumes were, to the size of the samples.
+def _read(given, affine, config, size):
+    """Reads a volume and resizes it, as the training volumes were, to the size of the samples.
 
     Args:
         size: (d, h, w) of the samples, in 2D (h, w).
     """
-    volume = volume_file.read_hu(path)
+    volume, name = sources.volume_of(given, volume_file.read_hu, affine)
     shape = (config.data.depth, *size)[-3:]
     if config.data.crops and volume.values.shape != shape:
         raise ConfigError(
-            f"--input={path} has {_by(volume.values.shape)} voxels, but this run learnt from crops "
+            f"{name} has {_by(volume.values.shape)} voxels, but this run learnt from crops "
             f"in a volume's own voxels, and the samples are of {_by(shape)}: crop the file to "
-            "that, or set --size"
+            "that, or set size"
         )
     spacing_mm = volume.spacing_mm
     values = np.clip(volume.values, *config.data.clip_hu)
@@ -113,28 +105,26 @@ def _by(shape):
     return " x ".join(map(str, shape))
 
 
-def _training_volumes(config, system, count):
-    """Training for each of the first training examples, at most so many."""
-    # Both import TensorFlow, which is not needed to sample from noise.
-    from input_pipeline import pipeline, prepared
-
+def _training_volumes(config, system, dataset, count):
+    """Makes a Training of each of the first training examples, at most `count`."""
     data, volumes = config.data, []
-    examples = prepared.examples(data, "train")
-    few = np.arange(min(count, pipeline.num_evaluation_examples(data, "train")))
-    for batch in pipeline.eval_batches(data, "train", indices=few):
+    examples = dataset.examples("train")
+    few = np.arange(min(count, dataset.num_evaluation_examples("train")))
+    for batch in dataset.eval_batches("train", indices=few):
         images = np.asarray(to_network(batch["source"], data.source_range))[..., 0]
         noise = np.asarray(system.normalise(batch)[0])
         for image, z_rec, index in zip(images, noise, batch["index"][:, 0], strict=True):
             if index >= 0:
-                spacing_mm = prepared.spacing_mm(data, examples[index : index + 1])
+                spacing_mm = dataset.spacing_mm(examples[index : index + 1])
+                spacing_mm = spacing_mm if all(spacing_mm) else (1.0, 1.0, 1.0)
                 volumes.append(Training(image, spacing_mm, z_rec))
     return volumes
 
 
 def trained_spacing_mm(config, system):
-    """Between slices, rows and columns of the last scale, whatever the size of a sample.
+    """Computes the mm between slices, rows and columns of the last scale, for any sample size.
 
-    1 where the run does not say.
+    They are 1 if the config does not state them.
     """
     data = config.data
     if not all(data.spacing_mm):
@@ -145,7 +135,7 @@ def trained_spacing_mm(config, system):
 
 
 def resized_spacing_mm(spacing_mm, shape, new_shape):
-    """Of voxels resized with aligned corners: the first and the last keep their places."""
+    """Computes the spacing after resizing, where the first and last voxels keep their places."""
     return tuple(
         mm * ((n - 1) / (m - 1) if min(n, m) > 1 else n / m)
         for mm, n, m in zip(spacing_mm, shape, new_shape, strict=True)
@@ -153,11 +143,6 @@ def resized_spacing_mm(spacing_mm, shape, new_shape):
 
 
 def _geometry(shape, spacing_mm):
-    """Geometry whose first voxel, of the feet, the front and the right, is at the origin."""
+    """Makes a Geometry whose first voxel, at feet, front and right, is at the origin."""
     affine = np.diag([*np.multiply(spacing_mm, (1, -1, -1))[::-1], 1.0])
     return Geometry(affine, shape[::-1])
-
-
-def _save(picture, path):
-    with replacing(path) as temporary:
-        picture.save(temporary)

@@ -1,7 +1,7 @@
-"""Samples of a trained pyramid, of any size: from noise to an image, scale by scale.
+"""Samples a trained pyramid at any size: from noise to an image, scale by scale.
 
-`models.pyramid.Pyramid` is what training computes: whole images of the sizes of training. Here
-images wait in host memory, and one block at a time is on the device.
+`models.pyramid.Pyramid` computes whole images of the sizes of training. Here images stay in host
+memory, and one block at a time is on the device.
 """
 
 import functools
@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_pix2pix.inference.blocks import Field, by_blocks
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.inference.blocks import Field, by_blocks
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import interpolation
 from jax_pix2pix.models.scale_net import MARGIN, SlabGenerator
 
-BLOCK_VALUES = 2**24  # of one layer of a block, of which a few are in memory: 64 MB in float32
-WHOLE_VALUES = 2**27  # likewise, where an image cannot be cut
+BLOCK_VALUES = 2**24  # in one layer of a block: 64 MB in float32; memory holds a few layers
+WHOLE_VALUES = 2**27  # in one layer of an image that cannot be cut
 
 
 def sample(
@@ -34,20 +34,20 @@ def sample(
 ):
     """Makes one volume.
 
-    The noise of a voxel does not depend on the blocks. Instance norm has its statistics of the
-    whole image, which then is one block.
+    The noise of a voxel does not depend on the blocks. Instance norm needs the statistics of the
+    whole image, which is then one block.
 
     Args:
-        config, system, generator: of a run of a pyramid, of whatever scales it has.
+        config, system, generator: of a pyramid's run with any number of scales.
         key: of the noise.
         size: (d, h, w) of the volume, in 2D (h, w); by default that of training. Coarser scales
             are smaller in proportion.
-        from_scale: the first scale of which there is noise. Above 0 the scale before it is `image`
-            instead, as SinGAN's injection: what is coarser stays, what is finer is made anew.
+        from_scale: the first scale that gets noise. Above 0, `image` replaces the scale before it,
+            as in SinGAN's injection: coarser detail stays, finer detail is made anew.
         image: [d, h, w] in [-1, 1], of any size.
-        reconstruct: z_rec [*noise_size, c], as `system.normalise` gives it of a training volume:
-            noise of the coarsest scale, instead of the key's, and none above.
-        block_values: of one layer of a block at most, where the network's reach allows that.
+        reconstruct: z_rec [*noise_size, c], as `system.normalise` gives it for a training volume.
+            It replaces the noise of the coarsest scale; finer scales get none.
+        block_values: the most values of a block's layer, where the receptive field allows that.
 
     Returns:
         NumPy float32 [d, h, w] in [-1, 1].
@@ -62,9 +62,9 @@ def sample(
     shapes = [(*net.noise_size(size), net.channels) for size in sizes]
     flat = config.pyramid.dimensions == 2
     if not 0 <= from_scale < len(sizes):
-        raise ConfigError(f"--from_scale={from_scale}: use 0 to {len(sizes) - 1}")
+        raise ConfigError(f"from_scale={from_scale}: use 0 to {len(sizes) - 1}")
     if reconstruct is not None and reconstruct.shape != shapes[0]:
-        raise ConfigError("fixed noise is of the size of training: leave --size out")
+        raise ConfigError("fixed noise is of the size of training: leave size out")
     volume = None
     if from_scale:
         assert image is not None
@@ -86,7 +86,7 @@ def sample(
 
 
 def output_sizes(trained, size):
-    """The sizes of the scales of an image of this size, which shrink as those of training do.
+    """Computes the scales' sizes for an image of this size, in the proportions of training.
 
     Args:
         trained: the scales' sizes in training, tuples, coarsest first.
@@ -105,10 +105,10 @@ def output_sizes(trained, size):
 
 
 def field(net):
-    """blocks.Field of a generator of `scale_net`."""
+    """Computes the blocks.Field of a generator of `scale_net`."""
     if not isinstance(net, SlabGenerator):
         return Field(halo=MARGIN, shrink=MARGIN)
-    # The pixels on which the outputs of one cell of the grid depend, from the last layer back.
+    # low to high are the pixels that a grid cell's outputs depend on, from the last layer back.
     grid = 2**net.levels
     low, high = -1, grid  # the last convolution
     for _ in range(net.levels):
@@ -122,7 +122,7 @@ def field(net):
 
 
 def _scale(net, variables, coarser, size, noise, block_values):
-    """One scale's image, float32 [*size, c], as Pyramid has it.
+    """Computes one scale's image, float32 [*size, c], as Pyramid does.
 
     Args:
         coarser: the image before it, float32 [*sides, c], or None at the coarsest scale.
@@ -135,7 +135,7 @@ def _scale(net, variables, coarser, size, noise, block_values):
             raise ConfigError(
                 f"instance norm needs a scale of {' x '.join(map(str, size))} at once, which has "
                 f"{math.prod(total)} pixels with its border, above {WHOLE_VALUES // net.width}: "
-                "use a smaller --size"
+                "use a smaller size"
             )
         block_values = values
     middle = _middle(size, total)
@@ -164,21 +164,21 @@ def _body(net, variables, block):
 
 
 def _middle(size, total):
-    """Where an image of this size is in its padded one: slices."""
+    """Locates an image of this size in its padded one: slices."""
     starts = ((outer - side) // 2 for side, outer in zip(size, total, strict=True))
     return tuple(slice(start, start + side) for start, side in zip(starts, size, strict=True))
 
 
 def _among(middle, start):
-    """The same among planes from the number `start` on."""
+    """Shifts the slices of `_middle` to planes that begin at the number `start`."""
     rows, *others = middle
     return slice(max(rows.start - start, 0), max(rows.stop - start, 0)), *others
 
 
 def _drawn(key, amplitude, shape, noisy):
-    """Normal noise of a padded image, 0 outside of `noisy`, as a function of planes.
+    """Draws normal noise of a padded image, 0 outside of `noisy`, as a function of planes.
 
-    Each plane is of a key of its own.
+    Each plane has its own key.
     """
 
     def planes(start, stop):
@@ -196,12 +196,12 @@ def _normal(key, plane, shape):
 
 
 def _fixed(noise):
-    """Given noise as a function of planes."""
+    """Turns given noise into a function of planes."""
     return lambda start, stop: np.array(noise[start:stop], np.float32)
 
 
 def _resized(image, size, start=0, stop=None):
-    """Planes [start, stop) along the first axis of `models.resize.resize_linear`.
+    """Computes planes [start, stop) along the first axis of `models.resize.resize_linear`.
 
     Args:
         image: float32 [*sides, c].

@@ -1,229 +1,161 @@
-"""What `launch.predict` does with MR or cone beam CT volumes: synthetic CT on their voxels."""
+"""Makes synthetic CT: in HU of volumes of MR or cone beam CT, in grey levels of pictures of MR."""
 
-import functools
-import json
 import os
-import sys
 
-import jax
 import numpy as np
-import tqdm
 
-from input_pipeline import prepared_files
-from jax_pix2pix.imaging import mr_volumes
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.imaging import mr_volumes, resample, volume_file
 from jax_pix2pix.imaging.body_mask import body_mask
-from jax_pix2pix.imaging.mr_intensity import stored_cbct, stored_mr
-from input_pipeline.datasets.mri_ct.layouts import MASKS_NOTE
+from jax_pix2pix.imaging.mr_intensity import hu_to_grey
+from jax_pix2pix.imaging.mr_pictures import stored_source
 from jax_pix2pix.imaging.planes import cut, native, stored_image
-from jax_pix2pix.imaging import volume_file
-from jax_pix2pix.imaging.volume import Volume
 from jax_pix2pix.imaging.resizing import evaluation_image
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.adversarial import generate
-from jax_pix2pix.inference.sliding_window import blend
-from jax_pix2pix.metrics import protocols
-from jax_pix2pix.metrics.sct_scores import score_patient
-from jax_pix2pix.intensity import to_network, to_stored
-from jax_pix2pix.inference import inputs
-from jax_pix2pix.evaluation import synthesis_report
-from jax_pix2pix.inference.files import replacing
-
-BATCH = 16  # slices
-GRID = (
-    "all slices of the volume, on the voxels of the synthetic CT's file, which are the CT's, with "
-    "their spacing, HU rounded to whole ones"
-)
-COLUMNS = {"mae": "MAE, HU", "psnr": "PSNR, dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM"}
+from jax_pix2pix.imaging.safe_io import PICTURES, read_picture
+from jax_pix2pix.imaging.volume import Geometry, Volume
+from jax_pix2pix.inference import inputs, sources
+from jax_pix2pix.inference.checks import check_pictures
+from jax_pix2pix.inference.prediction import GREY, HU, Prediction
+from jax_pix2pix.inference.sliding_window import blend, by_slices
+from jax_pix2pix.logs.messages import messages
 
 
-def predict(
-    config, system, generator, header, source, output, mask=None, reference=None, workdir=None
-):
-    """Writes a synthetic CT of each volume, one volume after the other.
+class SyntheticCT:
+    def __init__(self, run):
+        self._run, self.data = run, run.config.data
 
-    Args:
-        config, system, generator: of the run.
-        header: {"workdir", "checkpoint": its name, "step": its number}, for the scores' files too.
-        source: a volume, or without mask and reference a folder of them at any depth.
-        output: see `launch.predict` for what is written there.
-        mask: file of the body in the volume; without one, mask.* beside a volume that is called as
-            in SynthRAD, or else what `body_mask` finds.
-        reference: file of the volume's real CT, to be scored against: the scores are printed and
-            written beside the output, see synthesis_report.write. With config.data.resample MR and
-            mask are resampled to its voxels, as for training, and so is the synthetic CT.
+    def __call__(self, given, affine=None, progress=None, mask=None, grid=None):
+        """See `Run.predict`.
 
-        workdir: of the run, if the header's is not a folder here.
+        Args:
+            given: as `sources.volume_of`; or the path of a picture, if the run learnt from such.
+            mask: the body: path, Volume, or array in the axes of the source's affine. By
+                default mask.* beside a volume called as in SynthRAD, or what `body_mask` finds.
+            grid: path, Volume or Geometry, for runs with config.data.resample: on whose voxels MR
+                and mask are resampled, as for training, and the synthetic CT is made.
 
-    Raises:
-        DataError: there are no volumes, one cannot be read, or mask or reference are not on its
-            voxels, where nothing is resampled.
-    """
-    outputs = compiled(system, config.data)
-    grid = _grid(config.data, reference)
-    modality, others = config.data.modality, {mask, reference}
-    for path, result in inputs.mr_volumes(source, output, modality, others):
-        body_path = mask or _mask_beside(path, modality)
-        geometry = grid or _own_grid(path, body_path, reference)
-        stored, values, body = prepared(path, body_path, config.data, grid)
-        shown = mr_volumes.shows_body(body, config.data)
-        network = functools.partial(outputs, generator)
-        small = _synthesised(network, stored, shown, config.data, path)
-        hu = np.empty(geometry.shape, np.int16)
-        slices = cut(hu, config.data.plane)
+        Raises:
+            DataError: a file cannot be read, or the mask is not on the volume's voxels and nothing
+                is resampled.
+        """
+        if isinstance(given, sources.PATHS) and os.fspath(given).lower().endswith(PICTURES):
+            if mask is not None or grid is not None or affine is not None:
+                raise ConfigError("mask, grid and affine are of volumes, and this is a picture")
+            return self._of_picture(given, progress)
+        data = self.data
+        if grid is not None and not data.resample:
+            raise ConfigError(
+                "grid is of runs with config.data.resample: this one keeps the source's voxels"
+            )
+        grid = self._grid(grid)
+        read = volume_file.read_ct if data.modality in mr_volumes.IN_HU else volume_file.read_mr
+        volume, name = sources.volume_of(given, read, affine)
+        if mask is None and isinstance(given, sources.PATHS):
+            mask = _mask_beside(name, data.modality)
+        body, body_from = self._body(mask, volume, name, grid)
+        if grid is not None:
+            volume = Volume(mr_volumes.resampled_source(volume, data.modality, grid).values, grid)
+        if body is None:
+            body = body_mask(volume.values)
+        try:
+            values = mr_volumes.stored_source(volume.values, body, data)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        small = self._synthesised(prepared_planes(values, data), body, progress)
+        hu = np.empty(volume.geometry.shape, np.int16)
+        slices = cut(hu, data.plane)
         for k, plane in enumerate(small):
             slices[k] = np.rint(native(plane, slices.shape[1:]))
-        with replacing(result) as temporary:
-            volume_file.write_hu(temporary, hu, Volume(hu, geometry))
-        where = body_path or f"Otsu's threshold of {path}, holes filled, largest component"
-        trained = "" if body_path else _training_masks(workdir or header["workdir"])
-        print(f"{result}\nbody mask: {where}{trained}", flush=True)
-        if reference:
-            about = header | {"input": path, "reference": reference, "mask": where}
-            seen = values, volume_file.read_ct(reference).values, hu, body > 0
-            _score(result, config.system, about, seen, geometry.spacing_mm)
+        return Prediction(hu, HU, volume.geometry, values, body, body_from)
+
+    def _of_picture(self, path, progress):
+        """A picture of the size of the source, in which 0 and 255 are data.image_window_hu."""
+        data = self.data
+        check_pictures(self._run.config, True)
+        grey = read_picture(path)
+        stored = prepared_picture(grey, data)
+        (hu,) = np.asarray(self._run.outputs(stored[None]))
+        hu = native(hu[..., 0], grey.shape)
+        if progress:
+            progress(1, 1)
+        return Prediction(hu_to_grey(hu, data.image_window_hu), GREY, source=grey)
+
+    def _grid(self, grid):
+        """Reads the Geometry to resample MR and mask to; None leaves them on their own voxels."""
+        if not self.data.resample:
+            return None
+        if grid is None:
+            messages.warning(
+                "this run was trained on MR resampled to the CT's voxels (config.data.resample), "
+                "and here field of view and voxels stay the MR's own, which may differ: give a "
+                "file on the voxels that are wanted as reference, volume by volume"
+            )
+            return None
+        if isinstance(grid, Geometry | Volume):
+            return grid if isinstance(grid, Geometry) else grid.geometry
+        messages.info(f"MR and mask are resampled, as for training, to the voxels of {grid}")
+        return volume_file.read_geometry(grid)
+
+    def _body(self, mask, volume, name, grid):
+        """(uint8 of the body on the voxels of the result, or None to find it; where it is from)."""
+        if mask is None:
+            notes = "".join(f"; in training: {note}" for note in self._run.mask_notes)
+            return None, f"Otsu's threshold of {name}, holes filled, largest component{notes}"
+        affine = None
+        if isinstance(mask, np.ndarray):  # on the source's voxels, in the axes of its affine
+            mask, affine = (mask > 0).astype(np.uint8), volume.geometry.affine
+        labels, where = sources.volume_of(mask, volume_file.read_labels, affine)
+        if grid is None:
+            volume.geometry.check_same_grid(name, labels.geometry, where, "resample the latter")
+        else:
+            labels = resample.nearest(labels, grid)
+        if where.startswith("the "):
+            where = f"{where} that was given"
+        return (labels.values > 0).astype(np.uint8), where
+
+    def _synthesised(self, stored, body, progress):
+        """Predicts HU of prepared slices with neighbours, or of blended 3D patches: [d, S, S].
+
+        Training stored only slices with body, so where a stretch of body ends, its last slice
+        stands in for the missing neighbour.
+        """
+        data = self.data
+        network = self._run.outputs
+        if data.depth:
+            side = data.patch_size or data.image_size
+            return blend(stored, (data.depth, side, side), network, progress=progress)[..., 0]
+        shown = mr_volumes.shows_body(body, data)
+        (hu,) = by_slices(stored, data.context, lambda x: (network(x),), progress, shown)
+        return hu[..., 0]
 
 
-def _grid(data, reference):
-    """The Geometry to which MR and mask are resampled; None leaves them on their own voxels."""
-    if not data.resample:
-        return None
-    if reference:
-        print(f"MR and mask are resampled, as for training, to the voxels of {reference}")
-        return volume_file.read_geometry(reference)
-    print(
-        "warning: this run was trained on MR resampled to the CT's voxels (config.data.resample), "
-        "and here field of view and voxels stay the MR's own, which may differ: give a file on "
-        "the voxels that are wanted as --reference, volume by volume",
-        file=sys.stderr,
+def prepared_planes(values, data):
+    """Resizes a stored volume as preparation and evaluation do.
+
+    Args:
+        values: uint16 [slices, rows, columns], axial.
+        data: config.data.
+
+    Returns:
+        uint16 [slices, S, S, 1] of data.plane, where S is data.image_size.
+    """
+    planes = (
+        stored_image(plane, data.stored_size, beyond=0)[..., None]
+        for plane in cut(values, data.plane)
     )
+    return np.stack([evaluation_image(plane, data.image_size) for plane in planes])
 
 
-def _own_grid(path, *others):
-    """Geometry of a volume. Raises DataError where one of the others, if any, is on another one."""
-    geometry = volume_file.read_geometry(path)
-    for other in filter(None, others):
-        grid = volume_file.read_geometry(other)
-        geometry.check_same_grid(path, grid, other, "resample the latter")
-    return geometry
+def prepared_picture(grey, data):
+    """Prepares a picture as preparation and evaluation do. uint8 [h, w] -> uint16 [S, S, 1]."""
+    return evaluation_image(stored_source(grey, data.stored_size), data.image_size)
 
 
 def _mask_beside(path, modality):
-    """The path of mask.* beside a volume that is called as in SynthRAD, or None."""
+    """Finds the path of mask.* beside a volume named as in SynthRAD, or None."""
     if inputs.stem(path) == modality:
         for ending in volume_file.ENDINGS:
             beside = os.path.join(os.path.dirname(path), f"mask{ending}")
             if os.path.exists(beside):
                 return beside
     return None
-
-
-def _training_masks(workdir):
-    """What the record of a run's data says of masks from files; "" without them, or a record."""
-    try:
-        notes = prepared_files.read(
-            os.path.join(workdir, prepared_files.RECORD),
-            "a preparation's record",
-            lambda text: json.loads(text)["notes"],
-        )
-    except DataError:  # of runs from before there is none
-        return ""
-    return "".join(f"; in training: {note}" for note in notes if note.startswith(MASKS_NOTE))
-
-
-def prepared(path, body_path, data, grid=None):
-    """A volume as preparation and evaluation make it, and its body.
-
-    Args:
-        body_path: file of the body, or None: it is found.
-        data: config.data.
-        grid: Geometry to which both are resampled; None leaves them where they are.
-
-    Returns:
-        (uint16 [slices, S, S, 1], of data.plane, S being data.image_size; the same before it was
-        cut and resized, uint16 [slices, rows, columns], axial; and the body, likewise, uint8).
-    """
-    values = mr_volumes.read_source(path, data.modality, grid)
-    body = mr_volumes.read_body(body_path, grid) if body_path else body_mask(values)
-    try:
-        if data.modality == "cbct":
-            values = stored_cbct(values)
-        else:
-            values = stored_mr(values, body, data.mr_percentiles)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    slices = cut(values, data.plane)
-    planes = (stored_image(plane, data.stored_size, beyond=0)[..., None] for plane in slices)
-    stored = np.stack([evaluation_image(plane, data.image_size) for plane in planes])
-    return stored, values, body
-
-
-def compiled(system, data):
-    """(generator, stored [n, *spatial, c]) -> HU, float32 [n, *spatial, 1]."""
-
-    @jax.jit
-    def outputs(generator, stored):
-        fake = generate(system, generator, to_network(stored, data.source_range))
-        return to_stored(fake, data.window_hu)
-
-    return outputs
-
-
-def _synthesised(outputs, stored, shown, data, path):
-    """HU of a prepared volume: slices with their neighbours, or in 3D blended patches.
-
-    shown: bool [slices], which show some body. As in training, which has no others, the last slice
-        with body is its own neighbour.
-
-    Returns:
-        float32 [slices, S, S].
-    """
-    name = os.path.basename(path)
-    if data.depth:
-        side = data.patch_size or data.image_size
-        with tqdm.tqdm(desc=name, unit="patch") as progress:
-
-            def counted(patch):
-                progress.update()
-                return outputs(patch)
-
-            return blend(stored, (data.depth, side, side), counted)[..., 0]
-    last = len(stored) - 1
-    neighbours = np.arange(-data.context, data.context + 1)
-    ends = np.flatnonzero(np.diff(shown)) + 1  # where stretches with and without body begin
-    stretch = np.searchsorted(ends, np.arange(len(stored)), side="right")
-    first, stop = np.append(0, ends)[stretch], np.append(ends, len(stored))[stretch]
-    hu = np.empty(stored.shape[:3], np.float32)
-    for start in tqdm.tqdm(range(0, len(stored), BATCH), desc=name, unit="batch"):
-        # The last slice is repeated, so that the generator is compiled once.
-        slices = np.minimum(np.arange(start, start + BATCH), last)
-        own = first[slices, None], stop[slices, None] - 1
-        around = np.clip(slices[:, None] + neighbours, *own)
-        batch = outputs(np.moveaxis(stored[around, ..., 0], 1, -1))
-        hu[start : start + BATCH] = np.asarray(batch)[: len(stored) - start, ..., 0]
-    return hu
-
-
-def _score(result, system, about, seen, spacing_mm):
-    """Prints the scores of a synthetic CT and writes beside it what `launch.evaluate` does.
-
-    about: the header with "input", "reference" and "mask", in words.
-    seen: source, CT, synthetic CT and body, as synthesis_report.page has them.
-    """
-    _, ct, sct, body = seen
-    scores = score_patient(ct, sct, body, spacing_mm)
-    _print_scores(scores)
-    page = synthesis_report.page(about["input"], len(ct), seen, spacing_mm, scores)
-    results = about | synthesis_report.results({"model": [scores]}, [page], GRID, {})
-    facts, title = {"system": system} | about, f"Synthetic CT of {page.name}"
-    synthesis_report.write(volume_file.without_ending(result), title, facts, results, [page])
-
-
-def _print_scores(scores):
-    """A row a protocol, and below what each of them is."""
-    print(f"{'':20}" + "".join(f"{title:>12}" for title in COLUMNS.values()))
-    for name in protocols.PROTOCOLS:
-        found = [scores.get(f"{name}.{key}") for key in COLUMNS]
-        cells = (f"{'-':>12}" if value is None else f"{value:12.4f}" for value in found)
-        print(f"{name:20}" + "".join(cells))
-    for name, protocol in protocols.PROTOCOLS.items():
-        print(f"{name}, version {protocol.version}: {protocol.text}")

@@ -1,1 +1,1 @@
-"""A room."""
+"""What a run reports: metrics, time, pictures, trackers, messages."""

@@ -22,11 +22,11 @@ class Averages:
         self._log, self._config, self._clock = log, config, clock
         self._total_steps = config.epochs * config.steps_per_epoch
         self._pending = None
-        # What a run that goes on from the middle of an interval had of it.
+        # If the run resumes in the middle of an interval, the steps before.
         self._interval = list(log.interval) if log else []
         self._restored, self._epoch = len(self._interval), []
         self._skipped_in_a_row = 0
-        self._before = dict(clock.seconds)  # the interval
+        self._before = dict(clock.seconds)  # at the interval's start
         self._host, self._idle = HostTime(), False
         self._before_epoch = dict(clock.seconds)
         spent = ", ".join(f"{kind} {s:.1f} s" for kind, s in clock.seconds.items() if s)
@@ -34,9 +34,9 @@ class Averages:
 
     @contextlib.contextmanager
     def waiting_for_input(self):
-        """Counts the time, if the device has nothing left to do at its end.
+        """Books the time as input if the device has nothing left to do at its end.
 
-        All of it, an upper bound: when the device finished its last step is not known.
+        This is an upper bound: it is not known when the device finished its last step.
         """
         self._clock.book("step")
         self._host.begin()
@@ -45,16 +45,16 @@ class Averages:
         self._clock.book("input" if self._idle else "step")
 
     def add(self, step, metrics, index):
-        """Of a step that was dispatched; index: the numbers of this process's examples."""
+        """Adds a step that was dispatched; index: the numbers of this process's examples."""
         self._host.dispatched(self._idle)
         self.flush()
         self._pending = (step, metrics, zlib.crc32(np.asarray(index, "<i8").tobytes()))
 
     def flush(self):
-        """Reads what is pending.
+        """Reads the pending metrics.
 
         Raises:
-            TrainingError: on all processes, of max_skipped steps without a whole update.
+            TrainingError: on all processes, after max_skipped steps in a row with a skipped update.
         """
         if self._pending is None:
             return
@@ -71,20 +71,20 @@ class Averages:
             self._clock.seconds[kind] - self._before[kind] for kind in ("input", "step")
         )
         seconds = waited + stepped  # without validation, pictures and checkpoints
-        steps = len(self._interval) - self._restored  # that those seconds are of
+        steps = len(self._interval) - self._restored  # taken in those seconds
         images_per_second = steps * self._config.data.batch_size / seconds
         shown = {key: f"{values[key]:.3f}" for key in ("loss_G", "loss_D", "ssim") if key in values}
         self._log.advance(**shown, images_s=f"{images_per_second:.1f}")
         if step % self._config.log_every_steps == 0 or step == self._total_steps:
             speed = {"images_per_second": images_per_second, "input_wait": waited / seconds}
-            # The last step's batch, as a checksum: whoever resumed can see that it is the same.
+            # A checksum of the last step's batch, which shows if a resumed run had the same one.
             means = _mean(self._interval) | speed
             self._log.scalars(step, "train", means, batch_ids=batch_ids)
             self._log.seconds(step)
             self._interval, self._restored, self._before = [], 0, dict(self._clock.seconds)
 
     def keep(self, step):
-        """Leaves in the log what the interval has by a checkpoint, for a run that goes on there."""
+        """Logs an unfinished interval at a checkpoint, for a run that resumes there."""
         self.flush()
         if self._log and self._interval:
             self._log.unfinished(step, self._interval)
@@ -108,7 +108,7 @@ class Averages:
             )
 
     def end_epoch(self, epoch, write):
-        """On all processes, which compare their speed here."""
+        """Called on all processes, which compare their speed here."""
         self.flush()
         seconds = sum(self._clock.seconds[x] - self._before_epoch[x] for x in ("input", "step"))
         compared = gather(*self._host.take(), seconds)
@@ -120,7 +120,7 @@ class Averages:
 
 
 def _mean(dicts):
-    """Of what is finite, as metrics of a skipped update may not be; of these updates the count."""
+    """Averages the finite values, since a skipped update's may not be; sums `skipped_*`."""
     means = {}
     for key in dicts[0]:
         values = np.array([d[key] for d in dicts])

@@ -4,15 +4,15 @@ import os
 import time
 from pathlib import Path
 
-# What a run spends its time on. Input is what the device waited for; step, all else in the loop.
+# What a run spends its time on. Input: the device waited for it. Step: all else in the loop.
 KINDS = ("step", "input", "compile", "evaluation", "checkpoint", "startup")
 
 
 class Clock:
-    """Seconds by kind, each of which counts once: they add up to the time since the beginning.
+    """Seconds by kind; each second counts once, so they add up to the time since the beginning.
 
     Args:
-        age: seconds that have passed, to be booked too.
+        age: seconds that have already passed, to be booked too.
     """
 
     def __init__(self, age=0.0):
@@ -21,7 +21,7 @@ class Clock:
         self._booked = time.monotonic() - age
 
     def book(self, kind):
-        """The time since the last call was spent on this, one of KINDS."""
+        """Books the time since the last call as this, one of KINDS."""
         now = time.monotonic()
         self.seconds[kind] += now - self._booked
         self._booked = now
@@ -34,7 +34,7 @@ class Clock:
 
 
 def process_age():
-    """Seconds since this process was started, imports included; 0 where /proc does not tell."""
+    """Seconds since this process was started, imports included; 0 if there is no /proc."""
     try:
         after_name = Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()
     except OSError:

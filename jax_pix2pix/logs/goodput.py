@@ -1,14 +1,16 @@
-"""Goodput: which share of a run's wall time went into steps that count.
+"""Goodput: the share of a run's wall time that went into steps that count.
 
-Of metrics.jsonl alone. A line of split "start" or "seconds" has the seconds of the process since
-the line before, by kind, and a start after another has what the restart cost, so that each second
-stands in one place and all of them add up to the wall time.
+It is read from metrics.jsonl alone. A line of split "start" or "seconds" has the process's seconds
+since the previous line, by kind. A start after another also has what the restart cost. So each
+second stands in one place, and all of them add up to the wall time.
 """
 
+import json
 import os
 
-from jax_pix2pix.logs.clock import KINDS
 from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.logs.clock import KINDS
+from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.logs.metrics_log import metrics_path, read_metrics
 
 LOST = "lost"  # steps that were trained again after a restart, and what went with them
@@ -17,17 +19,16 @@ COLUMNS = (*KINDS, LOST, DOWN)
 
 
 def restart_cost(lines, start_step, began):
-    """What a restart cost that goes on from ``start_step``.
+    """What a restart from ``start_step`` cost.
 
     Args:
-        lines: of metrics.jsonl as the run before left it.
-        start_step: of the checkpoint that is gone on from.
-        began: time at which the process that goes on began, in seconds since 1970.
+        lines: of metrics.jsonl as the previous run left it.
+        start_step: step of the checkpoint that the run resumes from.
+        began: time at which the resuming process began, in seconds since 1970.
 
     Returns:
         {"lost_steps", "lost_seconds": in the lines of steps that are trained again,
-        "down_seconds": since the last line that has seconds, and so with what came after it, if
-        anything did}.
+        "down_seconds": since the last line that has seconds, including any work after it}.
     """
     ended = [line["time"] for line in lines if "seconds" in line]
     lost = [line for line in lines if not kept(line, start_step)]
@@ -39,7 +40,7 @@ def restart_cost(lines, start_step, began):
 
 
 def kept(line, start_step):
-    """Whether a line stays when the run goes on from there: starts have happened in any case."""
+    """Whether a line stays when the run resumes from there; lines of split "start" always do."""
     return line["split"] == "start" or line["step"] <= start_step
 
 
@@ -47,14 +48,14 @@ def summarise(logs):
     """The shares of the wall time.
 
     Args:
-        logs: the lines of metrics.jsonl as dicts, in a list for each scale of a pyramid, coarsest
-            first; else in one.
+        logs: a list of the lines of metrics.jsonl as dicts, for each scale of a pyramid, coarsest
+            first, or for the only run.
 
     Returns:
         {"wall_seconds", "seconds": {kind: s}, "shares": {kind: of the wall time}, "attempts"}. The
-        kinds are COLUMNS. Attempts are the starts, with the same of each, "from_step", "to_step",
-        "lost_steps" and "log", the place in ``logs``; what is lost and down is of the restart that
-        an attempt began with. None where no line has seconds.
+        kinds are COLUMNS. Attempts are the starts, each with the same fields, "from_step",
+        "to_step", "lost_steps" and "log", its index in ``logs``; its lost and down times belong to
+        the restart that began it. None if no line has seconds.
     """
     attempts, ended = [], None
     for number, log in enumerate(logs):
@@ -67,7 +68,7 @@ def summarise(logs):
                 seconds = dict.fromkeys(COLUMNS, 0.0)
                 seconds[LOST] = restart.get("lost_seconds", 0.0)
                 seconds[DOWN] = restart.get("down_seconds", 0.0)
-                if not of_log and ended is not None:  # killed between two scales, if not 0
+                if not of_log and ended is not None:  # above 0 if killed between two scales
                     began = line["time"] - sum(line["seconds"].values())
                     seconds[DOWN] += max(0.0, began - ended)
                 of_log.append(
@@ -98,7 +99,7 @@ def _with_shares(summary):
 
 
 def of_workdir(workdir):
-    """`summarise` of a run, of a pyramid's too, finished or not; None where no line has seconds.
+    """`summarise` of a run or a pyramid's run, finished or not; None if no line has seconds.
 
     Raises:
         WorkdirError: there is no metrics.jsonl, or a line is damaged.
@@ -112,6 +113,33 @@ def of_workdir(workdir):
         path = metrics_path(directories[0])
         raise WorkdirError(f"{path} does not exist: is this the workdir of a run?")
     return summarise([read_metrics(directory) for directory in directories])
+
+
+def report(workdir, path=None):
+    """The table of a run as text, None if no line has seconds; writes JSON to `path` if given.
+
+    Raises:
+        WorkdirError: as `of_workdir`.
+    """
+    summary = of_workdir(workdir)
+    if summary is None:
+        return None
+    if path:
+        temporary = f"{path}.tmp"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(summary, file, indent=2)
+        os.replace(temporary, path)
+    return table(summary)
+
+
+def report_end(workdir):
+    """Reports a run that came to an end, and writes goodput.json."""
+    try:
+        text = report(workdir, os.path.join(workdir, "goodput.json"))
+        if text:
+            messages.info(text)
+    except WorkdirError as error:  # the log is gone or damaged, but the run is not
+        messages.warning(str(error))
 
 
 def table(summary):

@@ -7,10 +7,17 @@ import time
 
 import tqdm
 
-from jax_pix2pix.logs import straggler
 from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.logs import straggler
 from jax_pix2pix.logs.goodput import kept, of_workdir, restart_cost
-from jax_pix2pix.logs.metrics_log import complete_lines, metrics_line, metrics_path, parsed, points, read_metrics
+from jax_pix2pix.logs.metrics_log import (
+    complete_lines,
+    metrics_line,
+    metrics_path,
+    parsed,
+    points,
+    read_metrics,
+)
 from jax_pix2pix.logs.writers import TensorBoard
 
 
@@ -18,17 +25,17 @@ class Logbook:
     """Files of one workdir; continues them after ``start_step``.
 
     A killed run may have logged steps after its last checkpoint. They are trained again, so their
-    lines are dropped first: each step stands in metrics.jsonl once. What they say of the time goes
+    lines are dropped first: each step stands in metrics.jsonl once. The time of these lines goes
     into the line of split "start".
 
     Args:
-        clock: of the process, on which all up to here is booked.
+        clock: the process's, on which all time up to here is booked.
         title: of the progress bar.
         config: {dotted name of a field: value}, for the writers.
-        trackers: of trackers.py, each (workdir, history) -> Writer, beside TensorBoard.
+        trackers: of trackers.py, each (workdir, history) -> Writer, besides TensorBoard.
 
     Raises:
-        WorkdirError: a line of a log is damaged; but a last one that was cut short is no line.
+        WorkdirError: a line of a log is damaged; a last line that was cut short is ignored.
     """
 
     def __init__(
@@ -45,7 +52,7 @@ class Logbook:
         self._workdir, self._steps_per_epoch, self._clock = workdir, steps_per_epoch, clock
         spent = clock.take()
         start = {"seconds": spent}
-        self.interval = []  # the metrics of steps of an interval that was not finished
+        self.interval = []  # the metrics of the steps of an unfinished interval
         if before := read_metrics(workdir):
             began = time.time() - sum(spent.values())
             start["restart"] = restart_cost(before, start_step, began)
@@ -81,29 +88,29 @@ class Logbook:
         )
 
     def advance(self, **shown):
-        """One step further on the bar; ``shown`` stands behind it."""
+        """Advances the bar by one step; ``shown`` stands behind it."""
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
 
     def scalars(self, step, split, values, **fields):
-        """One line of metrics.jsonl, and a point of each writer for each value; not for fields."""
+        """Writes a line of metrics.jsonl, and the values, without the fields, to each writer."""
         values = {key: float(value) for key, value in values.items()}
         self._line(step, split, values | fields)
         for writer in self._writers:
             writer.scalars(step, split, values)
 
     def straggler(self, step, compared):
-        """Of straggler.gather: a line of metrics.jsonl, and a printed one if it is notable."""
+        """Writes what straggler.gather found to metrics.jsonl, and prints it if it is notable."""
         self.scalars(step, "straggler", compared)
         if text := straggler.line(round(step / self._steps_per_epoch), compared):
             tqdm.tqdm.write(text)  # above the bar
 
     def seconds(self, step):
-        """One line of metrics.jsonl: what was booked on the clock since the last one."""
+        """Writes a line of metrics.jsonl: the time booked on the clock since the last one."""
         self._line(step, "seconds", {"seconds": self._clock.take()})
 
     def unfinished(self, step, metrics):
-        """One line of metrics.jsonl: {name: value} of each step of an interval up to this one."""
+        """Writes a line of metrics.jsonl: {name: value} of each step of the interval so far."""
         self._line(step, "unfinished", {"metrics": metrics})
 
     def _line(self, step, split, values):
@@ -112,7 +119,7 @@ class Logbook:
         self._jsonl.flush()
 
     def epoch(self, epoch, values):
-        """One line of training_log.txt."""
+        """Writes a line of training_log.txt."""
         values = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
         self._text.write(f"epoch {epoch}  {values}\n")
         self._text.flush()
@@ -123,14 +130,14 @@ class Logbook:
             writer.image(step, name, image)
 
     def close(self):
-        """Also gives the writers, at the end of the run, the shares of where its time went."""
+        """Closes files and writers; at the end of the run, writers first get its goodput."""
         finished = self._bar.n == self._bar.total
         self._bar.close()
         self._jsonl.close()
         self._text.close()
         summary = None
         if finished:
-            with contextlib.suppress(WorkdirError):  # someone took the file away meanwhile
+            with contextlib.suppress(WorkdirError):  # someone removed the file meanwhile
                 summary = of_workdir(self._workdir)
         for writer in self._writers:
             if summary:
@@ -139,7 +146,7 @@ class Logbook:
 
 
 def _continued(path, parse, keep):
-    """Opens a log for appending, without the lines whose ``parse(line)`` ``keep`` refuses.
+    """Opens a log for appending, after dropping lines for which ``keep(parse(line))`` is false.
 
     Raises:
         WorkdirError: parse refuses a line.

@@ -7,7 +7,7 @@ from jax_pix2pix.logs.metrics_log import read_metrics
 
 def draw_loss_curve(workdir, best_metric):
     """Draws workdir/loss_curve.png from metrics.jsonl: losses above, validation below."""
-    # Not above: they take long, and the first steps do without. No display server either.
+    # Not above: slow to import, and not needed by the first steps. Needs no display server.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

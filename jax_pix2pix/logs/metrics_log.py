@@ -1,17 +1,17 @@
-"""Reading metrics.jsonl: a line of JSON each, of a split.
+"""Reads metrics.jsonl: lines of JSON, each of a split.
 
-"train" and "validation" have values, and so has "straggler", the slowest and the median process of
-an epoch; "start" and "seconds" where the time went, "unfinished" the metrics of each step of a
-logging interval in the middle of which a checkpoint was saved.
+"train" and "validation" have values. "straggler" has the slowest and the median process of an
+epoch. "start" and "seconds" have the time by kind. "unfinished" has the metrics of each step of a
+logging interval during which a checkpoint was saved.
 
-A killed run may have cut the last line short: a line without its end is no line.
+A killed run may have cut the last line short: a line without its end is ignored.
 """
 
 import json
 import os
 
-from jax_pix2pix.logs.clock import KINDS
 from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.logs.clock import KINDS
 
 
 def metrics_path(workdir):
@@ -29,7 +29,7 @@ def read_metrics(workdir):
 
 
 def complete_lines(path):
-    """The lines of a text file, each with its end; none where there is no file."""
+    """The lines of a text file, each with its end; none if there is no file."""
     if not os.path.exists(path):
         return []
     with open(path, encoding="utf-8", errors="replace") as file:
@@ -73,7 +73,7 @@ def metrics_line(text):
 
 
 def points(line):
-    """What is drawn of a line over its step: {name: value}, none of what is no split of values."""
+    """The values of a line to draw over its step, {name: value}; {} for splits without values."""
     if line["split"] in ("start", "seconds", "unfinished"):
         return {}
     apart = ("step", "epoch", "split", "time", "batch_ids")

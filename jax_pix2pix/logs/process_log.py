@@ -1,6 +1,6 @@
-"""What happens to each process of a run: a line each, with time and rank, in the workdir.
+"""Logs what happens to each process of a run in the workdir: lines with time and rank.
 
-Also what the terminal is spared: warnings of JAX and Orbax, and whole tracebacks.
+It also has what the terminal does not show: warnings of JAX and Orbax, and whole tracebacks.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ logger.propagate = False  # the terminal has its own lines
 
 
 class _File(logging.Handler):
-    """Appends each record to a file at once; what cannot be written must not end a run."""
+    """Appends each record to a file at once; a failed write must not end a run."""
 
     def __init__(self, path):
         super().__init__()
@@ -37,10 +37,10 @@ def start(workdir, coordinator):
     Args:
         coordinator: the address of process 0, for the first line.
     """
-    import jax  # not above: commands that do without it import this
+    import jax  # not above: commands without JAX import this module
 
     path = log_path(workdir, jax.process_index())
-    with contextlib.suppress(OSError):  # a full or read-only disk, which what comes next names
+    with contextlib.suppress(OSError):  # a full or read-only disk: a later write names it
         os.makedirs(os.path.dirname(path), exist_ok=True)
     for handler in (*logger.handlers, *logging.root.handlers):
         if isinstance(handler, _File):
@@ -51,7 +51,7 @@ def start(workdir, coordinator):
     formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ {rank} %(levelname)s %(message)s")
     formatter.datefmt, formatter.converter = "%Y-%m-%dT%H:%M:%S", time.gmtime
     file.setFormatter(formatter)
-    # Others' warnings go into the file, and to the terminal no more than went there before.
+    # Other packages' warnings go into the file; the terminal shows no more of them than before.
     for handler in logging.root.handlers:
         handler.setLevel(max(handler.level, logging.root.level))
     logging.root.setLevel(min(logging.root.level, logging.WARNING))

@@ -1,9 +1,9 @@
 """Which process makes the others wait.
 
-All processes end a step together, in its collectives, so that none sees from its own clock who was
-late. What a process does see is how long its device had nothing to do because of its host: reading,
-decoding and dispatching. A step at the pace of one process alone is the step of all without the
-wait for the slowest, with its own. A device that is slower than the others shows in no host's time.
+All processes end a step together, in its collectives, so none sees from its own clock which was
+late. But each sees how long its device had nothing to do because of its host: reading, decoding and
+dispatching. A step at one process's own pace takes the common time of a step, minus the longest
+wait for a host, plus its own. A device that is slower than the others shows in no host's time.
 """
 
 import time
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-NOTABLE = 1.1  # times the median, from which on a line is printed
+NOTABLE = 1.1  # times the median, above which a line is printed
 
 
 class HostTime:
@@ -22,11 +22,11 @@ class HostTime:
         self._seconds, self._steps, self._begun = 0.0, 0, None
 
     def begin(self):
-        """The host turns to the next step."""
+        """Marks that the host turns to the next step."""
         self._begun = time.monotonic()
 
     def dispatched(self, idle):
-        """idle: whether the device had finished what came before when the batch was there."""
+        """idle: whether the device had finished its earlier work when the batch was ready."""
         if self._begun is None:
             return
         if idle:
@@ -41,15 +41,15 @@ class HostTime:
 
 
 def gather(waited, steps, seconds):
-    """Of all processes, which call this together: `compare` of a step's seconds.
+    """Compares a step's seconds over all processes, which call this together.
 
     Args:
         waited: seconds in which the device waited for this host.
-        steps: in how many.
-        seconds: of all of them, waiting included.
+        steps: number of steps.
+        seconds: of all of these steps, waiting included.
 
     Returns:
-        As `compare`; None where there is only one process.
+        As `compare`; None if there is only one process, or no step.
     """
     if jax.process_count() == 1 or not steps:
         return None
@@ -66,8 +66,8 @@ def compare(waits, wholes):
         wholes: [processes], seconds a step, waiting for the slowest included.
 
     Returns:
-        {"slowest_seconds", "median_seconds": of a step, "process": number of the slowest}; the
-        median of an even number is the lower one, so that of two it is the other process.
+        {"slowest_seconds", "median_seconds": of a step, "process": number of the slowest}; an even
+        number has the lower median, so that of two processes it is the other one.
     """
     own = np.maximum(wholes - waits.max() + waits, 0.0)
     process = int(np.argmax(own))
@@ -77,7 +77,7 @@ def compare(waits, wholes):
 
 
 def line(epoch, compared):
-    """What is printed of an epoch, or None where the slowest is within NOTABLE of the median."""
+    """The line printed for an epoch; None if the slowest is within NOTABLE of the median."""
     slowest, median = compared["slowest_seconds"], compared["median_seconds"]
     if slowest <= NOTABLE * median:
         return None

@@ -1,9 +1,9 @@
-"""Weights & Biases and MLflow, where a run asks for them; neither is needed otherwise.
+"""Weights & Biases and MLflow, if a run asks for them; neither is needed otherwise.
 
-A run has the name of its workdir as its user gave it, with the whole of that and the revision of
-the code beside the config. One that goes on after a kill goes on in the same run there: its id is
-in tracker_<name>.json of the workdir. Steps that were sent before are not sent again, though they
-are trained again. Whoever asks for a tracker late finds the lines that metrics.jsonl has by then.
+A run there has the name of the workdir as the user gave it; the whole path and the revision of the
+code accompany the config. A resumed run continues the same run there: its id is in
+tracker_<name>.json of the workdir. Steps that were sent before are not sent again, even if they are
+trained again. A tracker that is added later also gets the lines that metrics.jsonl already has.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ PARAM_CHARACTERS = 6000
 
 
 def check_installed(wandb_project, mlflow_uri):
-    """Of what is asked for; None is not.
+    """Checks the packages of requested trackers; None requests none.
 
     Raises:
         ConfigError: a package is missing; says how to get it.
@@ -34,13 +34,13 @@ def check_installed(wandb_project, mlflow_uri):
     ):
         if asked is not None and not asked:
             raise ConfigError(f"--{flag} is empty: give it a value, or leave it out")
-        # A folder of that name where Python looks for modules, as W&B itself makes, is no package.
+        # A folder of that name on Python's path, such as W&B itself makes, is no package.
         if asked and getattr(importlib.util.find_spec(module), "origin", None) is None:
             raise ConfigError(f"--{flag} needs a package that is missing: pip install {package}")
 
 
 def check_usable(wandb_project, mlflow_uri):
-    """What can be known before a run begins, without a network.
+    """Checks what can be known before a run begins, without a network.
 
     Raises:
         ConfigError: nobody is logged in to W&B; MLflow does not know such an address.
@@ -52,7 +52,7 @@ def check_usable(wandb_project, mlflow_uri):
         try:
             ready = settings.mode != "online" or wandb.login(prompt=False, verify=False)
             problem = "" if ready else "nobody is logged in to Weights & Biases"
-        except wandb.Error as error:  # a key that is none
+        except wandb.Error as error:  # an invalid key
             problem = " ".join(str(error).split())[:200]
         if problem:
             raise ConfigError(
@@ -62,7 +62,7 @@ def check_usable(wandb_project, mlflow_uri):
     if mlflow_uri:
         try:
             _mlflow_client(mlflow_uri)
-        except Exception as error:  # MLflow's, of several kinds, whose texts are of its registry
+        except Exception as error:  # of several kinds; their texts are about its registry
             reason = f"{error}; " if isinstance(error, OSError) else ""
             raise ConfigError(
                 f"--mlflow={without_password(mlflow_uri)}: {reason}use a folder of this machine or "
@@ -77,7 +77,7 @@ def without_password(text):
 def wandb_writer(project, given):
     """-> (workdir, history) -> Writer, as `Logbook` takes them.
 
-    given: the workdir as its user gave it, perhaps a store's, where the writer's is a copy of it.
+    given: the workdir as the user gave it; if it is a store's, the writer's workdir is a copy.
     """
     return lambda workdir, history: InBackground(
         "Weights & Biases", lambda: Wandb(project, workdir, history, _identity(given, workdir))
@@ -85,7 +85,7 @@ def wandb_writer(project, given):
 
 
 def mlflow_writer(uri, experiment, given):
-    """Likewise; experiment: a name, unless MLFLOW_EXPERIMENT_NAME has another."""
+    """A writer for MLflow. experiment: its name; MLFLOW_EXPERIMENT_NAME overrides it."""
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
     return lambda workdir, history: InBackground(
         "MLflow",
@@ -95,7 +95,7 @@ def mlflow_writer(uri, experiment, given):
 
 
 class _Record:
-    """What the workdir knows of a run at one tracker: tracker_<name>.json, {target: fields}.
+    """The workdir's record of a run at one tracker: tracker_<name>.json, {target: fields}.
 
     Raises:
         WorkdirError: the file is damaged.
@@ -124,9 +124,9 @@ class _Record:
 def _identity(given, workdir):
     """(name, {field: value}) by which a run is told from others; see `wandb_writer`.
 
-    The name is the last part of what was given, for a scale of a pyramid with the scale.
+    The name is the last part of the given workdir; a pyramid's scale is appended.
     """
-    from jax_pix2pix.runs.checkpoint import environment  # of a run, which has Orbax and a device
+    from jax_pix2pix.environment import environment  # it needs a device, which a run has
 
     path = given.rstrip("/") if "://" in given else os.path.abspath(given)
     name, scale = path.rpartition("/")[2], Path(workdir).name
@@ -136,15 +136,15 @@ def _identity(given, workdir):
 
 
 class Wandb:
-    """A run of Weights & Biases, of this id and no other. WANDB_MODE, WANDB_ENTITY, ... hold.
+    """A run of Weights & Biases with its recorded id. WANDB_MODE, WANDB_ENTITY, ... apply.
 
-    W&B says of no step whether it has it, so that metrics.jsonl says it: lines that were on their
-    way when a process was killed may be missing there.
+    W&B does not tell which steps it has, so metrics.jsonl decides: lines that were on their way
+    when a process was killed may be missing at W&B.
 
     Args:
         history: {"kept": lines of metrics.jsonl that stay, "last": {split: the last step that any
             line had}}.
-        identity: of `_identity`.
+        identity: from `_identity`.
     """
 
     def __init__(self, project, workdir, history, identity):
@@ -165,7 +165,7 @@ class Wandb:
             settings=wandb.Settings(
                 console="off",
                 silent=True,
-                finish_timeout=0.75 * CLOSE_SECONDS,  # without end else, at the process's end too
+                finish_timeout=0.75 * CLOSE_SECONDS,  # else endless, at the process's end too
                 finish_timeout_raises=True,
             ),
         )
@@ -194,13 +194,13 @@ class Wandb:
 
 
 class Mlflow:
-    """A run of MLflow, which says itself which steps it has: none is sent twice, none is missing.
+    """A run of MLflow, which tells which steps it has: none is sent twice, none is missing.
 
     Args:
         uri: a folder, file:..., http(s)://... of a server, or a database, for which all of MLflow
             has to be installed.
-        experiment: is made where there is none of that name.
-        history, identity: as Wandb.
+        experiment: its name; it is created if missing.
+        history, identity: as for Wandb.
     """
 
     def __init__(self, uri, experiment, workdir, history, identity):
@@ -229,7 +229,7 @@ class Mlflow:
             self.scalars(line["step"], line["split"], points(line))
 
     def config(self, values):
-        """Those that are not there yet: MLflow keeps the first value of each."""
+        """Sends only values that are not there yet: MLflow keeps the first value of each."""
         new = [
             self._entities.Param(name, str(value)[:PARAM_CHARACTERS])
             for name, value in values.items()
@@ -240,7 +240,7 @@ class Mlflow:
             self._client.log_batch(self._run_id, params=batch)
 
     def scalars(self, step, split, values):
-        now = int(time.time() * 1000)  # in ms, as MLflow has it
+        now = int(time.time() * 1000)  # in ms, as MLflow expects
         new = [
             self._entities.Metric(f"{split}/{key}", value, now, step)
             for key, value in values.items()
@@ -250,7 +250,7 @@ class Mlflow:
             self._client.log_batch(self._run_id, metrics=new)
 
     def image(self, step, name, image):
-        """A step's picture has a name of its own, so that another of that step replaces it."""
+        """Gives a step's picture its own name, so that another picture of that step replaces it."""
         self._client.log_image(self._run_id, image, artifact_file=f"{name}/step_{step:08d}.png")
 
     def close(self, finished):
@@ -258,7 +258,7 @@ class Mlflow:
 
 
 def _mlflow_client(uri):
-    # A folder is all that a single machine needs; MLflow wants to be told that it is meant.
+    # A folder is all that a single machine needs; MLflow accepts one only with this variable.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow.tracking import MlflowClient
 

@@ -16,18 +16,18 @@ import tqdm
 from jax_pix2pix.logs.process_log import logger
 
 WAITING = 10_000  # calls that a writer in a thread may be behind
-CLOSE_SECONDS = 60.0  # that the end of a run waits for one
+CLOSE_SECONDS = 60.0  # that the end of a run waits for a writer
 
 
 class Writer(Protocol):
-    """Of one run, on process 0. Steps of a split do not go back."""
+    """Receives one run's metrics on process 0. Steps never decrease within a split."""
 
     def config(self, values):
-        """{dotted name of a field: value}, before anything else."""
+        """values: {dotted name of a field: value}; called before anything else."""
         ...
 
     def scalars(self, step, split, values):
-        """{name: float} of a step; split is "train", "validation" and so on."""
+        """values: {name: float} of a step; split is "train", "validation" and so on."""
         ...
 
     def image(self, step, name, image):
@@ -35,7 +35,7 @@ class Writer(Protocol):
         ...
 
     def close(self, finished):
-        """finished: whether the run came to its last step."""
+        """finished: whether the run reached its last step."""
         ...
 
 
@@ -43,16 +43,16 @@ class TensorBoard:
     """Event files in ``directory``, which continue after ``start_step``.
 
     Raises:
-        OSError: of any method, when an earlier call could not be written.
+        OSError: from any method, if an earlier call could not be written.
     """
 
     def __init__(self, directory, start_step):
-        import tensorboardX  # not above: commands that write nothing for it know this module too
+        import tensorboardX  # not above: commands that do not write for it import this too
 
         self._start_step = start_step
         self._board = tensorboardX.SummaryWriter(
             directory,
-            max_queue=0,  # without a limit, at which a full disk would stop the run for ever
+            max_queue=0,  # no limit, at which a full disk would block the run for ever
             purge_step=start_step + 1,
         )
 
@@ -75,21 +75,21 @@ class TensorBoard:
         self._board.close()
 
     def _check(self):
-        """Raises OSError if the files could not be written: only the board's thread ended."""
+        """Raises OSError if the files could not be written, which only ends the board's thread."""
         if not self._board.file_writer.event_writer._worker.is_alive():
-            self._board.flush()  # raises what ended the thread, if that lasts
+            self._board.flush()  # raises what ended the thread, if it persists
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 class InBackground:
     """A writer in a thread of its own: training neither waits for it nor ends with it.
 
-    Whatever it raises, and when it falls behind, is one line of warning; then it gets no more.
+    If it raises or falls behind, there is one line of warning, and it gets nothing more.
 
     Args:
         name: for the warning.
         open_writer: () -> Writer, called in the thread.
-        hide: (text) -> text of a warning, without secrets.
+        hide: (text of a warning) -> text without secrets.
     """
 
     def __init__(self, name, open_writer, hide=lambda text: text):
@@ -129,7 +129,7 @@ class InBackground:
             while method != "close" and not self._failed.is_set():
                 method, arguments = self._calls.get()
                 getattr(writer, method)(*arguments)
-        except Exception as error:  # of a server, a network or a package of others
+        except Exception as error:  # of a server, a network or another package
             logger.warning("%s failed", self._name, exc_info=True)
             reason = self._hide(" ".join(str(error).split()))[:300]
             self._fail(f"{type(error).__name__}: {reason}")

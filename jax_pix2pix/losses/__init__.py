@@ -1,1 +1,1 @@
-"""A room."""
+"""Losses: terms of images and logits, penalties, and distances by frozen networks."""

@@ -1,6 +1,6 @@
 """DiffAugment (Zhao et al., NeurIPS 2020): D sees real and fake images through random changes.
 
-Gradients pass through them to G. With few scans it keeps D from learning them by heart.
+Gradients pass through them to G. With few scans this keeps D from memorising them.
 """
 
 import functools
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jax_pix2pix.errors import ConfigError
 
-SHIFT = 1 / 8  # of a side, at most
+SHIFT = 1 / 8  # at most, of a side
 CUTOUT = 1 / 2  # of a side
 
 
@@ -19,17 +19,17 @@ def diff_augment(policy):
 
     "color" changes the brightness and the contrast of the image alone; "translation" shifts source
     and image alike, by up to an eighth of each side; "cutout" empties a box of half of each side in
-    both, which may lie over the border. Empty is -1, as air or background.
+    both, which may cross the border. Empty pixels are -1, like air or background.
 
     Args:
         policy: names joined by commas; "" is none.
 
     Returns:
-        (key, source, image) -> (source, image), [n, *spatial, c] in [-1, 1], every example changed
-        in its own way; or None.
+        (key, source, image) -> (source, image), [n, *spatial, c] in [-1, 1], each example changed
+        independently; None for the policy "".
 
     Raises:
-        ConfigError: there is no such change.
+        ConfigError: a name is unknown.
     """
     if not policy:
         return None

@@ -1,4 +1,4 @@
-"""Penalties on D's slope, for losses that turn them on: they differentiate D within its loss."""
+"""Optional penalties on D's slope, which differentiate D within its loss."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def r1_penalty(discriminate, source, image):
     """Half the squared gradient of D's logits by real images, summed over pixels (Mescheder 2018).
 
-    The mean over images; a patch discriminator's logits are added up.
+    Returns the mean over images; a patch discriminator's logits are summed.
     """
 
     def total(image):
@@ -31,5 +31,5 @@ def gradient_penalty(discriminate, source, real, fake, key):
 
     slopes = jax.grad(total)(share * real + (1 - share) * fake)
     squares = jnp.square(slopes).sum(tuple(range(1, real.ndim)))
-    # The root has no gradient at 0, which a D without any slope would meet.
+    # The root has no gradient at 0, where a D without any slope would be.
     return jnp.square(jnp.sqrt(squares + 1e-12) - 1).mean()

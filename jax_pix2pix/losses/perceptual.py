@@ -1,9 +1,9 @@
 """Perceptual loss: distance of the features of a network trained on other images.
 
-The network is VGG16 (Simonyan and Zisserman 2015), and its weights are a file that the user gives:
-safetensors with the names of torchvision's `vgg16().state_dict()`, of which only convolutions up to
-relu4_3 are read: `features.N.weight` [out, in, 3, 3] and `features.N.bias` [out] for N = 0, 2, 5, 7,
-10, 12, 14, 17, 19, 21. From PyTorch, once:
+The network is VGG16 (Simonyan and Zisserman 2015). The user gives its weights as a safetensors file
+with the names of torchvision's `vgg16().state_dict()`. Only convolutions up to relu4_3 are read:
+`features.N.weight` [out, in, 3, 3] and `features.N.bias` [out] for N = 0, 2, 5, 7, 10, 12, 14, 17,
+19, 21. PyTorch writes the file:
 
     safetensors.torch.save_file(torchvision.models.vgg16(weights="DEFAULT").state_dict(), "vgg16.safetensors")
 """  # noqa: E501  a line to copy
@@ -16,9 +16,9 @@ from jax import lax
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.losses.tensor_file import read_tensors
 
-# Numbers of the convolutions in torchvision's list, by block: a max-pooling is between blocks, and
-# the loss sees the output of each block, relu1_2, relu2_2, relu3_3 and relu4_3 (Johnson et al.,
-# ECCV 2016).
+# Numbers of the convolutions in torchvision's list, by block. A max-pooling separates blocks. The
+# loss sees the output of each block, relu1_2, relu2_2, relu3_3 and relu4_3 (Johnson et al., ECCV
+# 2016).
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21))
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB in [0, 1]
 
@@ -27,7 +27,7 @@ def read_vgg16(path):
     """Reads the weights.
 
     Args:
-        path: safetensors file, as above; widths other than VGG16's are taken as they are.
+        path: safetensors file, as above; widths may differ from VGG16's.
 
     Returns:
         {N: (kernel [3, 3, in, out], bias [out])}, float32.

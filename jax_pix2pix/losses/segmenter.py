@@ -1,16 +1,16 @@
-"""A frozen segmentation network for a loss: the distance of what it finds in two volumes of CT.
+"""A frozen segmentation network for a loss: the distance between its masks of two CT volumes.
 
 The network is a 3D U-Net (`models/unet.py`) in a safetensors file that `launch.export_segmenter`
-makes of a run of `configs/lung_segmenter.py`. What it finds, lungs or another structure, is up to
-its training. The file has a tensor of floats for each parameter, by its path in the network, and
-for the running statistics of batch norm:
+makes from a run of `configs/lung_segmenter.py`. Its training decides whether it finds lungs or
+another structure. The file has a tensor of floats for each parameter and each running statistic of
+batch norm, named by its path in the network:
 
     params/encode_0/kernel [4, 4, 4, in, out], params/encode_0/bias [out], encode_1, ...
     params/decode_0/kernel [4, 4, 4, in, out], params/decode_0/bias [out], decode_1, ...
     {params,batch_stats}/{encode,decode}_norm_1/BatchNorm_0/{scale,bias,mean,var}
 
-and as metadata "format": FORMAT, "version": VERSION and, in JSON, "generator": the fields of UNet,
-"size": [depth, height, width] that it sees, "source_range": (low, high) in HU of its [-1, 1].
+The metadata are "format": FORMAT, "version": VERSION and, in JSON, "generator": the fields of UNet,
+"size": [depth, height, width] of its input, "source_range": (low, high) in HU of its [-1, 1].
 """
 
 import json
@@ -25,33 +25,34 @@ from flax import traverse_util
 
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.intensity import to_network, to_stored
+from jax_pix2pix.losses.tensor_file import read_tensors
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.models.unet import UNet
-from jax_pix2pix.tasks.segmentation import Segmentation
-from jax_pix2pix.losses.tensor_file import read_tensors
+from jax_pix2pix.tasks import kinds
 
 FORMAT, VERSION = "jax_pix2pix segmenter", "1"
 EMBEDDED = os.path.join(os.path.dirname(__file__), "weights", "lung_segmenter.safetensors")
-LARGEST = 1024  # of a side and of the width: a damaged file must not ask for more
+LARGEST = 1024  # limit of sides, width and depth, since a file may be damaged
 FIELD = "config.loss.segmentation_weights_file"
 
 
 def save(path, config, system, generator):
-    """Writes the generator of a run as a segmenter, in float16; the file appears complete.
+    """Writes the generator of a run as a segmenter, in float16; the file appears once complete.
 
     Args:
-        path: of the file; its folder is made.
-        config, system, generator: of a run, as `workdir.load_run` gives them.
+        path: the file; its folder is made.
+        config, system, generator: of a run, as `workdir.load_run` opens it.
 
     Raises:
-        ConfigError: the run does not make masks of CT volumes with a U-Net of one class.
+        ConfigError: the run does not make masks of CT volumes with a U-Net of one class, or a
+            parameter does not fit into float16.
     """
     data, network = config.data, system.generator
     reasons = {
-        "it makes no masks": not isinstance(system.task, Segmentation),
+        "it makes no masks": not kinds.makes_masks(config),
         "its network is no U-Net": not isinstance(network, UNet),
         "it has no blocks of slices: set config.data.depth": not data.depth,
-        "it does not take HU": data.source_type != "int16" or data.source_channels != 1,
+        "it does not take HU": kinds.kind_of(config) == kinds.XRAY_MASKS,
     }
     for reason, holds in reasons.items():
         if holds:
@@ -83,12 +84,11 @@ def load(path):
     """Reads a segmenter.
 
     Args:
-        path: of the file; "" is the embedded segmenter of the lungs.
+        path: the file; "" is the embedded segmenter of the lungs.
 
     Returns:
-        HU [n, d, h, w, 1] -> probabilities [n, *size, 1] on the grid that the network sees, to
-        which the volume is resized whatever its own; differentiable. It computes in the type of
-        its input.
+        HU [n, d, h, w, 1] -> probabilities [n, *size, 1] on the network's grid, to which a volume
+        of any size is resized. It is differentiable and computes in the type of its input.
 
     Raises:
         ConfigError: there is no such file, or it is no segmenter of a known form.
@@ -151,11 +151,11 @@ def _described(path, metadata):
 
 
 def _checked(path, network, size, arrays):
-    """The network's variables, of the flat arrays."""
+    """Checks the flat arrays and nests them as the network's variables."""
     image = jax.ShapeDtypeStruct((1, *size, 1), jnp.float32)
     try:
         abstract = jax.eval_shape(lambda x: network.init(jax.random.key(0), x, train=False), image)
-    except Exception as error:  # the fields of the network are the file's, of any type
+    except Exception as error:  # the network's fields come from the file, with any type
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{FIELD}: {path} describes no network ({reason})") from error
     expected = _flat(abstract)

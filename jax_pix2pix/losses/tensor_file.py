@@ -6,7 +6,7 @@ import safetensors
 
 from jax_pix2pix.errors import ConfigError
 
-MAX_BYTES = 2**31  # of a file; VGG16 whole has 553 MB
+MAX_BYTES = 2**31  # limit of a file's size; all of VGG16 has 553 MB
 
 
 def read_tensors(path, shown, wanted=None):
@@ -14,7 +14,7 @@ def read_tensors(path, shown, wanted=None):
 
     Args:
         shown: the path as errors name it, with the config's field.
-        wanted: names; the others are passed over. None reads all.
+        wanted: names to read; the others are skipped. None reads all.
 
     Returns:
         ({name: NumPy array}, {key: text} of the metadata).
@@ -31,6 +31,6 @@ def read_tensors(path, shown, wanted=None):
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except ConfigError:
         raise
-    except Exception as error:  # of types that NumPy does not have, TypeError and others
+    except Exception as error:  # TypeError for types that NumPy lacks, and others
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{shown} cannot be read as safetensors ({reason})") from error

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jax_pix2pix.errors import ConfigError, chosen
-from jax_pix2pix.losses.gradient_penalties import gradient_penalty, r1_penalty
+from jax_pix2pix.errors import ConfigError, lookup
 from jax_pix2pix.intensity import AIR_HU, BONE_HU
+from jax_pix2pix.losses.gradient_penalties import gradient_penalty, r1_penalty
 from jax_pix2pix.losses.perceptual import perceptual_distance
 from jax_pix2pix.metrics.ssim import SSIM_FORMS, ms_ssim
 
-SOFTNESS_HU = 25  # a pixel so far from an edge belongs to one side with 0.73
+SOFTNESS_HU = 25  # at this distance from an edge, a pixel's membership of its side is 0.73
 
 
 def binary_cross_entropy(logits, label):
@@ -32,7 +32,7 @@ def hinge(logits, label):
 
 
 def negative_mean(logits, label):
-    """The generator's side of hinge and Wasserstein losses, of no margin; the label is real."""
+    """The generator's side of hinge and Wasserstein losses, without a margin; the label is real."""
     del label
     return -logits.mean()
 
@@ -59,8 +59,8 @@ def l1(fake, target):
 def soft_dice(fake, target):
     """Soft Dice loss (Milletari et al., 3DV 2016): 1 - Dice of probabilities, mean over classes.
 
-    A class counts the same however few of the pixels are its, unlike in L1. Sums are over the
-    whole batch, and 1 is added to both sides of the ratio, so that a class that is absent and not
+    Each class counts the same, however few pixels it has, unlike in L1. Sums are over the whole
+    batch. 1 is added to numerator and denominator, so that a class that is absent and not
     predicted costs nothing.
 
     Args:
@@ -86,9 +86,9 @@ def feature_matching(features, real_features):
 
 
 def logits_of_both(discriminate, source, real, fake):
-    """D's logits of real and of fake images, in one pass over twice as many.
+    """D's logits of real and of fake images, in one pass over both.
 
-    Each fake comes next to its real image, so that what is split over devices stays where it is.
+    Each fake comes next to its real image, so that no image moves to another device.
     """
     sources, images = (
         jnp.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:])
@@ -142,9 +142,9 @@ def gradient_difference(fake, target):
 def structure_dice(window_hu):
     """Soft Dice loss of air, soft tissue and bone of a synthetic CT whose [-1, 1] is window_hu.
 
-    A pixel belongs to what lies above an edge with the probability sigmoid((HU - edge) / softness),
-    which has a gradient where a threshold has none. Squares in the denominator (Milletari et al.,
-    3DV 2016) make the loss 0 for equal images, though memberships are fuzzy.
+    A pixel lies above an edge with probability sigmoid((HU - edge) / SOFTNESS_HU), which, unlike a
+    threshold, has a gradient. Squares in the denominator (Milletari et al., 3DV 2016) make the loss
+    0 for equal images, though memberships are fuzzy.
 
     Returns:
         (fake, target), [n, *spatial, 1] -> scalar.
@@ -165,27 +165,29 @@ def structure_dice(window_hu):
     return loss
 
 
-def pix2pix_losses(config):
+def pix2pix_losses(config, extra_terms=None):
     """The losses of a conditional GAN with reconstruction terms (Isola et al., CVPR 2017).
 
     D: discriminator_weight (real + fake) + r1_weight R1 + gradient_penalty_weight WGAN-GP. G:
-    adversarial_weight adversarial + l1_weight L1 + the other terms of config.loss, by their
-    weights. A term whose weight is 0 is not computed.
+    adversarial_weight adversarial + l1_weight L1 + the other weighted terms of config.loss. These,
+    R1 and WGAN-GP are not computed if their weight is 0.
 
     Args:
-        config: a run's, of which loss is read, and data.window_hu for structures.
+        config: a run's; the structures' term needs data.window_hu, soft Dice evaluation.regions.
+        extra_terms: {name: (weight, (fake, target) -> scalar)} of G's loss, or None.
 
     Returns:
         (discriminator_loss, generator_loss) of a System.
     """
     weights = config.loss
-    d_adversarial, g_adversarial = chosen(ADVERSARIAL, "loss.adversarial", weights.adversarial)
+    d_adversarial, g_adversarial = lookup(ADVERSARIAL, "loss.adversarial", weights.adversarial)
     distances, similarities = _image_terms(config)
+    distances |= {name: term for name, term in (extra_terms or {}).items() if term[0]}
 
     def over_scales(loss, logits, label):
         return jnp.stack([loss(x, label) for x in jax.tree.leaves(logits)]).mean()
 
-    # Where each image is judged by itself, as it is not by batch norm.
+    # Possible if D judges each image by itself, unlike with batch norm.
     in_one_pass = (
         config.discriminator.norm in ("instance", "none")
         and not config.discriminator.spectral_norm
@@ -234,9 +236,9 @@ def pix2pix_losses(config):
 
 
 def _image_terms(config):
-    """({name: (weight, distance)}, {name: (weight, similarity)}) of the terms with a weight."""
+    """({name: (weight, distance)}, {name: (weight, similarity)}) of the terms in use."""
     weights = config.loss
-    similarity = chosen(SSIM_FORMS, "loss.ssim", weights.ssim)
+    similarity = lookup(SSIM_FORMS, "loss.ssim", weights.ssim)
     distances, similarities = {}, {}
     if weights.gradient_weight:
         distances["gradient_difference"] = weights.gradient_weight, gradient_difference

@@ -1,4 +1,4 @@
-"""Intervals of a mean over images that are not independent: a patient's images go together."""
+"""Computes intervals of a mean over dependent images: a patient's are resampled together."""
 
 import numpy as np
 import scipy
@@ -12,7 +12,7 @@ _AT_ONCE = 1000  # resamples held in memory
 
 
 def bootstrap_interval(values, groups):
-    """The interval of the mean of values; see PROTOCOL. Equal input gives equal output.
+    """Computes the interval of the mean of values; see PROTOCOL. Equal input gives equal output.
 
     Args:
         values: float [n], NaN where undefined.

@@ -1,4 +1,4 @@
-"""Clean-up of a predicted mask by its connected components."""
+"""Cleans up a predicted mask by its connected components."""
 
 import numpy as np
 import scipy
@@ -17,11 +17,11 @@ def largest_components(mask, count):
         count: of components, at least 1.
 
     Returns:
-        bool, of the same shape. A component comes before another where its first voxel does.
+        bool, of the same shape. The component whose first voxel comes first wins between equals.
     """
     kept = np.zeros_like(mask)
-    for box in scipy.ndimage.find_objects(mask.view(np.uint8)):  # one, or none of an empty mask
-        # Numbered in the order of their first voxels.
+    for box in scipy.ndimage.find_objects(mask.view(np.uint8)):  # one, or none if the mask is empty
+        # SciPy numbers components in the order of their first voxels.
         labels = np.empty(mask[box].shape, np.int32)
         scipy.ndimage.label(mask[box], np.ones((3,) * mask.ndim), output=labels)
         sizes = np.bincount(labels.ravel())

@@ -1,4 +1,4 @@
-"""Image quality per image, each with the protocol that its value depends on.
+"""Measures the quality of each image, with the protocol that each value depends on.
 
 Images are [n, h, w, c] in [-1, 1], or slices [n, d, h, w, c]; every function returns [n] or [n, d].
 """
@@ -10,18 +10,18 @@ from jax_pix2pix.metrics.ssim import ssim
 
 
 def psnr(fake, target):
-    """Peak signal-to-noise ratio in dB; infinite for equal images."""
+    """Computes the peak signal-to-noise ratio in dB; infinite for equal images."""
     squared = jnp.square(fake - target).mean((-3, -2, -1))
     return 10 * jnp.log10(4.0 / squared)
 
 
 def mae(fake, target):
-    """Mean absolute error, in units of the [-1, 1] range."""
+    """Computes the mean absolute error, in units of the [-1, 1] range."""
     return jnp.abs(fake - target).mean((-3, -2, -1))
 
 
 def ct_metrics(window_hu):
-    """The metrics of a synthetic CT slice whose [-1, 1] spans window_hu.
+    """Makes the metrics of a synthetic CT slice whose [-1, 1] spans window_hu.
 
     Returns:
         (compute, protocols): compute(fake, target) -> {name: [n] or [n, d]}; {name: text}.

@@ -1,7 +1,7 @@
-"""A surrogate for the dose of a photon plan, computed alike on a CT and on a synthetic CT.
+"""Computes a surrogate photon dose in the same way on a CT and on a synthetic CT.
 
-It answers one question: how far errors in HU shift the attenuation of a beam. There is no scatter,
-no build-up, no divergence and no plan of anyone's, so it is not a treatment plan.
+It answers one question: how far errors in HU shift the attenuation of a beam. It has no scatter,
+build-up, divergence or clinical plan, so it is not a treatment plan.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ ANGLES = (0, 72, 144, 216, 288)  # degrees; 0 comes from the front, 90 from the 
 LARGEST_RADIUS_MM, SHARE = 25, 0.3
 MARGIN_MM, PENUMBRA_MM = 7, 3
 CUTOFF_PERCENT = 10
-SEARCHED = 20_000  # points of the gamma index that are searched for, at most
+SEARCHED = 20_000  # the most points that the gamma index is searched for
 _SLICES = 16  # traced at once
 
 PROTOCOL = (
@@ -62,7 +62,7 @@ class Dosimetry:
     spacing_mm: tuple[float, float, float]
 
     def differences(self):
-        """Synthetic less real, in % of the prescription: {"d98", "d2", "dmean", "body_dmean"}."""
+        """Synthetic minus real, in % of the prescription: {"d98", "d2", "dmean", "body_dmean"}."""
         doses = self.evaluated, self.reference
         d98, d2 = (
             [dose_at_volume(dose, self.target, percent) for dose in doses] for percent in (98, 2)
@@ -74,12 +74,12 @@ class Dosimetry:
         }
 
     def gamma_pass_rate(self, percent, mm):
-        """In %; see ``gamma_pass_rate``."""
+        """Computes the pass rate in %; see ``gamma_pass_rate``."""
         return gamma_pass_rate(self.reference, self.evaluated, self.spacing_mm, percent, mm)
 
 
 def dosimetry(ct, sct, mask, spacing_mm):
-    """The dose on both volumes; see PROTOCOL.
+    """Computes the dose on both volumes; see PROTOCOL.
 
     Args:
         ct, sct: HU [d, h, w].
@@ -101,12 +101,12 @@ def dosimetry(ct, sct, mask, spacing_mm):
 
 
 def mass_density(hu):
-    """g / cm3 of HU, by CALIBRATION."""
+    """Converts HU to g / cm3 by CALIBRATION."""
     return np.interp(hu, *np.transpose(CALIBRATION))
 
 
 def target_sphere(mask, spacing_mm):
-    """Where the target is: (centre in mm from the first voxel [3], radius in mm)."""
+    """Places the target: (centre in mm from the first voxel [3], radius in mm)."""
     inside = np.argwhere(mask) * spacing_mm
     centre = inside[np.square(inside - inside.mean(0)).sum(1).argmin()]
     extent = inside.max(0) - inside.min(0) + spacing_mm
@@ -114,7 +114,7 @@ def target_sphere(mask, spacing_mm):
 
 
 def photon_dose(hu, mask, spacing_mm, centre_mm, radius_mm, angles=ANGLES):
-    """Mean dose of parallel beams through a sphere, as a share of what enters the body.
+    """Computes the mean dose of parallel beams on a sphere, as a share of what enters the body.
 
     Args:
         hu: [d, h, w].
@@ -143,11 +143,11 @@ def photon_dose(hu, mask, spacing_mm, centre_mm, radius_mm, angles=ANGLES):
 
 
 def radiological_depth(density, spacing_mm, along):
-    """Mass that a parallel beam has passed through on its way to each voxel's centre.
+    """Computes the mass per area that a parallel beam passes on its way to each voxel's centre.
 
     Args:
         density: g / cm3 [d, h, w].
-        along: unit vector (rows, columns), where the beam goes.
+        along: unit vector (rows, columns), the direction of the beam.
 
     Returns:
         g / cm2 [d, h, w].
@@ -172,7 +172,7 @@ def radiological_depth(density, spacing_mm, along):
 
 
 def _bilinear(places, shape):
-    """Interpolation in a plane as a sparse matrix [places, pixels]; there is zero outside it."""
+    """Interpolates in a plane, zero outside it, by a sparse matrix [places, pixels]."""
     places = np.reshape(places, (-1, 2))
     low = np.floor(places).astype(int)
     share = places - low
@@ -188,12 +188,12 @@ def _bilinear(places, shape):
 
 
 def gamma_pass_rate(reference, evaluated, spacing_mm, percent, mm):
-    """Share of points with a gamma index of at most 1, in %; see GAMMA_PROTOCOL.
+    """Computes the share of points with a gamma index of at most 1, in %; see GAMMA_PROTOCOL.
 
     Args:
         reference, evaluated: dose [d, h, w], at least 2 voxels an axis.
         spacing_mm: between slices, rows and columns.
-        percent, mm: how much dose, how far away.
+        percent, mm: the criteria, in % of the largest reference dose and as a distance.
     """
     spacing_mm, largest = _checked(spacing_mm), reference.max()
     counted = reference >= CUTOFF_PERCENT / 100 * largest
@@ -212,7 +212,7 @@ def gamma_pass_rate(reference, evaluated, spacing_mm, percent, mm):
     )
     wanted, evaluated = wanted[box], evaluated[box]
     axes = tuple(np.arange(n) * step for n, step in zip(wanted.shape, spacing_mm, strict=True))
-    import pymedphys  # not above: it takes long, and few commands come to here
+    import pymedphys  # imported late: it is slow, and few commands get here
 
     gamma = pymedphys.gamma(
         axes,
@@ -233,12 +233,12 @@ def gamma_pass_rate(reference, evaluated, spacing_mm, percent, mm):
 
 
 def dose_at_volume(dose, structure, percent):
-    """The dose that this share of a structure, bool [d, h, w], receives at least."""
+    """Computes the dose that `percent` of a structure, bool [d, h, w], receives at least."""
     return float(np.percentile(dose[structure], 100 - percent))
 
 
 def dvh(dose, structure, levels):
-    """Cumulative dose-volume histogram: % of a structure that receives at least each level."""
+    """Computes the dose-volume histogram: % of a structure that receives at least each level."""
     doses = np.sort(dose[structure])
     return 100 * (1 - np.searchsorted(doses, levels) / doses.size)
 

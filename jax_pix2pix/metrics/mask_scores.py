@@ -1,4 +1,4 @@
-"""Scores of predicted masks on the host: of cases, each an image or a volume, and over them."""
+"""Scores predicted masks on the host: cases, each an image or a volume, and means over them."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from jax_pix2pix.metrics.surface_distance import surface_distances
 PROTOCOLS = overlap.PROTOCOLS | surface_distance.PROTOCOLS | {"interval_95": bootstrap.PROTOCOL}
 
 
-def case_scores(prediction, reference, spacing_mm):
-    """Overlap, and distances between surfaces where the spacing is known.
+def score_masks(prediction, reference, spacing_mm):
+    """Scores overlap, and distances between surfaces where the spacing is known.
 
     Args:
         prediction, reference: bool [h, w] or [d, h, w], NumPy.
@@ -19,7 +19,16 @@ def case_scores(prediction, reference, spacing_mm):
 
     Returns:
         {metric: float}, NaN where undefined; see PROTOCOLS.
+
+    Raises:
+        ValueError: the masks are not bool or differ in shape, or a spacing is not positive.
     """
+    for mask in (prediction, reference):
+        if mask.dtype != bool or mask.shape != prediction.shape:
+            raise ValueError(
+                f"masks are {prediction.dtype} {prediction.shape} and {reference.dtype} "
+                f"{reference.shape}: use bool of one shape"
+            )
     counts = overlap_counts(prediction, reference)
     sums = {name: np.sum(count, dtype=np.int64) for name, count in counts.items()}
     scores = {name: float(score) for name, score in overlap_scores(**sums).items()}
@@ -29,15 +38,15 @@ def case_scores(prediction, reference, spacing_mm):
 
 
 def over_cases(cases, patients):
-    """Means over cases.
+    """Averages scores over cases.
 
     Args:
         cases: [{metric: float}], NaN where undefined.
-        patients: of each case; those of one patient are resampled together.
+        patients: the patient of each case; a patient's cases are resampled together.
 
     Returns:
-        {metric: {"mean": float or None, "interval_95": (low, high) or None, "cases": where it is
-        defined, "undefined": the others}}.
+        {metric: {"mean": float or None, "interval_95": (low, high) or None, "cases": number of
+        cases where it is defined, "undefined": number of the others}}.
     """
     summary = {}
     for metric in cases[0]:
@@ -53,17 +62,30 @@ def over_cases(cases, patients):
 
 
 def json_case(scores):
-    """{metric: float} without NaN, which JSON does not have: None."""
+    """Turns NaN, which JSON does not have, into None: {metric: float or None}."""
     return {metric: None if np.isnan(score) else score for metric, score in scores.items()}
 
 
-def print_table(title, rows):
-    """Means with their intervals: {row name: summary from over_cases}, metrics in columns."""
+def table_of(title, rows):
+    """Formats means with intervals: {row name: summary from over_cases}, metrics in columns.
+
+    `by_score` makes rows of metrics that do not fit side by side.
+    """
     metrics = list(dict.fromkeys(metric for summary in rows.values() for metric in summary))
-    print(f"{title:28}" + "".join(f"{metric:>24}" for metric in metrics))
+    lines = [f"{title:28}" + "".join(f"{metric:>24}" for metric in metrics)]
     for name, summary in rows.items():
         cells = [_cell(summary[metric]) if metric in summary else "" for metric in metrics]
-        print(f"{name:28}" + "".join(f"{cell:>24}" for cell in cells))
+        lines.append(f"{name:28}" + "".join(f"{cell:>24}" for cell in cells))
+    return "\n".join(lines)
+
+
+def by_score(summaries):
+    """Transposes {name: {metric: summary}} to a row for each metric: {metric: {name: summary}}."""
+    rows = {}
+    for name, summary in summaries.items():
+        for metric, score in summary.items():
+            rows.setdefault(metric, {})[name] = score
+    return rows
 
 
 def _cell(score):

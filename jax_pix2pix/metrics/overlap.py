@@ -1,8 +1,8 @@
-"""Overlap of two masks: sums that add up over slices, and the scores made of them.
+"""Scores the overlap of two masks from counts that add up over slices.
 
-The sums are taken where the masks are, under jit or in NumPy. They are integers, so a volume's
-are those of its slices in any order and on any number of devices, and padding that is left out
-leaves nothing behind.
+The counts are taken where the masks are, under jit or in NumPy. They are integers, so a volume's
+are the sums over its slices in any order and on any number of devices, and padding that is left
+out changes nothing.
 """
 
 import numpy as np
@@ -16,10 +16,10 @@ PROTOCOLS = {
 
 
 def overlap_counts(prediction, reference):
-    """Pixels of each kind, summed over the last two axes.
+    """Counts pixels of each kind over the last two axes.
 
     Args:
-        prediction, reference: bool [..., h, w], of NumPy or JAX, broadcast against each other:
+        prediction, reference: bool [..., h, w], NumPy or JAX, broadcast against each other:
             predictions at several thresholds are [t, n, h, w].
 
     Returns:
@@ -40,9 +40,9 @@ def overlap_counts(prediction, reference):
 
 
 def overlap_scores(tp, fp, fn, tn):
-    """Scores of counts of any shape, elementwise; see PROTOCOLS.
+    """Scores counts of any shape, elementwise; see PROTOCOLS.
 
-    Counts of a volume or a data set are sums of those of ``overlap_counts``; add them up in int64.
+    Counts for a volume or a data set are sums of ``overlap_counts``; add them up in int64.
 
     Returns:
         {"dice", "iou", "sensitivity", "specificity"}: float64, NaN where undefined.

@@ -1,4 +1,4 @@
-"""How a synthetic CT is compared with the real one: named protocols, each with all its settings.
+"""Compares a synthetic CT with the real one by named protocols, each with all its settings.
 
 The same pair of volumes scores quite differently under settings in common use: masked or not,
 clipped or not, in 2D or 3D. A score therefore means nothing without the name of its protocol, and
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from jax_pix2pix.metrics import ssim as gaussian
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.metrics import ssim as gaussian
 from jax_pix2pix.metrics.ssim import K1, K2
 from jax_pix2pix.metrics.ssim import MS_WEIGHTS as SCALE_WEIGHTS
 
-SIDE = 7  # voxels, of the uniform window
+SIDE = 7  # voxels a side of the uniform window
 _RADIUS = SIDE // 2
-SMALLEST = 97  # voxels: leaves one whole window at the last of the scales
+SMALLEST = 97  # voxels: leaves one whole window at the last scale
 
 
 class Protocol(NamedTuple):
@@ -31,7 +31,7 @@ class Protocol(NamedTuple):
         version: goes up when a value would change.
         text: every setting, in words.
         score: (ct, sct, mask) -> {"mae": HU, "psnr": dB, "ssim" or "ms_ssim"}, floats, NaN where
-            undefined, of HU [d, h, w] and a bool mask of the body.
+            undefined. CTs are HU [d, h, w], the mask of the body is bool.
     """
 
     version: int
@@ -66,7 +66,7 @@ def compare(ct, sct, mask, names=None):
 
 
 def check(ct, sct, mask):
-    """Whether these are two volumes in HU and a mask of them; raises as ``compare`` does."""
+    """Checks two volumes in HU and their mask; raises as ``compare`` does."""
     if not ct.shape == sct.shape == mask.shape or ct.ndim != 3:
         shapes = f"{ct.shape}, {sct.shape} and {mask.shape}"
         raise ValueError(f"CT, synthetic CT and mask are {shapes}: use one shape [d, h, w]")
@@ -88,7 +88,7 @@ def _synthrad2023(ct, sct, mask):
     inner = _inner(mask)
     ssim = np.nan
     if inner.any():
-        # Nothing but the windows of the voxels that count is looked at.
+        # Only the windows of the voxels that count are computed.
         (box,) = scipy.ndimage.find_objects(inner.view(np.uint8))
         around = tuple(slice(side.start - _RADIUS, side.stop + _RADIUS) for side in box)
         ssim = uniform_ssim(ct[around], sct[around], high - low)[inner[around]].mean()
@@ -117,7 +117,7 @@ def _synthrad2025(ct, sct, mask):
 
 
 def _skimage_default(ct, sct, mask):
-    del mask  # scikit-image knows none
+    del mask  # scikit-image takes none
     data_range = float(ct.max() - ct.min())
     ssim = np.nan
     if min(ct.shape) >= SIDE and data_range:
@@ -134,7 +134,7 @@ def _dm_pix_2d(ct, sct, mask):
     ssim = np.nan
     if min(ct.shape[1:]) >= gaussian.WINDOW:
         images = ((x - low) / (high - low) * 2 - 1 for x in (ct, sct))
-        # One by one: a volume's intermediate images together would be many times the volume.
+        # One by one: the intermediate images of all slices would be many times the volume.
         pairs = zip(*(x[..., None].astype(np.float32) for x in images), strict=True)
         ssim = np.mean([float(_slice_ssim(a, b)) for a, b in pairs])
     return {"mae": _mae(ct, sct), "psnr": float(np.mean(psnr)), "ssim": float(ssim)}
@@ -156,7 +156,7 @@ def _psnr(ct, sct, data_range):
 
 
 def _inner(mask):
-    """The mask without voxels whose window would reach beyond the volume."""
+    """Removes voxels from the mask whose window would reach beyond the volume."""
     inner = np.zeros_like(mask)
     inside = (slice(_RADIUS, -_RADIUS),) * mask.ndim
     inner[inside] = mask[inside]
@@ -164,7 +164,7 @@ def _inner(mask):
 
 
 def _moments(a, b, sides=(SIDE,) * 3):
-    """Means, variances and covariance in the window about each voxel, unbiased."""
+    """Computes means, unbiased variances and covariance in the window around each voxel."""
     mean_a, mean_b, square_a, square_b, product = (
         scipy.ndimage.uniform_filter(x, sides) for x in (a, b, a * a, b * b, a * b)
     )
@@ -181,9 +181,9 @@ def _luminance(mean_a, mean_b, data_range):
 
 
 def uniform_ssim(a, b, data_range, sides=(SIDE,) * 3):
-    """SSIM about each voxel in a window of these sides, odd and more than one voxel in all.
+    """Computes SSIM around each voxel in a window of odd sides and more than one voxel.
 
-    a, b: float64 [d, h, w]. Not to be used where the window would reach beyond the volume.
+    a, b: float64 [d, h, w]. Values whose window reaches beyond the volume are not to be used.
     """
     mean_a, mean_b, variance_a, variance_b, covariance = _moments(a, b, sides)
     c2 = (K2 * data_range) ** 2
@@ -192,7 +192,7 @@ def uniform_ssim(a, b, data_range, sides=(SIDE,) * 3):
 
 
 def _three_parts(a, b, data_range):
-    """Luminance x contrast x structure about each voxel, none of them below zero."""
+    """Multiplies luminance, contrast and structure around each voxel, each at least zero."""
     mean_a, mean_b, variance_a, variance_b, covariance = _moments(a, b)
     c2 = (K2 * data_range) ** 2
     # Rounding may leave a flat window a variance below zero.
@@ -204,10 +204,10 @@ def _three_parts(a, b, data_range):
 
 
 def _halved(volume):
-    """Every other voxel of the means over 2 x 2 x 2, each with its neighbours *before* it.
+    """Takes every other voxel of the means over 2 x 2 x 2, of a voxel and neighbours *before* it.
 
-    Before the first voxel there is zero: the public evaluator's filter does not know better, and
-    the windows next to the border see it.
+    Zero precedes the first voxel, as in the public evaluator's filter. It affects the windows next
+    to the border.
     """
     for axis in range(volume.ndim):
         before = np.roll(volume, 1, axis)

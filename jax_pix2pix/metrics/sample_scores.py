@@ -1,8 +1,8 @@
-"""Scores of a generator of volumes from noise: what it remembers, and what its samples are like.
+"""Scores a generator of volumes from noise: its memorisation, and its samples.
 
-No score here says on its own that samples are good. One that has learned its training volume by
-heart remembers perfectly and is near to it in every distance, and noise is as diverse as can be:
-they are to be read together, and beside those of volumes that were held out.
+No single score here says that samples are good. A generator that has memorised its training volume
+reconstructs it perfectly and is near to it in every distance, and noise has the highest diversity.
+The scores are to be read together, and beside those of held-out volumes.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,7 @@ PROTOCOLS = {
 
 
 def memorisation(reconstruction, real):
-    """How well a training volume is given back; see PROTOCOLS.
+    """Scores how well a training volume is reconstructed; see PROTOCOLS.
 
     Args:
         reconstruction, real: [d, h, w] in [0, 1].
@@ -64,11 +64,12 @@ def memorisation(reconstruction, real):
 
 
 def diversity(samples, training_deviation):
-    """How much samples differ from each other; see PROTOCOLS.
+    """Scores how much samples differ from each other; see PROTOCOLS.
 
     Args:
         samples: HU [n, d, h, w], two or more.
-        training_deviation: the standard deviation of the training volume's HU.
+        training_deviation: the standard deviation of the training volume's HU, or of several the
+            mean.
 
     Returns:
         {"diversity": float, NaN for a constant training volume; "diversity_hu": float}.
@@ -79,10 +80,10 @@ def diversity(samples, training_deviation):
 
 
 class Facts(NamedTuple):
-    """What `distances` needs of a volume.
+    """Holds what `distances` needs of a volume.
 
     hu: float32 [d, h, w].
-    lowest, counts: the histogram of whole HU, of which counts[0] is that of the lowest.
+    lowest, counts: the histogram of whole HU; counts[0] is at the lowest.
     mean, covariance: of the feature vectors over positions, float64 [c] and [c, c].
     """
 
@@ -94,7 +95,7 @@ class Facts(NamedTuple):
 
 
 def facts(hu, features):
-    """Facts of a volume: HU [d, h, w], and features [*positions, c] of two or more positions."""
+    """Computes Facts of HU [d, h, w] and features [*positions, c] at two or more positions."""
     whole = np.rint(hu).astype(np.int64)
     vectors = np.asarray(features, np.float64).reshape(-1, features.shape[-1])
     return Facts(
@@ -107,7 +108,7 @@ def facts(hu, features):
 
 
 def distances(a, b):
-    """Between two volumes of one shape: Facts -> {"sifid", "hu_histogram_distance", "rmse_hu"}."""
+    """Compares volumes of one shape: Facts -> {"sifid", "hu_histogram_distance", "rmse_hu"}."""
     squared = np.square(np.subtract(a.hu, b.hu, dtype=np.float64)).mean()
     return {
         "sifid": sifid(a, b),
@@ -117,7 +118,7 @@ def distances(a, b):
 
 
 def sifid(a, b):
-    """Squared Frechet distance of the Gaussians of two volumes' features: Facts -> float.
+    """Computes the squared Frechet distance of two volumes' feature Gaussians: Facts -> float.
 
     |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2)); the last trace is that of the
     symmetric (R C_b R)^(1/2) with R = C_a^(1/2), which has real roots where C_a C_b is singular.
@@ -132,13 +133,13 @@ def sifid(a, b):
 
 
 def hu_histogram_distance(a, b):
-    """Wasserstein-1 distance of two volumes' histograms in HU: Facts -> float."""
+    """Computes the Wasserstein-1 distance of two volumes' histograms in HU: Facts -> float."""
     of_a, of_b = (np.arange(x.lowest, x.lowest + len(x.counts)) for x in (a, b))
     return float(scipy.stats.wasserstein_distance(of_a, of_b, a.counts, b.counts))
 
 
 def over_training(of_pairs):
-    """A volume's scores, of its `distances` to each of the training volumes; see PROTOCOLS."""
+    """Summarises a volume's `distances` to each of the training volumes; see PROTOCOLS."""
     columns = {name: [pair[name] for pair in of_pairs] for name in of_pairs[0]}
     return {
         "sifid": float(np.mean(columns["sifid"])),

@@ -1,4 +1,4 @@
-"""All scores of one patient's synthetic CT, by flat names; means over patients: mask_scores."""
+"""Scores one patient's synthetic CT, by flat names; `mask_scores` averages over patients."""
 
 import numpy as np
 
@@ -25,22 +25,22 @@ PROTOCOLS = {
 }
 
 
-def score_patient(ct, sct, mask, spacing_mm, protocols=None, dose=True):
-    """Scores of a volume; what each means is in PROTOCOLS.
+def score_ct(ct, sct, mask, spacing_mm, protocols=None, dose=True):
+    """Scores a volume; PROTOCOLS says what each score means.
 
     Args:
         ct, sct: HU [d, h, w], integers or floats; slices from feet to head, rows from front to
             back, columns from right to left.
         mask: bool [d, h, w], the body.
         spacing_mm: positive, between slices, rows and columns; None where it is unknown or slices
-            are missing between these.
-        protocols: names, of protocols.PROTOCOLS; None is all of them.
+            are missing in between.
+        protocols: names of protocols.PROTOCOLS; None is all of them.
         dose: whether the surrogate dose is computed.
 
     Returns:
         {"synthrad2023.mae", ..., "bone.dice", "bone.hd95_mm", ..., "gamma_2_2", ..., "delta_d98",
-        ...: float}. The names are those of the arguments, whatever the volume: NaN where a score
-        is undefined, as distances and doses are without a spacing or in a single slice.
+        ...: float}. The names depend only on protocols and dose. A score is NaN where undefined:
+        distances and doses without a spacing, doses also if an axis has a single voxel.
 
     Raises:
         ConfigError: the mask is empty, a value is not finite, or there is no such protocol.

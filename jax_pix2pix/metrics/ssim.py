@@ -1,4 +1,4 @@
-"""Structural similarity (Wang et al., IEEE TIP 2004), as a loss and as a metric.
+"""Computes structural similarity (Wang et al., IEEE TIP 2004), as a loss and as a metric.
 
 The value depends on the window, the constants, the border and the assumed range: the same pair
 of CT slices scores between 0.90 and 0.96 under settings in common use. It is not invariant to
@@ -11,7 +11,7 @@ import numpy as np
 from jax_pix2pix.errors import ConfigError
 
 WINDOW, SIGMA, K1, K2, MAX_VAL = 11, 1.5, 0.01, 0.03, 2.0
-MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of five scales, the finest first
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # five scales, the finest first
 FLOOR = 1e-3
 PROTOCOL = (
     f"SSIM, Gaussian window {WINDOW} sigma {SIGMA}, valid region, k1 {K1}, k2 {K2}, "
@@ -20,7 +20,7 @@ PROTOCOL = (
 
 
 def _gaussian_band(size, dtype):
-    """[size - 10, size]: row i holds the 1D window at offset i, so that a product filters."""
+    """Makes [size - 10, size]: row i holds the 1D window at offset i, so that a product filters."""
     taps = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
     taps /= taps.sum()
     band = np.zeros((size - WINDOW + 1, size))
@@ -30,22 +30,22 @@ def _gaussian_band(size, dtype):
 
 
 def gaussian_filter(x):
-    """[n, h, w, c] -> [n, h - 10, w - 10, c]; two matrix products, fast on every platform."""
+    """Filters [n, h, w, c] -> [n, h - 10, w - 10, c] by two matrix products, fast everywhere."""
     rows, columns = _gaussian_band(x.shape[-3], x.dtype), _gaussian_band(x.shape[-2], x.dtype)
     return jnp.einsum("yh,...hwc,xw->...yxc", rows, x, columns, precision="highest")
 
 
 def ssim(a, b):
-    """dm_pix's SSIM with its default window, filtered by matrix products.
+    """Computes dm_pix's SSIM with its default window, filtered by matrix products.
 
     Args:
         a, b: [n, h, w, c] in [-1, 1], at least 11 pixels a side; or slices [n, d, h, w, c].
 
     Returns:
         [n], or [n, d], at most 1. Variances are clipped at zero and the covariance at the root of
-        their product, which leaves the value alone, but not the gradient of flat images.
+        their product. This changes the gradient of flat images, but not the value.
     """
-    import dm_pix  # not above: it brings Chex along, and is first of use when there are images
+    import dm_pix  # imported late: it imports Chex, and is not needed before there are images
 
     slices = [x.reshape(-1, *x.shape[-3:]) for x in (a, b)]
     values = dm_pix.ssim(*slices, max_val=MAX_VAL, k1=K1, k2=K2, filter_fn=gaussian_filter)
@@ -53,17 +53,17 @@ def ssim(a, b):
 
 
 def unclipped_ssim(a, b):
-    """The same similarity without dm_pix's clipping. Shapes as for ``ssim``.
+    """Computes the same similarity without dm_pix's clipping. Shapes as for ``ssim``.
 
-    On a flat image the clipped covariance is a matter of rounding: in float32 it may pass a
-    fiftieth of this form's gradient.
+    On a flat image rounding decides the clipped covariance: in float32 it may pass a fiftieth of
+    this form's gradient.
     """
     luminance, structure = _luminance_and_structure(a, b)
     return (luminance * structure).mean((-3, -2, -1))
 
 
 def _luminance_and_structure(a, b):
-    """The two factors of the similarity, maps [n, h - 10, w - 10, c]."""
+    """Computes the two factors of the similarity, maps [n, h - 10, w - 10, c]."""
     mean_a, mean_b = gaussian_filter(a), gaussian_filter(b)
     variance_a = gaussian_filter(a * a) - mean_a**2
     variance_b = gaussian_filter(b * b) - mean_b**2
@@ -74,11 +74,11 @@ def _luminance_and_structure(a, b):
 
 
 def ms_ssim(a, b, levels=5):
-    """Multi-scale SSIM (Wang et al., Asilomar 2003), of slices also in 3D.
+    """Computes multi-scale SSIM (Wang et al., Asilomar 2003); filters slice by slice in 3D too.
 
-    The product over scales of the mean structure, and of the mean similarity at the coarsest, each
-    to the power of its weight; the first ``levels`` of the paper's weights, made to add up to 1.
-    Means below FLOOR count as FLOOR: the power of a negative mean is not a number.
+    It is the product over scales of the mean structure, at the coarsest of the mean similarity,
+    each to the power of its weight. The weights are the first ``levels`` of the paper's, normalised
+    to sum to 1. Means below FLOOR count as FLOOR: the power of a negative mean is not a number.
 
     Args:
         a, b: [n, *spatial, c] in [-1, 1], at least 11 * 2**(levels - 1) pixels a side.
@@ -110,7 +110,7 @@ def _most_levels(shape):
 
 
 def _halved(x):
-    """Means of 2 x 2 pixels of each slice; a last odd row or column is left out."""
+    """Averages 2 x 2 pixels of each slice; a last odd row or column is left out."""
     rows, columns = x.shape[-3] // 2, x.shape[-2] // 2
     x = x[..., : 2 * rows, : 2 * columns, :]
     return x.reshape(*x.shape[:-3], rows, 2, columns, 2, x.shape[-1]).mean((-4, -2))

@@ -1,9 +1,9 @@
-"""Bone, soft tissue and air of a synthetic CT against those of the real one."""
+"""Compares bone, soft tissue and air of a synthetic CT with those of the real one."""
 
 import numpy as np
 
-from jax_pix2pix.metrics.mask_scores import case_scores
 from jax_pix2pix.intensity import AIR_HU, BONE_HU
+from jax_pix2pix.metrics.mask_scores import score_masks
 
 _SCORES = ("dice", "hd95_mm")
 NAMES = ("bone", "soft_tissue", "air")
@@ -14,13 +14,13 @@ PROTOCOL = (
 
 
 def structures(hu, mask):
-    """{name of NAMES: bool [d, h, w]}, which share out the mask; HU may be any numbers."""
+    """Divides the mask into {name of NAMES: bool [d, h, w]}; HU may be any numbers."""
     bone, air = (hu > BONE_HU) & mask, (hu < AIR_HU) & mask
     return {"bone": bone, "soft_tissue": mask & ~bone & ~air, "air": air}
 
 
 def structure_scores(ct, sct, mask, spacing_mm):
-    """Dice and HD95 of each structure, as overlap.py and surface_distance.py define them.
+    """Computes Dice and HD95 of each structure, as in overlap.py and surface_distance.py.
 
     Args:
         ct, sct: HU [d, h, w].
@@ -28,14 +28,14 @@ def structure_scores(ct, sct, mask, spacing_mm):
         spacing_mm: positive, between slices, rows and columns; None where unknown.
 
     Returns:
-        {"bone.dice", "bone.hd95_mm", ...}: floats; NaN where undefined, as distances of an unknown
-        spacing are, and all of a structure that neither volume has: nothing was shown of it.
+        {"bone.dice", "bone.hd95_mm", ...}: floats; NaN where undefined: distances if the spacing is
+        unknown, and all scores of a structure that neither volume has.
     """
     scores = {}
     predicted, reference = structures(sct, mask), structures(ct, mask)
     for name in NAMES:
         found = {}
         if predicted[name].any() or reference[name].any():
-            found = case_scores(predicted[name], reference[name], spacing_mm)
+            found = score_masks(predicted[name], reference[name], spacing_mm)
         scores |= {f"{name}.{score}": found.get(score, np.nan) for score in _SCORES}
     return scores

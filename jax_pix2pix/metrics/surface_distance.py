@@ -1,4 +1,4 @@
-"""Distances between the surfaces of two masks, exact, with any spacing."""
+"""Computes exact distances between the surfaces of two masks, with any spacing."""
 
 import numpy as np
 import scipy
@@ -20,7 +20,7 @@ PROTOCOLS = {
 
 
 def surface_distances(prediction, reference, spacing_mm):
-    """HD95 and average surface distance of two masks; see PROTOCOLS.
+    """Computes HD95 and average surface distance of two masks; see PROTOCOLS.
 
     Args:
         prediction, reference: bool [h, w] or [d, h, w], NumPy.
@@ -39,7 +39,7 @@ def surface_distances(prediction, reference, spacing_mm):
     present = [bool(mask.any()) for mask in (prediction, reference)]
     if not all(present):
         return dict.fromkeys(PROTOCOLS, np.nan if any(present) else 0.0)
-    # Nothing outside the box of both masks is nearer than what is inside, and much is outside.
+    # Both surfaces lie in the box of both masks, which is often far smaller than the image.
     (box,) = scipy.ndimage.find_objects((prediction | reference).view(np.uint8))
     surfaces = [_surface(prediction[box]), _surface(reference[box])]
     directed = [
@@ -57,7 +57,7 @@ def _surface(mask):
 
 
 def _distances(points, surface, spacing_mm):
-    """From each voxel of points to the nearest one of surface, in mm. -> float64 [voxels].
+    """Measures from each voxel of points to the nearest of surface, in mm. -> float64 [voxels].
 
     A k-d tree is faster on smooth surfaces, but a hundred times slower on the noise that an
     untrained network predicts.

@@ -11,7 +11,7 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.models.conv import Conv
 from jax_pix2pix.models.norm import Norm
 
-MOST_PIXELS = 2**14  # of self-attention, whose weights are then 1 GiB of float32 an image
+MOST_PIXELS = 2**14  # limit of self-attention: its weights are then 1 GiB of float32 an image
 
 
 class AttentionGate(nn.Module):
@@ -19,11 +19,11 @@ class AttentionGate(nn.Module):
 
     alpha = sigmoid(psi(relu(theta(skip) + phi(gate)))), with 1 x 1 convolutions, half of the
     skip's channels between them, and a norm after the first two; the result is alpha * skip. Here
-    the gate has the resolution of the skip already, so that nothing is resampled.
+    the gate already has the resolution of the skip, so nothing is resampled.
 
     Args of the call:
         skip: [n, *spatial, c].
-        gate: [n, *spatial, g], of the decoder.
+        gate: [n, *spatial, g], from the decoder.
 
     Returns:
         [n, *spatial, c].
@@ -48,8 +48,8 @@ class SelfAttention(nn.Module):
     """Every pixel looks at every other one (SAGAN, Zhang et al., ICML 2019).
 
     y = x + gamma * W_v(softmax(f(x) g(x)^T) h(x)), with 1 x 1 convolutions f and g to c / 8
-    channels and h to c / 2. gamma is learnt and begins at 0, so that the network begins as it is
-    without. Takes memory with the square of the number of pixels, so that these are limited.
+    channels and h to c / 2. gamma is learnt and begins at 0, so attention has no effect at first.
+    Memory grows with the square of the number of pixels, which is therefore limited.
 
     Args of the call:
         x: [n, *spatial, c].

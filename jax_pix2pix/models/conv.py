@@ -16,9 +16,9 @@ KERNEL_INIT = nn.initializers.normal(0.02)  # DCGAN: Radford et al., ICLR 2016
 class Conv(nn.Module):
     """Convolution of [n, ..., in] in as many dimensions as the input has, zero-padded.
 
-    ``dtype`` is the type of the computation; parameters keep the type that they are given in.
-    With ``idle_bias`` there is a bias, as published, that is not added: an instance norm follows,
-    which takes away whatever is constant within an image. Its gradient is 0.
+    ``dtype`` is the type of the computation; parameters keep their own type. With ``idle_bias``
+    there is a bias, as published, that is not added: the instance norm that follows would remove
+    it, as it removes every constant of an image. Its gradient is 0.
     """
 
     features: int
@@ -36,16 +36,8 @@ class Conv(nn.Module):
         return _add_bias(self, convolve(x, w, g))
 
 
-class ConvTranspose(nn.Module):
+class ConvTranspose(Conv):
     """Transposed convolution of [n, ..., in], the adjoint of Conv with the same numbers."""
-
-    features: int
-    kernel: int = 4
-    stride: int = 2
-    padding: int = 1
-    use_bias: bool = True
-    idle_bias: bool = False
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):

@@ -15,9 +15,9 @@ PyTorch has the same convention: ``Conv2d.weight.permute(2, 3, 1, 0)`` and
 ``ConvTranspose2d.weight.permute(2, 3, 0, 1)`` are these kernels, with no flip.
 
 GPU and TPU get native convolutions, which move the fewest bytes there. On the CPU XLA is fast at
-plain 2D convolutions and at matrix products whose left operand is not transposed, and slow at most
-else: strided and dilated gradients, 3D, transposing copies fused into other loops. There the maps
-are put together from what is fast. `python -m launch.benchmark.convolutions` compares them all.
+plain 2D convolutions and at matrix products whose left operand is not transposed. It is slow at
+most else: strided and dilated gradients, 3D, transposing copies fused into other loops. So its maps
+are built from fast operations. `python -m launch.benchmark.convolutions` compares them all.
 """
 
 import dataclasses
@@ -92,10 +92,10 @@ def _correlate_native(small, large, g):
 
 
 def _correlate_cuda(small, large, g):
-    """In memory as the kernel is, and not as cuDNN leaves it, which its optimiser would copy.
+    """Gives the gradient the kernel's memory layout instead of cuDNN's.
 
-    Otherwise the update of every moment and parameter is fused with a transpose, cannot take place
-    where these are, and is copied there.
+    Otherwise the optimiser's update of every moment and parameter is fused with a transpose, so
+    that it is not done in place but copied.
     """
     w = _correlate_native(small, large, g)
     return lax.optimization_barrier(w.ravel()).reshape(w.shape)
@@ -116,7 +116,7 @@ def _total(parts):
 
 
 def _pad_for_taps(large, g, axes):
-    """Pads, or crops, the first spatial axes: tap a of all outputs is a strided slice from a on."""
+    """Pads or crops the first spatial axes: tap a of all outputs is a strided slice from a on."""
     sides = [
         (g.padding, g.stride * (m - 1) + g.kernel - g.padding - n, 0)
         for n, m in zip(g.size[:axes], g.small_size, strict=False)
@@ -126,7 +126,7 @@ def _pad_for_taps(large, g, axes):
 
 
 def _taps(large, g):
-    """For each tap the pixels that it meets, [n * prod(small_size), channels]."""
+    """Yields the pixels that each tap meets, [n * prod(small_size), channels]."""
     padded, channels = _pad_for_taps(large, g, axes=g.ndim), large.shape[-1]
     span = [g.stride * (m - 1) + 1 for m in g.small_size]
     for tap in itertools.product(range(g.kernel), repeat=g.ndim):
@@ -151,7 +151,7 @@ def _convolve_taps(large, w, g):
 
 
 def _transpose(matrix):
-    # Alone a transpose is a fast blocked copy; fused into a neighbour's loop it is a slow one.
+    # On its own a transpose is a fast blocked copy; fused into another loop it is a slow one.
     return lax.optimization_barrier(lax.optimization_barrier(matrix).T)
 
 
@@ -211,7 +211,7 @@ def _scatter_subpixel(small, w, g):
 
 
 def _planes(large, g):
-    """For each tap along depth the planes that it meets, [n * depth, height, width, channels]."""
+    """Yields the planes that each tap along depth meets, [n * depth, height, width, channels]."""
     padded = _pad_for_taps(large, g, axes=1)
     depth = g.stride * (g.small_size[0] - 1) + 1
     for a in range(g.kernel):
@@ -246,8 +246,8 @@ def _scatter_reversed(small, w, g):
     return _convolve_cpu(small, jnp.flip(w, range(g.ndim)), reverse)
 
 
-# Which form the CPU gets, as measured: 2 cores, batches of 8 to 64 images of 128 x 128 and one
-# volume of 32 x 64 x 64. The numbers of pixels and channels are where the faster form changes.
+# The form for the CPU, as measured on 2 cores with batches of 8 to 64 images of 128 x 128 and one
+# volume of 32 x 64 x 64. The faster form changes at these numbers of pixels and channels.
 
 
 def _convolve_cpu(large, w, g):

@@ -18,13 +18,13 @@ CONSTRAINTS = ("spectral", "clip", "none")
 class Critic(nn.Module):
     """Three convolutions k3 at full resolution of the image under a mask.
 
-    Image and mask are multiplied in [0, 1], where what lies outside of the mask is black: in
-    [-1, 1], a liver in the usual window lies about 0 and would not differ from what is masked.
+    Image and mask are multiplied in [0, 1], which makes pixels outside the mask black. In [-1, 1],
+    a liver in the usual window lies about 0 and would not differ from masked pixels.
 
     Args of the call:
         source: [n, *spatial, c] in [-1, 1].
         image: the mask, [n, *spatial, 1] in [0, 1], or classes with the background first.
-        train: batch statistics and spectral norms' estimates updated or not.
+        train: whether batch statistics and spectral norms' estimates are updated.
 
     Returns:
         The feature maps of all three layers, each pooled to [n, 8, ..., features], float32 (float64
@@ -33,7 +33,7 @@ class Critic(nn.Module):
 
     width: int = 128
     norm: str = "batch"
-    # "spectral": of each kernel's largest singular value to 1; "clip", by the optimiser; or "none".
+    # "spectral": each kernel's largest singular value is 1; "clip": by the optimiser; or "none".
     constraint: str = "clip"
     dtype: Any = jnp.float32
 
@@ -64,5 +64,5 @@ class Critic(nn.Module):
 
 
 def foreground(masks):
-    """Without the background: [..., 1] as it is, [..., classes] -> [..., classes - 1]."""
+    """Removes the background: [..., 1] is kept, [..., classes] -> [..., classes - 1]."""
     return masks if masks.shape[-1] == 1 else masks[..., 1:]

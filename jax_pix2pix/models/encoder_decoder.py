@@ -12,7 +12,7 @@ from jax_pix2pix.models.conv import Conv
 from jax_pix2pix.models.norm import Norm
 from jax_pix2pix.models.resize import nearest_twice
 
-LEVELS = 4  # the image is halved so many times
+LEVELS = 4  # number of times that the image is halved
 
 
 class EncoderDecoder(nn.Module):
@@ -25,10 +25,10 @@ class EncoderDecoder(nn.Module):
         train: batch statistics on or off.
 
     Returns:
-        float32 (float64 from float64 input) [n, *spatial, classes] in [0, 1]: the probability of
-        the foreground for one class, of each class, the background first, for more. With
+        float32 (float64 from float64 input) [n, *spatial, classes] in [0, 1]: for one class the
+        probability of the foreground, for more that of each class, the background first. With
         ``output`` "relu" the last map is computed at half the size, is not bounded above and is
-        doubled last, so that it consists of blocks of 2 pixels.
+        then doubled, so that it consists of blocks of 2 pixels a side.
     """
 
     width: int = 64

@@ -1,4 +1,4 @@
-"""Instance norm with the activation behind it, and a derivative that moves few bytes.
+"""Instance norm followed by the activation, with a derivative that moves few bytes.
 
 To follow training, skip this file: ``instance_norm`` says what it computes, the rest is how.
 """
@@ -23,8 +23,8 @@ def instance_norm(x, slope=1.0):
         slope: of the activation below zero, as in ``leaky_relu``: 1 is none, 0 is ReLU.
 
     Returns:
-        The same shape and type. Statistics are float32 at least, and the variance is taken about
-        the mean: E[x**2] - E[x]**2 cancels.
+        The same shape and type. Statistics are float32 at least. The variance is taken about the
+        mean, since E[x**2] - E[x]**2 cancels.
     """
     return _instance_norm(x, slope)[0]
 
@@ -45,10 +45,10 @@ def _normal(x, mean=None, scale=None):
 
 
 def _instance_norm_gradient(slope, residuals, dy):
-    """Of y = activation(normal): what is constant or along normal within an image drops out.
+    """Derivative of y = activation(normal), less its parts constant or along normal in an image.
 
-    Keeps x alone, in its own type, and makes the rest of it again: between this and the
-    convolutions, no float32 image goes to memory.
+    Keeps only x, in its own type, and recomputes the rest, so that no float32 image goes to memory
+    between this and the convolutions.
     """
     x, mean, scale = residuals
     normal, _, _ = _normal(x, mean, scale)

@@ -14,17 +14,17 @@ from jax_pix2pix.models.norm import Norm
 class PatchGAN(nn.Module):
     """Judges overlapping patches of an image, given its source.
 
-    ``strided_levels`` convolutions of stride 2, then ``dense_levels`` and one to the logits of
-    stride 1, k4 p1 all: with three and one, each logit has a receptive field of 70 pixels, and
+    ``strided_levels`` convolutions have stride 2; ``dense_levels`` and one to the logits then have
+    stride 1. All are k4 p1. With three and one, each logit has a receptive field of 70 pixels, and
     128 x 128 images yield 14 x 14 logits. The first level and the last have no norm.
 
-    With several ``scales``, as many networks see the pair at full size, at half of it and so on
+    With several ``scales``, as many networks see the pair at full size, half size and so on
     (pix2pixHD, Wang et al., CVPR 2018). ``spectral_norm`` divides each kernel by an estimate of its
     largest singular value (Miyato et al., ICLR 2018).
 
     Args of the call:
         source, image: [n, *spatial, c] in [-1, 1].
-        train: batch statistics and spectral norms' estimates updated or not.
+        train: whether batch statistics and spectral norms' estimates are updated.
 
     Returns:
         The feature maps of all levels, [n, *spatial, c] each; the last are the logits in float32

@@ -1,4 +1,4 @@
-"""The generators of all scales, one on the other: from noise to an image, coarse to fine."""
+"""The generators of all scales, stacked: from noise to an image, coarse to fine."""
 
 import flax.linen as nn
 import jax
@@ -11,21 +11,21 @@ from jax_pix2pix.models.scale_net import centred
 class Pyramid(nn.Module):
     """Trains the generator of the finest of ``sizes``; the coarser ones are frozen.
 
-    ``net`` is a generator of `scale_net`, of which every scale has its own parameters. The
-    collection "frozen" holds those of the coarser scales, {"scales": {"scale_0": {"params",
-    "batch_stats"}, ...}}, and the "amplitudes" of the noise of all scales, [scales].
+    ``net`` is a generator of `scale_net`; every scale has its own parameters. The collection
+    "frozen" holds those of the coarser scales, {"scales": {"scale_0": {"params", "batch_stats"},
+    ...}}, and the "amplitudes" of the noise of all scales, [scales].
 
-    With ``border_noise`` there is noise beyond the image's borders too. Otherwise zeros, from which
-    a network can tell where in the image it is.
+    With ``border_noise``, there is noise beyond the image's borders too. Otherwise there are zeros,
+    which tell a network where in the image it is.
 
     Args of the call:
-        z_rec: [n, *net.noise_size(sizes[0]), c]: fixed noise of the coarsest scale of which
-            training makes the training images; above, they have none.
-        train: batch statistics of ``net`` on or off; the frozen ones use running statistics.
+        z_rec: [n, *net.noise_size(sizes[0]), c]: fixed noise of the coarsest scale, from which the
+            training images are reconstructed; the finer scales then have no noise.
+        train: batch statistics of ``net`` on or off; the frozen scales use running statistics.
 
     Returns:
-        In training (sample, reconstruction), the former of new noise at all scales; otherwise the
-        reconstruction. [n, *sizes[-1], c] each.
+        In training (sample, reconstruction), where the sample has new noise at all scales;
+        otherwise the reconstruction. [n, *sizes[-1], c] each.
     """
 
     net: nn.Module
@@ -70,7 +70,7 @@ class Pyramid(nn.Module):
         return lambda *inputs: net.apply(scales[f"scale_{number}"], *inputs, train=False)
 
     def _unlearnt(self, channels):
-        """Coarser scales of random weights, which training has to replace."""
+        """Coarser scales with random weights, which must be replaced before training."""
         net, scales = self.net.clone(parent=None), {}
         for number, size in enumerate(self.sizes[:-1]):
             image = jnp.zeros((1, *size, channels))
@@ -81,12 +81,12 @@ class Pyramid(nn.Module):
 
 
 def inside(size, padded):
-    """1 in an image of this size, centred, and 0 around it: [*padded, 1]."""
+    """A mask that is 1 in a centred image of this size and 0 around it: [*padded, 1]."""
     return centred(jnp.ones((1, *size, 1)), padded)[0]
 
 
 def _scale(apply, coarser, noise, size, number):
-    """One scale's image [n, *size, c] from the coarser one, None at scale 0, and scaled noise."""
+    """One scale's image [n, *size, c] from scaled noise and the coarser image, None at scale 0."""
     if number == 0:
         return apply(jnp.zeros((len(noise), *size, noise.shape[-1]), noise.dtype), noise)
     upsampled = resize_linear(coarser, size)

@@ -7,7 +7,7 @@ import numpy as np
 def nearest_twice(x):
     """Doubles each side: [n, *spatial, c] -> [n, *(2 * spatial), c], each pixel a block."""
     spatial = x.shape[1:-1]
-    # One broadcast of all axes at once; repeating axis by axis would store the steps between.
+    # One broadcast of all axes at once; repeating axis by axis would store intermediate images.
     x = x.reshape(x.shape[0], *(m for side in spatial for m in (side, 1)), x.shape[-1])
     blocks = (x.shape[0], *(m for side in spatial for m in (side, 2)), x.shape[-1])
     return jnp.broadcast_to(x, blocks).reshape(blocks[0], *(2 * m for m in spatial), blocks[-1])

@@ -1,6 +1,6 @@
 """Generators and discriminator of one scale of a pyramid (SinGAN, Shaham et al., ICCV 2019).
 
-All are convolutional: they take images of any size. Sizes are spatial, tuples.
+All are convolutional: they take images of any size. Sizes are tuples of the spatial axes.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from jax_pix2pix.models.activation import LEAKY
 from jax_pix2pix.models.conv import Conv, ConvTranspose
 from jax_pix2pix.models.norm import Norm
 
-MARGIN = 5  # pixels that are added beyond each border, the reach of five convolutions of k3
+MARGIN = 5  # pixels that are added beyond each border: the reach of five k3 convolutions
 
 
 class VolumeGenerator(nn.Module):
@@ -20,12 +20,12 @@ class VolumeGenerator(nn.Module):
 
     Args of the call:
         image: [n, *size, c], the coarser scale's output at this size, or zeros.
-        noise: [n, *noise_size(size), c] times its amplitude, which is added to the image amid
-            zeros. Around the image it may be 0, as `models.pyramid.Pyramid` says.
+        noise: [n, *noise_size(size), c], already times its amplitude. It is added to the
+            zero-padded image and may be 0 around it, see `models.pyramid.Pyramid`.
         train: batch statistics on or off.
 
     Returns:
-        [n, *size, c] in (-1, 1), of the image's type: what is to be added to the image.
+        [n, *size, c] in (-1, 1), of the image's type: the residual to add to the image.
     """
 
     width: int = 32
@@ -35,7 +35,7 @@ class VolumeGenerator(nn.Module):
     layers: int = MARGIN - 1
 
     def noise_size(self, size):
-        """Of the padded image."""
+        """The size of the padded image."""
         return tuple(side + 2 * MARGIN for side in size)
 
     def __call__(self, image, noise, *, train):
@@ -43,7 +43,7 @@ class VolumeGenerator(nn.Module):
 
     @nn.compact
     def body(self, x, *, train):
-        """From the padded image with its noise: each output is of the 11 inputs around it."""
+        """Takes the padded image with its noise; each output sees the 11 inputs around it."""
         full_precision = x.dtype
         for layer in range(self.layers):
             x = _convolution(self, self.width, f"layer_{layer}", padding=0)(x)
@@ -56,8 +56,8 @@ class SlabGenerator(nn.Module):
     """In 2D, the slices of a slab as channels: a U-shaped network without skips.
 
     One convolution to ``width`` channels; ``levels`` times two convolutions and max-pooling; as
-    often a transposed convolution and two convolutions; one to the slices. Args and result as
-    `VolumeGenerator`; the padded size is a multiple of 2**levels, so its noise is a bit larger.
+    often a transposed convolution and two convolutions; one to the slices. Args and result are as
+    for `VolumeGenerator`; the padded size is a multiple of 2**levels, so the noise may be larger.
     """
 
     width: int = 256
@@ -67,7 +67,7 @@ class SlabGenerator(nn.Module):
     levels: int = 3
 
     def noise_size(self, size):
-        """Of the padded image."""
+        """The size of the padded image."""
         multiple = 2**self.levels
         return tuple(-(-(side + 2 * MARGIN) // multiple) * multiple for side in size)
 
@@ -79,7 +79,7 @@ class SlabGenerator(nn.Module):
 
     @nn.compact
     def body(self, x, *, train):
-        """From the padded image with its noise, sides of multiples of 2**levels, to that size."""
+        """Takes the padded image with its noise and keeps its sides, multiples of 2**levels."""
         full_precision = x.dtype
 
         def twice(x, name):
@@ -101,10 +101,10 @@ class SlabGenerator(nn.Module):
 
 
 class ScaleDiscriminator(nn.Module):
-    """Convolutions of k3, zero-padded: a logit for each pixel, of the 11 pixels around it.
+    """Zero-padded k3 convolutions: a logit for each pixel, from the 11 pixels around it.
 
     Args of the call:
-        source: not looked at: what is made here is made of noise.
+        source: ignored, since images are made from noise.
         image: [n, *size, c].
         train: batch statistics on or off.
 
@@ -131,7 +131,7 @@ class ScaleDiscriminator(nn.Module):
 
 
 def _convolution(module, features, name, padding):
-    """Of k3; a norm takes a bias away again, so there is one only where none follows."""
+    """A k3 convolution; it has a bias only if no norm follows, since a norm would remove it."""
     use_bias = module.norm == "none"
     return Conv(features, 3, 1, padding, use_bias=use_bias, dtype=module.dtype, name=name)
 
@@ -141,7 +141,7 @@ def _starts(size, padded):
 
 
 def centred(image, padded):
-    """The image amid zeros, centred: [n, *size, c] -> [n, *padded, c]."""
+    """Centres the image in zeros: [n, *size, c] -> [n, *padded, c]."""
     size = image.shape[1:-1]
     widths = [
         (a, outer - side - a)

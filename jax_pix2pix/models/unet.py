@@ -17,11 +17,11 @@ class UNet(nn.Module):
 
     Channels are ``width`` times 1, 2, 4, 8, 8, ... The first level and the last have no norm, nor
     has a bottleneck of one pixel, whose variance is 0. The first ``dropout_levels`` decoder levels
-    have dropout, pix2pix's only source of noise. ``use_bias`` is of all levels but the last.
+    have dropout, pix2pix's only source of noise. ``use_bias`` applies to all levels but the last.
 
-    Without ``skips`` it is an encoder and a decoder. ``attention_gates`` weigh each skip by what
-    the decoder has made of it so far. ``self_attention`` follows encoder level ``self_attention``,
-    counted from 1, whose maps are 2**self_attention times smaller than the image; 0 is off.
+    Without ``skips`` it is an encoder and a decoder. ``attention_gates`` weigh each skip by the
+    decoder's features. Self-attention follows encoder level ``self_attention``, counted from 1,
+    whose maps are 2**self_attention times smaller than the image; 0 is off.
 
     Args of the call:
         x: [n, *spatial, c] in [-1, 1], each side a multiple of 2**depth.

@@ -1,22 +1,14 @@
 """Checkpoints: Orbax's manager behind a few verbs, saving asynchronously.
 
-Each has the digests of its files, written before it gets its name, so that a checkpoint is whole,
-or is no checkpoint, or is found to be damaged.
+Each has the digests of its files, written before it gets its name. So a checkpoint is whole, does
+not exist, or is found to be damaged.
 """
 
 import contextlib
-import functools
-import hashlib
 import json
 import math
-import os
-import platform
-import re
-import subprocess
-import sys
 import time
 import warnings
-from importlib import metadata
 from pathlib import Path
 
 import jax
@@ -28,65 +20,14 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
-from jax_pix2pix.runs import unshared_folders, file_digests
+from jax_pix2pix.environment import environment
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.logs.process_log import logger
+from jax_pix2pix.runs import file_digests, unshared_folders
+from jax_pix2pix.runs.first_process import on_first_process
 
-PACKAGES = (
-    "jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow",
-    "tensorflow-cpu", "tensorflow-datasets",
-)  # fmt: skip
-METRICS = "metrics/metrics"  # where Orbax keeps the scores of a step, in its folder
-
-
-@functools.cache
-def environment():
-    """What bitwise reproduction depends on beside the config."""
-    versions = {name: _version(name) for name in PACKAGES}
-    device = jax.devices()[0]
-    return versions | {
-        "python": platform.python_version(),
-        "revision": _revision(),
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
-        "LIBTPU_INIT_ARGS": os.environ.get("LIBTPU_INIT_ARGS", ""),
-        "matmul_precision": jax.config.jax_default_matmul_precision,
-        "platform": device.client.platform_version,  # CUDA's or libtpu's build
-        "device": _processor() if device.device_kind == "cpu" else device.device_kind,
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
-
-
-def _version(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # the library can be without TensorFlow and libtpu
-        return "not installed"
-
-
-def _revision():
-    """Of the code: the commit, "+" and a hash of the changes if there are any; or "unknown"."""
-
-    def git(*arguments):
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, check=True).stdout.strip()
-
-    try:
-        changes = git("diff", "HEAD")
-        digest = f"+{hashlib.sha256(changes).hexdigest()[:12]}" if changes else ""
-        return git("rev-parse", "HEAD").decode() + digest
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _processor():
-    """The CPU's model, as JAX calls all of them "cpu" and XLA compiles for each what it has."""
-    try:
-        models = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text("utf-8"))
-    except OSError:
-        models = None
-    return models[1] if models else platform.machine()
+METRICS = "metrics/metrics"  # Orbax's file for the scores of a step, in the step's folder
 
 
 def _by_name(tree):
@@ -97,7 +38,7 @@ def _by_name(tree):
 
 class _Manager(ocp.CheckpointManager):
     def reached_preemption(self, step):
-        """Leaves JAX alone, which `preemption.asked_to_stop` asks with other numbers."""
+        """Does not ask JAX: `preemption.asked_to_stop` does, with other numbers."""
         return False
 
 
@@ -105,9 +46,9 @@ class Checkpoints:
     """The checkpoints of one run, in step-numbered folders of ``directory``.
 
     Keeps the last ``keep_last`` and the one with the highest ``best_metric`` among those saved
-    with metrics, where a value that is not finite is the lowest. Unless it only reads, those that
-    are damaged are named on stderr and moved to "damaged" beside the checkpoints first, so that
-    all processes find the same ones.
+    with metrics; a value that is not finite counts as the lowest. Unless ``read_only``, damaged
+    ones are first named on stderr and moved to "damaged" beside the checkpoints, so that all
+    processes find the same ones.
 
     Raises:
         WorkdirError: all are damaged.
@@ -117,18 +58,18 @@ class Checkpoints:
         self.directory = Path(directory)
 
         def score(metrics):
-            """Has an order also where training did not end in numbers: NaN would have none."""
+            """The metric, or -inf if training diverged: NaN has no order."""
             value = metrics[best_metric]
             return value if math.isfinite(value) else -math.inf
 
         self._score = score
         multiprocessing = ocp.options.MultiprocessingOptions()
-        if read_only:  # which a process may do on its own
+        if read_only:  # a process may read on its own
             self._apart = jax.process_count() > 1
         else:
             on_first_process(self._move_damaged)
             self._apart = unshared_folders.are_apart(directory)
-        if self._apart:  # a manager each, of which that of process 0 alone saves
+        if self._apart:  # each process has a manager; only that of process 0 saves
             if not read_only:
                 self.directory.mkdir(parents=True, exist_ok=True)
             me = jax.process_index()
@@ -144,13 +85,13 @@ class Checkpoints:
             create=not read_only and not self._apart,
             multiprocessing_options=multiprocessing,
             cleanup_tmp_directories=not read_only,
-            lightweight_initialize=read_only,  # leaves metrics alone, which may be damaged
+            lightweight_initialize=read_only,  # does not read metrics, which may be damaged
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._digest),
         )
         self._manager = _Manager(directory, options=options)
 
     def _move_damaged(self):
-        """As the class says; one process of a run calls this."""
+        """Moves damaged checkpoints, as the class says; one process of a run calls this."""
         found = self._found()
         problems = {step: problem for step in found if (problem := self._damage(step))}
         sound = max(set(found) - set(problems), default=None)
@@ -160,10 +101,8 @@ class Checkpoints:
             moved = folder / f"{step}-{time.time_ns()}"
             (self.directory / str(step)).rename(moved)
             used = "" if sound is None or step < sound else f", and step {sound} is used"
-            print(
-                f"warning: the checkpoint of step {step} is damaged: {problem}; it is now "
-                f"{moved}{used}",
-                file=sys.stderr,
+            messages.warning(
+                f"the checkpoint of step {step} is damaged: {problem}; it is now {moved}{used}"
             )
         if found and sound is None:
             raise WorkdirError(
@@ -172,15 +111,15 @@ class Checkpoints:
             )
 
     def _found(self):
-        """The steps that have a folder, also those that the manager is about to delete."""
+        """The steps that have a folder, including those that the manager is about to delete."""
         names = [path.name for path in self.directory.glob("*")]
         return sorted(int(name) for name in names if name.isdecimal())
 
     def check_whole(self, state):
-        """Raises WorkdirError if `save` could not get all of a state that is placed as this one."""
+        """Raises WorkdirError if `save` could not collect all of a state placed like this one."""
         if self._apart:
             try:
-                unshared_folders.whole(state)
+                unshared_folders.gather_to_host(state)
             except WorkdirError:
                 jax.distributed.shutdown()  # or the first to end would abort the others
                 raise
@@ -194,7 +133,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         if self._apart:
-            state = unshared_folders.whole(state)
+            state = unshared_folders.gather_to_host(state)
             if jax.process_index():
                 return
         contents = ocp.args.Composite(
@@ -214,7 +153,7 @@ class Checkpoints:
     def _writing(self):
         try:
             yield
-        except Exception as error:  # of the file system, by way of Orbax's threads and TensorStore
+        except Exception as error:  # of the file system, through Orbax's threads and TensorStore
             reason = " ".join(str(error).split())[:300]
             steps = self._found()
             kept = f"step {max(steps)} is whole" if steps else "there is no checkpoint yet"
@@ -252,9 +191,9 @@ class Checkpoints:
             return None, f"{folder / METRICS} does not hold a score"
 
     def _best(self, steps):
-        """The step with the highest score, the newest of equal ones; None if none has any.
+        """The step with the highest score, the newest of equal ones; None if no step has one.
 
-        Those whose score is damaged are named on stderr, and left out.
+        Steps whose score is damaged are named on stderr and left out.
         """
         scores = {}
         for step in steps:
@@ -262,10 +201,9 @@ class Checkpoints:
             if score is not None:
                 scores[step] = score
             if problem:
-                print(
-                    f"warning: the checkpoint of step {step} is damaged: {problem}; the best is "
-                    "that of the others",
-                    file=sys.stderr,
+                messages.warning(
+                    f"the checkpoint of step {step} is damaged: {problem}; the best is that of "
+                    "the others"
                 )
         return max(scores, key=lambda step: (scores[step], step), default=None)
 
@@ -295,12 +233,12 @@ class Checkpoints:
         return int(which)
 
     def restore(self, step, abstract_state):
-        """The state of ``step``, onto the shapes, types and placement of ``abstract_state``.
+        """The state of ``step``, with the shapes, types and placement of ``abstract_state``.
 
-        Nothing of the checkpoint decides what is allocated, and where.
+        The checkpoint does not decide what is allocated, or where.
 
         Raises:
-            WorkdirError: it is of other shapes or types, or damaged, which `check_sound` says
+            WorkdirError: its shapes or types differ, or it is damaged, which `check_sound` reports
                 better.
         """
         placed = unshared_folders.as_numpy(abstract_state) if self._apart else abstract_state
@@ -310,7 +248,7 @@ class Checkpoints:
         try:
             self._check_types(step, abstract_state)
             restored = self._manager.restore(step, args=contents)
-        except Exception as error:  # Orbax's and TensorStore's, of many kinds
+        except Exception as error:  # Orbax and TensorStore raise many kinds
             reason = " ".join(str(error).split())[:300]
             raise WorkdirError(
                 f"{self.directory / str(step)} does not hold the state of this config ({reason}): "
@@ -334,12 +272,12 @@ class Checkpoints:
             )
         logger.info("restored the checkpoint of step %d", step)
         state = restored["state"]
-        return unshared_folders.spread(state, abstract_state) if self._apart else state
+        return unshared_folders.place_on_devices(state, abstract_state) if self._apart else state
 
     def _check_types(self, step, abstract_state):
-        """Raises ValueError, naming an array, if whole numbers are stored for others or vice versa.
+        """Raises ValueError, naming an array, if integers are stored for floats or vice versa.
 
-        Orbax casts whatever there is, which is right from one precision to another.
+        Orbax casts between any types, which is right only between precisions.
         """
         path = self._manager.directory / str(step) / "state"
         stored = _by_name(ocp.StandardCheckpointHandler().metadata(path).tree)

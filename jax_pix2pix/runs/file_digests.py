@@ -6,12 +6,12 @@ import zlib
 from pathlib import Path
 
 NAME = "digests.json"
-# Orbax writes the times of a save there in a thread that nothing waits for.
+# Orbax writes the second in a thread that nothing waits for.
 LEFT_OUT = (NAME, "_CHECKPOINT_METADATA")
 
 
 def write(folder):
-    """Writes NAME into the folder: {file, relative: [bytes, CRC-32]}, but for those LEFT_OUT."""
+    """Writes NAME into the folder: {relative path: [bytes, CRC-32]}, without LEFT_OUT."""
     folder = Path(folder)
     files = sorted(
         path for path in folder.rglob("*") if path.is_file() and path.name not in LEFT_OUT
@@ -23,7 +23,7 @@ def write(folder):
 def damage(folder, only=None):
     """What is wrong with a folder, naming the first file that is not as `write` saw it; or None.
 
-    only: a file, relative; then no other is looked at.
+    only: the relative path of the only file to check; None checks all.
     """
     folder = Path(folder)
     path = folder / NAME
@@ -52,7 +52,7 @@ def damage(folder, only=None):
 
 
 def _is_own(path, folder):
-    """Whether it is an ordinary file below the folder, wherever links lead; devices never end."""
+    """Whether it is, links followed, a regular file below the folder; devices never end."""
     if not path.resolve().is_relative_to(folder.resolve()):
         return False
     return stat.S_ISREG(path.stat().st_mode)

@@ -1,4 +1,4 @@
-"""What one process of a run does for all of them, such that all go on or all refuse."""
+"""Lets one process of a run act for all of them, so that all go on or all refuse."""
 
 import os
 from typing import Any
@@ -14,7 +14,7 @@ _HOUR_MS = 3_600_000
 
 
 def on_first_process(function):
-    """Calls function() on process 0, with a refusal that every process raises.
+    """Calls function() on process 0; every process raises its refusal.
 
     Returns:
         What it returned; None on the other processes.
@@ -23,8 +23,8 @@ def on_first_process(function):
         WorkdirError: function() raised it, a ConfigError, or an OSError that names a file, on
             process 0. JAX's cluster is then shut down, or the first process to end would abort the
             others before they can say why.
-        UnreachableError: likewise.
-        OSError: likewise, of one that names none, for the caller to say where it was.
+        UnreachableError: function() raised it on process 0.
+        OSError: function() raised one that names no file; the caller must name it.
     """
     if jax.process_count() == 1:
         return function()
@@ -51,10 +51,10 @@ def on_first_process(function):
 
 
 def arrays_of_first_process(tree, like) -> Any:
-    """process 0's arrays on every process, as NumPy's where there are several.
+    """Process 0's arrays on every process, as NumPy arrays if there are several processes.
 
     Args:
-        tree: pytree of arrays; of process 0 alone.
+        tree: pytree of arrays; only that of process 0 counts.
         like: pytree of the same structure, with their shapes and types.
     """
     if jax.process_count() == 1:
@@ -67,8 +67,8 @@ def arrays_of_first_process(tree, like) -> Any:
 
 
 def _of_first_process(text):
-    """process 0's text on every process."""
-    # A collective gives up on a process that comes 30 s later than another; this does not.
+    """Process 0's text on every process."""
+    # A collective gives up on a process that comes 30 s later than another; this barrier waits.
     ocp.multihost.get_barrier_sync_fn()(key="on_first_process", timeout_ms=_HOUR_MS)
     encoded = np.frombuffer(text.encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(encoded.size)))

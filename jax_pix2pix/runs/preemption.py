@@ -7,16 +7,16 @@ from jax.experimental import multihost_utils
 
 from jax_pix2pix.logs.process_log import logger
 
-# JAX answers yes to the number after the highest one that any process asked with when the signal
-# came; so all ask with consecutive numbers, from the process's start on, whatever the run's step.
+# JAX answers yes to the number after the highest that any process had used when the signal came.
+# So all ask with consecutive numbers from the process's start on, whatever the run's step.
 _NUMBERS = itertools.count(1)
 
 
 def asked_to_stop():
     """True once, on all processes at the same call, after any of them got SIGTERM.
 
-    All have to call this alike, after each step. A signal that came before the first call is
-    answered at the first.
+    All processes must call this equally often, after each step. A signal that came before the
+    first call is answered at the first.
     """
     number = next(_NUMBERS)
     if not jax.distributed.is_initialized():

@@ -1,8 +1,8 @@
-"""A workdir in an object store: commands work in a folder of this machine, a copy of it.
+"""A workdir in an object store: commands work in a local copy of it.
 
-Training copies to the store while it goes on. What a run that is killed at any moment leaves there
-is what it would have left in a folder: whole checkpoints, and logs that are as new as these. A
-checkpoint counts there when the digests of its files do, which are written last and removed first.
+Training copies to the store while it runs. A run that is killed at any moment leaves there what it
+would have left in a folder: whole checkpoints, and logs that are as new as these. A checkpoint
+counts there if the digests of its files exist, which are written last and removed first.
 """
 
 import contextlib
@@ -21,27 +21,26 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from input_pipeline import storage
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.runs import file_digests
-from jax_pix2pix.errors import UnreachableError, WorkdirError
+from jax_pix2pix.errors import DataError, UnreachableError, WorkdirError
+from jax_pix2pix.logs.messages import messages
+from jax_pix2pix.runs import file_digests, storage
 
 LOOK_SECONDS = 1  # between looks for new checkpoints, which are copied at once
-LOG_SECONDS = 30  # between copies of what else has changed, each file as a whole
+LOG_SECONDS = 30  # between copies of other changed files, each as a whole
 FAILING_SECONDS = 900  # without a copy, after which the run saves and stops
-FINISH_SECONDS = 300  # that the last copy is tried, if the store cannot be reached
+FINISH_SECONDS = 300  # for which the last copy is tried, if the store cannot be reached
 BEAT_SECONDS = 10  # between signs of life in the lock
 DEAD_SECONDS = 60  # without one, after which a run counts as dead
 LOCK = "lock"
 CHECKPOINT = re.compile(r"((?:scale_\d+/)?checkpoints/\d+)/(.+)")
-# Nobody reads them.
+# A run does not read these.
 RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|wandb|evaluation|damaged)/")
 
-_given = {}  # {folder here: the workdir that its user gave}, of copies that are in use
+_given = {}  # {local folder: the workdir that the user gave} of the copies in use
 
 
 def as_given(path):
-    """A path, where it is of a copy as the user of the command knows it, with the store's url."""
+    """The path as the user knows it: with the store's url if it is in a copy."""
     for folder, workdir in _given.items():
         if path == folder or path.startswith(f"{folder}/"):
             return workdir + path[len(folder) :]
@@ -50,10 +49,10 @@ def as_given(path):
 
 @contextlib.contextmanager
 def training(workdir):
-    """The folder in which a run works: the workdir itself, or that of a store's copy.
+    """The folder in which a run works: the workdir itself, or a local copy of a store's.
 
-    Process 0 holds the workdir, copies it here, and what changes back until the block ends.
-    Processes that do not see its folder have copies of their own, of which their logs go back.
+    Process 0 locks the workdir, copies it here, and copies changes back until the block ends.
+    Processes that do not see its folder have copies of their own and copy only their logs back.
 
     Raises:
         WorkdirError: another run holds it; the store cannot be read or, in the end, written.
@@ -62,12 +61,12 @@ def training(workdir):
     if not storage.is_remote(workdir):
         yield workdir
         return
-    # Not above: it takes seconds to import, and most commands and workdirs do without.
+    # Not above: JAX takes seconds to import, and most commands and workdirs do not need it.
     import jax
 
     from jax_pix2pix.runs import workdir_lock
-    from jax_pix2pix.runs.unshared_folders import are_apart
     from jax_pix2pix.runs.first_process import on_first_process
+    from jax_pix2pix.runs.unshared_folders import are_apart
 
     cache = storage.cache_folder(workdir)
     folder = cache / "run"
@@ -95,11 +94,11 @@ def training(workdir):
 
 @contextlib.contextmanager
 def copied(workdir, checkpoints=True, results=None):
-    """A folder that holds the workdir: itself, or a store's copy until the block ends.
+    """A folder that holds the workdir: itself, or a copy of a store's until the block ends.
 
     Args:
         checkpoints: whether these are needed.
-        results: a folder of the workdir, what is written to which is copied back.
+        results: a folder of the workdir; files written there are copied back.
 
     Raises:
         WorkdirError: there is nothing, or the store cannot be read or written.
@@ -116,12 +115,12 @@ def copied(workdir, checkpoints=True, results=None):
         yield folder
         if results:
             mirror.push_files()
-            print(f"uploaded: {workdir.rstrip('/')}/{results}")
+            messages.info(f"uploaded: {workdir.rstrip('/')}/{results}")
 
 
 @contextlib.contextmanager
 def _names_of(workdir, folder, more=""):
-    """Errors, and `as_given`, name the workdir and not the folder here; `more` follows errors."""
+    """Makes errors and `as_given` name the workdir, not the folder here; `more` follows errors."""
     folder = os.fspath(folder)
     _given[folder] = workdir.rstrip("/")
     try:
@@ -145,7 +144,7 @@ def _begin(workdir, cache, folder):
     """Takes the lock, copies the run here and starts to copy back. -> _Mirror."""
     try:
         mirror = _Mirror(workdir, folder)
-        mirror.store.names()  # refuses what does not exist before anything is written there
+        mirror.store.names()  # refuses a missing store before anything is written there
         mirror.take(cache)
         try:
             mirror.pull_anew()
@@ -159,22 +158,22 @@ def _begin(workdir, cache, folder):
 
 
 class _Mirror:
-    """Copies of a run, here in `folder`, and in the store at a url."""
+    """Two copies of a run: here in `folder`, and in the store at a url."""
 
     def __init__(self, url, folder):
         self.store, self._folder = storage.Store(url), folder
-        self._files = {}  # {name: (bytes, time)} of the file here that the store has
-        self._steps = {}  # likewise, {checkpoints/N: of its digests}
-        self._there = {}  # {checkpoints/N: names of the objects there}, also of parts
+        self._files = {}  # {name: signature of the file here that the store has}
+        self._steps = {}  # {checkpoints/N: the same of its digests}
+        self._there = {}  # {checkpoints/N: names of its objects there}, even if incomplete
         self._done, self._released = threading.Event(), threading.Event()
         self._copying = threading.Thread(target=self._copy, daemon=True)  # until done
         self._beating = threading.Thread(target=self._beat, daemon=True)  # until released
-        self._held = None  # what the lock there says as long as it is this run's
+        self._held = None  # the lock's first content while this run has it
 
     # The lock
 
     def take(self, cache):
-        """Takes the lock in the store, a dead run's after DEAD_SECONDS without a sign of life.
+        """Takes the lock in the store; a dead run's, after DEAD_SECONDS without a sign of life.
 
         Raises:
             WorkdirError: another run is alive.
@@ -186,7 +185,7 @@ class _Mirror:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "start": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "cache": identity.read_text("utf-8"),  # whose own lock this process holds
+            "cache": identity.read_text("utf-8"),  # this process holds its local lock
             "token": uuid.uuid4().hex,
         }
         self._held = json.dumps(self._holder | {"beat": 0}).encode()
@@ -199,10 +198,9 @@ class _Mirror:
             if first is None:
                 first, deadline = there, time.monotonic() + DEAD_SECONDS
                 if other.get("cache") != self._holder["cache"]:
-                    print(
+                    messages.info(
                         f"{_in_use(self.store.url, other)}: waiting {DEAD_SECONDS} s for a sign "
-                        "of life",
-                        flush=True,
+                        "of life"
                     )
             if there != first:
                 raise WorkdirError(
@@ -217,7 +215,7 @@ class _Mirror:
     def _beat(self):
         beat = 0
         while not self._released.wait(BEAT_SECONDS):
-            with contextlib.suppress(DataError):  # _copy tells of it
+            with contextlib.suppress(DataError):  # _copy reports it
                 there = self.store.read(LOCK)
                 if _holder(there or b"{}").get("token") != self._holder["token"]:
                     self._held = None
@@ -229,8 +227,8 @@ class _Mirror:
     # Copies
 
     def pull_anew(self):
-        """Copies the run here, where a run that was killed may have left files."""
-        if self._folder.is_dir():  # the store has what counts of it
+        """Copies the run here; first removes a killed run's files, except stacks_*."""
+        if self._folder.is_dir():  # the store has all of it that counts
             for path in self._folder.iterdir():
                 if not path.name.startswith("stacks_"):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -238,16 +236,15 @@ class _Mirror:
         self.pull()
 
     def pull(self, checkpoints=True):
-        """Copies what a run reads: its files but for pictures and results, whole checkpoints."""
+        """Copies what a run reads: whole checkpoints, and files except pictures and results."""
         sizes = self.store.names()
         for name in sizes:
             if match := CHECKPOINT.fullmatch(name):
                 self._there.setdefault(match[1], set()).add(match[2])
         whole = {step for step, names in self._there.items() if file_digests.NAME in names}
         for step in self._there.keys() - whole if checkpoints else ():
-            print(
-                f"warning: {self.store.url}/{step} is not used: its upload goes on or broke off",
-                file=sys.stderr,
+            messages.warning(
+                f"{self.store.url}/{step} is not used: its upload goes on or broke off"
             )
         wanted = {}
         for name, size in sizes.items():
@@ -260,9 +257,9 @@ class _Mirror:
         self._steps = self._found_steps()
 
     def push(self):
-        """Copies what is new, and deletes old checkpoints there when the newer ones are whole."""
+        """Copies what is new, then deletes old checkpoints there if the newer ones are whole."""
         steps = self._found_steps()
-        self.push_files()  # after that look, so that these are as new as the checkpoints
+        self.push_files()  # after finding steps, so that files are as new as the checkpoints
         sound = True
         for step, signature in steps.items():
             if self._steps.get(step) != signature:
@@ -271,23 +268,23 @@ class _Mirror:
             self._delete_step(step)
 
     def push_files(self):
-        """Copies files that have changed, but for checkpoints."""
+        """Copies files that have changed, except checkpoints."""
         found = self._found_files()
         changed = [name for name, signature in found.items() if self._files.get(name) != signature]
-        # As bytes: they may grow meanwhile.
+        # Read as bytes, since they may grow meanwhile.
         self.store.write({name: (self._folder / name).read_bytes() for name in changed})
         self._files.update(found)
 
     def push_logs(self, process):
-        """Copies what this process, other than the first, writes, and ends the copy here."""
+        """Copies the log and stacks of a process other than the first; deletes its folder here."""
         names = [f"logs/process_{process:04d}.log"]
         names += [path.name for path in self._folder.glob("stacks_*")]
-        with contextlib.suppress(DataError):  # process 0 tells of a store that fails
+        with contextlib.suppress(DataError):  # process 0 reports a store that fails
             self.store.put(self._folder, [name for name in names if (self._folder / name).exists()])
         shutil.rmtree(self._folder)
 
     def _push_step(self, step, signature):
-        """-> whether it is in the store; not if it was deleted here meanwhile."""
+        """Copies a checkpoint. -> whether it is in the store; not if deleted here meanwhile."""
         with tempfile.TemporaryDirectory(dir=self._folder.parent) as linked:
             copy = os.path.join(linked, "step")  # stays when the run deletes its own
             with contextlib.suppress(OSError):
@@ -313,7 +310,7 @@ class _Mirror:
         self._steps.pop(step, None)
 
     def _found_steps(self):
-        """{checkpoints/N: what tells its digests from others} of the checkpoints here."""
+        """{checkpoints/N: signature of its digests} of the checkpoints here."""
         found = {}
         for path in self._folder.glob(f"**/checkpoints/*/{file_digests.NAME}"):
             if path.parent.name.isdecimal():
@@ -332,7 +329,7 @@ class _Mirror:
                         found[path.relative_to(self._folder).as_posix()] = _signature(path)
         return found
 
-    # While the run goes on
+    # While the run trains
 
     def start(self):
         self._copying.start()
@@ -355,7 +352,7 @@ class _Mirror:
                 self._done.wait(LOG_SECONDS)
 
     def finish(self, seconds=0):
-        """The last copy, tried for so long if the store cannot be reached; then frees the lock.
+        """Makes the last copy, tried for so long if the store cannot be reached; frees the lock.
 
         Raises:
             WorkdirError: it fails, or another run has the lock.
@@ -375,7 +372,7 @@ class _Mirror:
             raise _refusal(error, text) from error
         finally:
             self._released.set()
-        print(f"uploaded: {self.store.url}")
+        messages.info(f"uploaded: {self.store.url}")
         shutil.rmtree(self._folder)
 
     def _push_at_last(self, seconds):
@@ -388,12 +385,12 @@ class _Mirror:
                 if time.monotonic() >= deadline:
                     raise
                 if not told:
-                    print(f"{error}; the last copy is tried for {seconds} s", flush=True)
+                    messages.info(f"{error}; the last copy is tried for {seconds} s")
                     told = True
             time.sleep(LOOK_SECONDS)
 
     def _release(self):
-        """Ends the signs of life, none of which may come after the lock is deleted."""
+        """Ends the signs of life: none may come after the lock is deleted."""
         self._released.set()
         self._beating.join()
         self._check_held()
@@ -403,7 +400,7 @@ class _Mirror:
             raise WorkdirError(f"{self.store.url} was taken by another run: see which is to go on")
 
     def give_up(self):
-        """The same, as far as it goes, where another error is being raised."""
+        """Does what `finish` does, as far as possible, while another error is raised."""
         with contextlib.suppress(DataError, WorkdirError, OSError):
             self.finish()
 
@@ -426,6 +423,6 @@ def _in_use(url, holder):
 
 
 def _stop(reason):
-    """Has the run save and stop, on all processes alike, as when its machine is taken away."""
+    """Makes the run save and stop on all processes, as when its machine is taken away."""
     tqdm.write(f"warning: {reason}", file=sys.stderr)
     os.kill(os.getpid(), signal.SIGTERM)

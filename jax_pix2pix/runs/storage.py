@@ -1,8 +1,8 @@
-"""What lies in an object store, gs:// or s3://: the one place that talks to it. No TensorFlow.
+"""Object stores, gs:// and s3://: only this module talks to them. No TensorFlow.
 
 A store has no append, no rename, no locks and no fsync, but an object is there whole or not at all.
-So nothing is used in place: folders are copied here, worked in, and copied back in an order in
-which what says that the rest is whole comes last. fsspec has the connections.
+So nothing is used in place: folders are copied here, worked in, and copied back. The file that
+marks the rest as whole is copied last. fsspec makes the connections.
 """
 
 import contextlib
@@ -16,25 +16,26 @@ import time
 from pathlib import Path, PurePosixPath
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.logs.messages import messages
 
 SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
-ANSWER_SECONDS = 20  # in which a store says what it holds
+ANSWER_SECONDS = 20  # for a store to say what it holds
 WAIT_SECONDS = 60  # for a store that cannot be reached at first
 PAUSE_SECONDS = 2  # between two tries
-# What passes, by the names of the classes that packages of stores have for it.
+# Transient errors, by the names of their classes in the packages of stores.
 PASSING = {
     "ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError",
     "IncompleteRead", "MetadataRetrievalError", "ResponseParserError", "Timeout", "TimeoutError",
 }  # fmt: skip
-BUSY = (408, 409, 429)  # status codes of HTTP that pass, beside those of a server's own errors
+BUSY = (408, 409, 429)  # transient status codes of HTTP, besides those of a server's own errors
 
 
 class Unreachable(DataError):
-    """A store does not answer or is too busy: the same may work later."""
+    """A store does not answer or is too busy: a later try may work."""
 
 
 def is_remote(path):
-    """Raises DataError for a url with one slash, which would be the folder "s3:"."""
+    """Whether it is a url. Raises DataError for one slash, which would be the folder "s3:"."""
     path = os.fspath(path)
     if re.match(r"\w+:/(?!/)", path):
         raise DataError(
@@ -45,7 +46,7 @@ def is_remote(path):
 
 
 def check_local(flag, path):
-    """Raises DataError if a path that only a folder of this machine will do for is a store's."""
+    """Raises DataError if the path of a flag that needs a local folder is a store's."""
     if path and is_remote(path):
         raise DataError(
             f"--{flag}={path}: use a local path; only --workdir and data_dir may be a store's"
@@ -53,13 +54,13 @@ def check_local(flag, path):
 
 
 def cache_folder(url):
-    """Folder of this machine for copies of what is at the url; below XDG_CACHE_HOME, if set."""
+    """Local folder for copies of what is at the url; below XDG_CACHE_HOME, if set."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base, "jax_pix2pix", hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:24])
 
 
 def local_folder(data_dir):
-    """Where prepared data is read and written: data_dir itself, or the copy of a store's."""
+    """Where prepared data is read and written: data_dir, or the local copy of a store's."""
     return cache_folder(data_dir) if is_remote(data_dir) else Path(data_dir).expanduser()
 
 
@@ -67,7 +68,7 @@ class Store:
     """The objects below a url, by their names relative to it.
 
     Raises:
-        DataError: no such kind of store, or its package is not installed. All methods: the store
+        DataError: no such kind of store, or its package is not installed; all methods: the store
             refuses.
         Unreachable: all methods: it cannot be reached now.
     """
@@ -89,7 +90,7 @@ class Store:
         self._root = self._fs._strip_protocol(self.url)
 
     def _connection(self, scheme):
-        import fsspec  # so that runs in folders need none of it
+        import fsspec  # so that runs in folders do not need it
 
         options = {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
         return fsspec.filesystem(scheme, **options)
@@ -99,7 +100,7 @@ class Store:
 
     @contextlib.contextmanager
     def _asked(self):
-        """Errors of any store's package as one line."""
+        """Raises errors of any store's package as one line."""
         try:
             yield
         except FileNotFoundError as error:
@@ -118,9 +119,9 @@ class Store:
             ) from error
 
     def names(self):
-        """{name: bytes} of all objects; of a url that has none {}, which is no error.
+        """{name: bytes} of all objects; {} if the url has none, which is no error.
 
-        It is what a command asks first, and waits WAIT_SECONDS for a store that is not reached.
+        Commands call this first. It waits up to WAIT_SECONDS for a store that cannot be reached.
         """
         deadline, told = time.monotonic() + WAIT_SECONDS, False
         while True:
@@ -132,10 +133,10 @@ class Store:
                 ):
                     raise
                 if not told:
-                    print(f"{error}; waiting up to {WAIT_SECONDS} s for it", flush=True)
+                    messages.info(f"{error}; waiting up to {WAIT_SECONDS} s for it")
                     told = True
             time.sleep(PAUSE_SECONDS)
-            type(self._fs).clear_instance_cache()  # which may have found no credentials
+            type(self._fs).clear_instance_cache()  # it may have found no credentials
             self._fs = self._connection(self.url.partition("://")[0])
 
     def _names(self):
@@ -148,7 +149,7 @@ class Store:
             except DataError as error:
                 answer.append(error)
 
-        # Packages try again for half a minute and more, also where nobody can answer.
+        # Packages retry for half a minute and more, even if nobody can answer.
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(ANSWER_SECONDS)
@@ -157,7 +158,7 @@ class Store:
         if isinstance(answer[0], DataError):
             raise answer[0]
         found = {path[len(self._root) + 1 :]: x["size"] for path, x in answer[0].items()}
-        # What could lead out of a folder is left alone, and so are markers of empty folders.
+        # Names that could lead out of a folder are left out, and so are markers of empty folders.
         return {
             name: size
             for name, size in found.items()
@@ -165,7 +166,7 @@ class Store:
         }
 
     def read(self, name):
-        """Bytes of an object; None where there is none."""
+        """Bytes of an object; None if there is none."""
         try:
             with self._asked():
                 return self._fs.cat_file(self._path(name))
@@ -175,7 +176,7 @@ class Store:
             raise
 
     def write(self, contents):
-        """contents: {name: bytes}."""
+        """Writes objects; contents: {name: bytes}."""
         with self._asked():
             self._fs.pipe({self._path(name): content for name, content in contents.items()})
 
@@ -189,7 +190,7 @@ class Store:
             return False
 
     def get(self, sizes, folder):
-        """Copies objects, {name: bytes} as of `names`, into a folder, under their names."""
+        """Copies objects into a folder under their names; sizes: {name: bytes} as of `names`."""
         paths = [Path(folder, name) for name in sizes]
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +201,7 @@ class Store:
                 raise DataError(f"{self.url}/{name} came as {path.stat().st_size} bytes of {size}")
 
     def put(self, folder, names, below=""):
-        """Copies files of a folder to the objects of their names, after `below`."""
+        """Copies files of a folder to objects with their names, prefixed by `below`."""
         if names:
             paths = [os.path.join(folder, name) for name in names]
             with self._asked():
@@ -213,7 +214,7 @@ class Store:
 
 
 def _passes(error):
-    """Whether an error of a store's package, or what it came from, is of a moment."""
+    """Whether an error of a store's package, or one of its causes, is transient."""
     for cause in _causes(error):
         status = _status(cause)
         if status in BUSY or (status >= 500 and status != 501):
@@ -224,9 +225,9 @@ def _passes(error):
 
 
 def _credentials_may_come(error):
-    """Whether there are none in a pod, whose metadata server does not answer in its first seconds.
+    """Whether they are missing in a pod, whose metadata server does not answer at first.
 
-    gcsfs then asks without any, which is refused with 401.
+    gcsfs then asks without credentials, which is refused with 401.
     """
     return "KUBERNETES_SERVICE_HOST" in os.environ and any(
         _status(cause) == 401 or type(cause).__name__ == "NoCredentialsError"
@@ -241,7 +242,7 @@ def _causes(error):
 
 
 def _status(error):
-    """The status code of HTTP that an error of botocore, gcsfs or aiohttp has; 0 without one."""
+    """The HTTP status code of an error of botocore, gcsfs or aiohttp; 0 without one."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -249,11 +250,11 @@ def _status(error):
     return int(code) if code.isdecimal() else 0
 
 
-_here = set()  # prepared folders that this process has found to be the store's, or made so
+_here = set()  # prepared folders that this process knows to be equal to the store's
 
 
 def url_of(data_dir, directory):
-    """A folder below `local_folder`, as its user knows it."""
+    """A folder below `local_folder`, as the user knows it."""
     if not is_remote(data_dir):
         return os.fspath(directory)
     return (
@@ -262,12 +263,12 @@ def url_of(data_dir, directory):
 
 
 def is_prepared(data_dir, directory, first, last):
-    """Whether a prepared folder exists; a store's is copied here, unless the copy is the same.
+    """Whether a prepared folder exists; a store's is copied here, unless an equal copy exists.
 
     Args:
         directory: of the data set, below `local_folder`.
-        first, last: names of its files that tell whether a copy is of the same preparation, the
-            second of which is written to the store when all the others are there.
+        first, last: names of the files that tell whether a copy is of the same preparation; the
+            second is written to the store after all the others.
     """
     if not is_remote(data_dir):
         return directory.exists()
@@ -295,7 +296,7 @@ def _holds(path, content):
 
 
 def publish(data_dir, directory, last):
-    """Copies a prepared folder to its store, if it is of one and was not there; `last` the last."""
+    """Copies a prepared folder to its store, if it has one and lacks it; the file `last` last."""
     if not is_remote(data_dir) or directory in _here:
         return
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]

@@ -1,4 +1,4 @@
-"""Runs whose processes have no common folder, as hosts that know an object store alone.
+"""Runs whose processes share no folder, such as hosts with only an object store.
 
 Process 0 then saves the whole state for all, and each process restores it from a copy of its own.
 """
@@ -15,7 +15,7 @@ from jax_pix2pix.runs.first_process import on_first_process
 
 
 def are_apart(directory):
-    """Whether some process does not see the directory of process 0; alike on all of them."""
+    """Whether some process does not see the directory of process 0; all get the same answer."""
     if jax.process_count() == 1:
         return False
     number = int(multihost_utils.broadcast_one_to_all(np.int32(time.time_ns() % 2**31)))
@@ -31,8 +31,8 @@ def are_apart(directory):
     return not seen.all()
 
 
-def whole(state):
-    """The state as NumPy's arrays, from what this process's devices hold of it.
+def gather_to_host(state):
+    """The state as NumPy arrays, from the parts that this process's devices hold.
 
     Orbax refuses arrays on the devices of one process among several.
 
@@ -58,12 +58,12 @@ def _whole(array):
 
 
 def as_numpy(abstract):
-    """Shapes and types of what `whole` gives; without memory."""
+    """Arrays with the shapes and types of `gather_to_host`'s; they take no memory."""
     return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), abstract)
 
 
-def spread(state, abstract):
-    """What `whole` made, the same on every process, placed as ``abstract`` says."""
+def place_on_devices(state, abstract):
+    """Places the result of `gather_to_host`, the same on every process, as ``abstract`` says."""
 
     def place(values, like):
         return jax.make_array_from_callback(like.shape, like.sharding, lambda part: values[part])
@@ -72,6 +72,6 @@ def spread(state, abstract):
 
 
 def of_first_process(step):
-    """A step number, or None, that process 0 has found."""
+    """The step number, or None, that process 0 has found."""
     found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
     return None if found < 0 else found

@@ -1,4 +1,4 @@
-"""Ends a process in which nothing moves any more, and says where it stood."""
+"""Ends a process that makes no progress any more, and says where it stood."""
 
 import faulthandler
 import os
@@ -13,9 +13,9 @@ from jax_pix2pix.logs.process_log import logger
 
 
 class Watchdog:
-    """Ends the process with EXIT_RESTART when `alive` was not called for so many seconds.
+    """Ends the process with EXIT_RESTART if `alive` is not called for so many seconds.
 
-    The stacks of all its threads are then in ``workdir``, in stacks_<process>_<time>.txt.
+    It writes the stacks of all threads to stacks_<process>_<time>.txt in ``workdir``.
 
     Args:
         seconds: 0 watches nothing.
@@ -39,7 +39,7 @@ class Watchdog:
         self._deadline = time.monotonic() + self._seconds
 
     def each(self, items):
-        """The items, each of which is a sign of life."""
+        """Yields the items; each counts as a sign of life."""
         for item in items:
             self.alive()
             yield item
@@ -53,7 +53,7 @@ class Watchdog:
         try:
             with open(path, "w", encoding="utf-8") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-        except OSError:  # the file system may be what hangs or is full
+        except OSError:  # the file system may hang or be full
             path = "stderr"
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
         text = (

@@ -6,10 +6,17 @@ from typing import Any
 import jax
 
 from jax_pix2pix.adversarial import Network, System, TrainState, create_state, generate, train_step
+from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.runs.checkpoint import Checkpoints
-from jax_pix2pix.errors import ConfigError, chosen
-from jax_pix2pix.systems import SYSTEMS
-from jax_pix2pix.runs.workdir_files import CHANGEABLE, check_changeable, check_trained, checkpoint_path, claim, config_path, flat, named_if_incomplete, read_config
+from jax_pix2pix.runs.workdir_files import (
+    check_trained,
+    checkpoint_path,
+    flat,
+    named_if_incomplete,
+    read_config,
+)
+from jax_pix2pix.systems import find_system
+from jax_pix2pix.tasks.kinds import has_scales, kind_of
 
 POSITIVE = (
     "epochs", "fsdp", "log_every_steps", "text_log_every_epochs", "sample_every_epochs",
@@ -62,7 +69,8 @@ def build_system(config):
         ConfigError: names the field that does not fit.
     """
     _check(config)
-    return chosen(SYSTEMS, "system", config.system)(config)
+    kind_of(config)
+    return find_system(config.system)(config)
 
 
 def abstract_state(system, config):
@@ -71,9 +79,9 @@ def abstract_state(system, config):
 
 
 def check_sizes(system, config):
-    """Traces a training step, and the generator on an image of evaluation, for what they refuse.
+    """Traces a training step and the generator on an evaluation image, which refuse misfits.
 
-    Without this a run would be claimed, or trained up to its first validation, in vain.
+    Without this a workdir would be claimed, or a run trained up to its first validation, in vain.
 
     Raises:
         ConfigError: names the field that does not fit the images.
@@ -85,12 +93,12 @@ def check_sizes(system, config):
 
     jax.eval_shape(step, state, example_batch(config))
     if config.data.patch_size:
-        source, _ = system.normalise(example_batch(config, config.data.image_size))
+        source = system.source(example_batch(config, config.data.image_size)["source"])
         jax.eval_shape(functools.partial(generate, system), state.generator, source)
 
 
 def example_batch(config, side=None):
-    """One stored example of zeros, of training or of this side: any batch has its parameters."""
+    """One stored example of zeros, of training or of this side; parameters fit any batch."""
     data = config.data
     side = side or data.patch_size or data.image_size
     shape = (1, *((data.depth,) if data.depth else ()), side, side)
@@ -99,13 +107,13 @@ def example_batch(config, side=None):
         "source": jax.numpy.zeros((*shape, channels), data.source_type),
         "target": jax.numpy.zeros((*shape, 1), data.target_type),
     }
-    if "pyramid" in config:  # whose fixed noise is that of the example
+    if has_scales(config):  # the fixed noise depends on the example
         example["index"] = jax.numpy.zeros((1, data.depth), int)
     return example
 
 
 def _without_loss_files(config):
-    """A copy for a System that does not train: a file of its losses may be elsewhere by now."""
+    """A copy for a System that does not train: its losses' files may have moved."""
     config = config.copy_and_resolve_references()
     for weight in ("perceptual_weight", "segmentation_weight"):
         if weight in config.get("loss", {}):
@@ -117,7 +125,7 @@ def load_run(workdir, which) -> tuple[Any, System, Network, int]:
     """Opens a trained run on this process's first device, for its generator.
 
     Returns:
-        (config, System, Network of the generator, step); the rest as `load_state`.
+        (config, System, Network of the generator, step); all else is as for `load_state`.
     """
     config, system, state, step = load_state(workdir, which)
     return config, system, state.generator, step
@@ -134,7 +142,7 @@ def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
         (config, System, TrainState, step).
 
     Raises:
-        WorkdirError: something is missing there.
+        WorkdirError: something is missing there, or damaged.
     """
     config = read_config(workdir)
     with named_if_incomplete(workdir):

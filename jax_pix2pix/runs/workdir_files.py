@@ -8,6 +8,10 @@ import time
 import ml_collections
 
 from jax_pix2pix.errors import ConfigError, WorkdirError
+from jax_pix2pix.tasks.kinds import has_scales
+
+RECORD = "preparation.json"  # how a data set was prepared; a run keeps a copy
+MASKS_NOTE = "body masks from files"  # the start of a note in that record
 
 
 def flat(config, prefix=""):
@@ -28,7 +32,7 @@ def checkpoint_path(workdir):
 
 
 def scale_directory(workdir, scale):
-    """Of a pyramid: the workdir of one scale."""
+    """The workdir of one scale of a pyramid."""
     return os.path.join(workdir, f"scale_{scale}")
 
 
@@ -46,6 +50,22 @@ def last_scale(workdir):
     return scale_directory(workdir, scale - 1), scale - 1
 
 
+def finest(workdir):
+    """The workdir itself; for a pyramid, that of the finest scale with a checkpoint.
+
+    Raises:
+        WorkdirError: a pyramid has none.
+    """
+    pyramid = os.path.isdir(scale_directory(workdir, 0))
+    return last_scale(workdir)[0] if pyramid else workdir
+
+
+def default_checkpoint(workdir):
+    """The checkpoint that is used: "best"; "last" for a scale, whose scores measure no quality."""
+    with named_if_incomplete(workdir):
+        return "last" if has_scales(read_config(workdir)) else "best"
+
+
 def _has_checkpoint(directory):
     path = checkpoint_path(directory)
     return os.path.isdir(path) and any(name.isdigit() for name in os.listdir(path))
@@ -58,20 +78,20 @@ def check_trained(workdir):
         raise WorkdirError(f"{directory} does not exist: train first")
 
 
-# Fields that may change between two starts of a run, as the weights do not depend on them.
+# Fields that may change between two starts of a run, since the weights do not depend on them.
 CHANGEABLE = (
     # What is written, and how often. Validation and pictures draw no random numbers.
     "log_every_steps", "text_log_every_epochs", "sample_every_epochs", "checkpoint_every_epochs",
     "checkpoint_every_steps", "keep_last",
     # When a run gives up.
     "max_skipped", "watchdog_seconds", "heartbeat_seconds",
-    # Where the data lies and waits; its batches are the same. With on_error=skip they are those of
-    # data without the records that would have ended the run.
+    # Where the data lies and is cached; its batches are the same. With on_error=skip they are those
+    # of data without the records that would have ended the run.
     "data.cache", "data.data_dir", "data.on_error",
     # Where parameters lie: sums are in another order, as on another number of devices.
     "fsdp",
-    # Not among them: epochs, which the learning rate's decay depends on, spike_sigmas, which skips
-    # updates, and files of a loss's weights, of which another path may well be another network.
+    # Not among them: epochs, which sets the learning rate's decay; spike_sigmas, which skips
+    # updates; and weights files of losses, since another path may be another network.
 )  # fmt: skip
 
 
@@ -93,17 +113,17 @@ def check_changeable(config, fields):
 
 
 def claim(workdir, config, allowed=()):
-    """Compares the config with config.json, or writes that where it is missing.
+    """Compares the config with config.json, or writes config.json if it is missing.
 
-    One process of a run calls this. Differences that are allowed are written to config.json, and
-    what they replace is kept: a line each of config_changes.jsonl.
+    One process of a run calls this. Allowed differences are written to config.json. The values
+    that they replace are kept in config_changes.jsonl, one a line.
 
     Args:
-        allowed: fields that may differ, of those that check_changeable lets pass.
+        allowed: fields that may differ; check_changeable must accept them.
 
     Raises:
-        WorkdirError: the directory belongs to a run with another config, each field of which is
-            named; or to one whose config is not there.
+        WorkdirError: the directory belongs to a run with another config, whose refused fields are
+            named; or to one whose config is missing.
     """
     config = json.loads(config.to_json())
     new = dict(flat(config))
@@ -145,7 +165,7 @@ def _record_changes(workdir, changes):
 
 
 def _newest_step(workdir):
-    """Of the checkpoints; None of a pyramid, whose scales have their own."""
+    """The newest checkpoint's step; None for a pyramid, whose scales have their own."""
     path = checkpoint_path(workdir)
     names = os.listdir(path) if os.path.isdir(path) else []
     return max((int(name) for name in names if name.isdecimal()), default=None)
@@ -182,14 +202,18 @@ def _read_json(path):
     return content
 
 
-def makes_masks(config):
-    """Whether the system of a run's config makes masks: these alone have config.evaluation."""
-    return "evaluation" in config
+def mask_notes(workdir):
+    """The notes on masks from files in the record of a run's data; [] without a sound record."""
+    try:
+        notes = _read_json(os.path.join(workdir, RECORD))["notes"]
+        return [note for note in notes if note.startswith(MASKS_NOTE)]
+    except (WorkdirError, OSError, KeyError, TypeError, AttributeError):
+        return []  # old runs have none
 
 
 @contextlib.contextmanager
 def named_if_incomplete(workdir):
-    """Errors of a block that reads the fields of a run's config, as one that names config.json.
+    """Raises errors of a block that reads a run's config as one that names config.json.
 
     Raises:
         WorkdirError: config.json lacks fields, or holds others.

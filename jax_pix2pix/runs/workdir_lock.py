@@ -18,14 +18,14 @@ _NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextlib.contextmanager
 def locked(workdir):
-    """Holds the workdir, made where it is missing; process 0 does so for all processes of a run.
+    """Locks the workdir, made if missing; process 0 does so for all processes of a run.
 
-    The file `lock` is there to be locked and to say who did. The operating system frees it when
-    the process ends, however it ends, so that a file left behind holds nobody up, over NFS neither.
-    A run that was refused before it wrote anything leaves nothing behind.
+    The file `lock` is locked and names its holder. The operating system frees the lock however the
+    process ends, so a file left behind blocks nobody, not even over NFS. A run that was refused
+    before it wrote anything leaves nothing behind.
 
     Raises:
-        WorkdirError: another run holds it; with that one's host, process and start.
+        WorkdirError: another run holds it; names that run's host, process and start.
     """
     taken = on_first_process(lambda: _take(workdir))
     try:
@@ -74,7 +74,7 @@ def _refusal(workdir, file):
     try:
         holder = json.load(file)
         who = f"process {holder['pid']} on {holder['host']} since {holder['start']}"
-    except (ValueError, KeyError, TypeError):  # it has the lock, and has not written this yet
+    except (ValueError, KeyError, TypeError):  # the holder has not written this yet
         who = "another process since a moment ago"
     file.close()
     return f"{workdir} is in use by {who}: wait for that run, end it, or use another workdir"

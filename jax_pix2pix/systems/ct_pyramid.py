@@ -4,30 +4,29 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_pix2pix.adversarial import System
-from jax_pix2pix.errors import ConfigError, chosen
+from jax_pix2pix.errors import ConfigError, lookup
+from jax_pix2pix.intensity import DTYPES, full_precision, scaler
 from jax_pix2pix.losses.gradient_penalties import gradient_penalty
-from jax_pix2pix.intensity import DTYPES, to_network
+from jax_pix2pix.losses.segmenter import segmentation_distance
 from jax_pix2pix.losses.terms import ADVERSARIAL, PROJECTIONS
 from jax_pix2pix.models.pyramid import Pyramid, inside
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.models.scale_net import ScaleDiscriminator, SlabGenerator, VolumeGenerator
 from jax_pix2pix.optimizer import adam, constant_then_tenth
-from jax_pix2pix.losses.segmenter import segmentation_distance
-from jax_pix2pix.tasks.task import Task
+from jax_pix2pix.tasks.memorisation import memorisation
 
-REAL, FAKE, FOOLED = 1.0, 0.0, 0.9  # what D's logits should be, the last as G wants them
+REAL, FAKE, FOOLED = 1.0, 0.0, 0.9  # targets for D's logits; the last is G's
 
 
 def scale_sizes(config):
     """The volumes' (depth, height, width) at every scale, coarsest first.
 
-    In 2D the slices are channels, of which every scale has all.
+    In 2D the slices are channels, so every scale has all of them.
 
     Raises:
-        ConfigError: a value that does not fit.
+        ConfigError: a value does not fit.
     """
     pyramid, data = config.pyramid, config.data
     if not 1 < pyramid.factor < math.inf:
@@ -56,8 +55,8 @@ def scale_sizes(config):
 def build(config):
     """config: configs/ct_pyramid_2d.py or _3d.py with steps_per_epoch filled in -> System."""
     _check_whole(config)
-    dtype = chosen(DTYPES, "dtype", config.dtype)
-    full_precision = jnp.promote_types(dtype, jnp.float32)
+    dtype = lookup(DTYPES, "dtype", config.dtype)
+    precision = full_precision(config)
     sizes = scale_sizes(config)[: config.pyramid.scale + 1]
     flat = config.pyramid.dimensions == 2
     if flat:
@@ -71,20 +70,19 @@ def build(config):
         """[n, *size, c] as the networks see it -> [n, d, h, w, 1]."""
         return jnp.moveaxis(image, -1, 1)[..., None] if flat else image
 
-    def normalise(batch):
-        stored = to_network(batch["source"], config.data.source_range, full_precision)
-        real = resize_linear(stored, sizes[-1])
-        target = jnp.moveaxis(real[..., 0], 1, -1) if flat else real
-        shape = (*net.noise_size(generator.sizes[0]), target.shape[-1])
+    source, output = scaler(config, config.data.source_range)
 
-        def z_rec(index):
-            key = jax.random.fold_in(jax.random.key(config.seed), index)
-            noise = jax.random.normal(key, shape, full_precision)
-            if config.pyramid.border_noise:
-                return noise
-            return noise * inside(generator.sizes[0], shape[:-1]).astype(noise.dtype)
+    def target(stored):
+        real = resize_linear(source(stored), sizes[-1])
+        return jnp.moveaxis(real[..., 0], 1, -1) if flat else real
 
-        return jax.vmap(z_rec)(batch["index"][:, 0]), target
+    def z_rec(index):
+        shape = (*net.noise_size(generator.sizes[0]), config.data.depth if flat else 1)
+        key = jax.random.fold_in(jax.random.key(config.seed), index)
+        noise = jax.random.normal(key, shape, precision)
+        if config.pyramid.border_noise:
+            return noise
+        return noise * inside(generator.sizes[0], shape[:-1]).astype(noise.dtype)
 
     discriminator_loss, generator_loss = _losses(config, volume)
     learning_rate = constant_then_tenth(config)
@@ -95,10 +93,13 @@ def build(config):
         generator_optimizer=adam(config, learning_rate, g_updates),
         discriminator_optimizer=adam(config, learning_rate, d_updates),
         learning_rate=learning_rate,
-        normalise=normalise,
+        source=source,
+        target=target,
+        output=output,
+        fixed_noise=jax.vmap(z_rec),
         discriminator_loss=discriminator_loss,
         generator_loss=generator_loss,
-        task=_memorisation(volume),
+        task=memorisation(volume),
         ema_decay=config.ema_decay,
         spike_sigmas=config.spike_sigmas,
         discriminator_updates=d_updates,
@@ -107,7 +108,7 @@ def build(config):
 
 
 def _check_whole(config):
-    """Raises ConfigError of augmentation: fixed noise is to give back one volume, not any view."""
+    """Raises ConfigError for augmentation: fixed noise must give one volume, not any view of it."""
     augmentation = {
         f"data.{name}": config.data[name] for name in ("flip", "load_size", "patch_size")
     }
@@ -119,18 +120,18 @@ def _check_whole(config):
 
 
 def _losses(config, volume):
-    """D: real + fake + gradient_penalty_weight WGAN-GP. G: the sum of its terms, by their weights.
+    """D: real + fake + gradient_penalty_weight WGAN-GP. G: the weighted sum of its terms.
 
-    The adversarial term is of the sample, the others of the reconstruction. A term whose weight is
-    0 is not computed.
+    The adversarial term judges the sample, the others the reconstruction. A term of weight 0 is not
+    computed, except the adversarial one.
     """
     weights = config.loss
-    d_adversarial, g_adversarial = chosen(ADVERSARIAL, "loss.adversarial", weights.adversarial)
+    d_adversarial, g_adversarial = lookup(ADVERSARIAL, "loss.adversarial", weights.adversarial)
     terms = {}
     if weights.reconstruction_weight:
         terms["reconstruction"] = weights.reconstruction_weight, _mean_squared_error
     if weights.projection_weight:
-        projection = chosen(PROJECTIONS, "loss.projection", weights.projection)
+        projection = lookup(PROJECTIONS, "loss.projection", weights.projection)
         terms["projection"] = weights.projection_weight, projection
     if weights.segmentation_weight:
         distance = segmentation_distance(
@@ -165,35 +166,3 @@ def _losses(config, volume):
 
 def _mean_squared_error(fake, real):
     return jnp.square(fake - real).mean()
-
-
-def _memorisation(volume):
-    """The Task of a scale: how well it makes its training volumes from their fixed noise."""
-
-    def metrics(reconstruction, target):
-        # [-1, 1] to [0, 1] halves a difference.
-        squares = jnp.square((reconstruction - target) / 2)
-        mse = squares.mean(tuple(range(1, squares.ndim)))
-        return {"mse": mse, "psnr": -10 * jnp.log10(mse)}
-
-    def row(z_rec, reconstruction, target):
-        del z_rec
-        images = [np.asarray(volume(x[None]))[0, ..., 0] for x in (reconstruction, target)]
-        fake, real = (image[len(image) // 2] for image in images)
-        return [fake, real, np.minimum(4 * np.abs(fake - real) - 1, 1)]
-
-    return Task(
-        metrics=metrics,
-        summarise=lambda scores, groups: {
-            name: float(np.mean(values)) for name, values in scores.items()
-        },
-        protocols={
-            "mse": "of [0, 1], mean over the training volumes, each made of its fixed noise",
-            "psnr": "likewise, 10 log10(1 / mse) of each: a measure of memorisation",
-        },
-        best_metric="psnr",
-        row=row,
-        columns=("reconstruction", "real", "error, white from 0.5"),
-        side=160,
-        whole=True,
-    )

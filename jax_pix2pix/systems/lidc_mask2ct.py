@@ -1,14 +1,11 @@
 """Lung mask -> CT slice: pix2pix with an adversarial, an L1 and an SSIM loss."""
 
-from jax_pix2pix.intensity import to_network
-from jax_pix2pix.tasks.synthesis import synthesis
+from jax_pix2pix.intensity import scaler
 from jax_pix2pix.systems.pix2pix import pix2pix
+from jax_pix2pix.tasks.synthesis import synthesis
 
 
 def build(config):
     """config: configs/lidc_mask2ct.py with steps_per_epoch filled in -> System."""
-
-    def target(stored, dtype):
-        return to_network(stored, config.data.target_range, dtype)
-
-    return pix2pix(config, target, synthesis(config.data.window_hu))
+    to_and_from = scaler(config, config.data.target_range)
+    return pix2pix(config, *to_and_from, synthesis(config.data.window_hu))

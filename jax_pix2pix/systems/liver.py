@@ -1,9 +1,9 @@
 """CT -> liver mask, or several classes, in 2D and 3D: SegAN's critic compares masked images."""
 
 from jax_pix2pix.adversarial import System
+from jax_pix2pix.errors import ConfigError, lookup
+from jax_pix2pix.intensity import DTYPES, full_precision, scaler
 from jax_pix2pix.losses.diff_augment import diff_augment
-from jax_pix2pix.errors import ConfigError, chosen
-from jax_pix2pix.intensity import DTYPES, normaliser
 from jax_pix2pix.losses.terms import feature_distance, l1, soft_dice
 from jax_pix2pix.models.critic import Critic, foreground
 from jax_pix2pix.models.encoder_decoder import EncoderDecoder
@@ -13,7 +13,7 @@ from jax_pix2pix.tasks.segmentation import segmentation
 
 def build(config):
     """config: configs/liver.py or liver_3d.py with steps_per_epoch filled in -> System."""
-    dtype = chosen(DTYPES, "dtype", config.dtype)
+    dtype = lookup(DTYPES, "dtype", config.dtype)
     weights = config.loss
     task = segmentation(config, config.generator.classes, probabilities=lambda fake: fake)
     if weights.critic not in ("maximise", "minimise"):
@@ -35,6 +35,10 @@ def build(config):
             loss = loss + weights.dice_weight * metrics["soft_dice"]
         return loss, {"loss_G": loss} | metrics
 
+    def target(stored):
+        return task.network_target(stored, full_precision(config))
+
+    source, _ = scaler(config, config.data.source_range)
     learning_rate = constant_then_linear(config)
     discriminator_optimizer = adam(config, learning_rate)
     if config.discriminator.constraint == "clip":
@@ -47,7 +51,9 @@ def build(config):
         generator_optimizer=adam(config, learning_rate),
         discriminator_optimizer=discriminator_optimizer,
         learning_rate=learning_rate,
-        normalise=normaliser(config, task.network_target),
+        source=source,
+        target=target,
+        output=task.probabilities,
         discriminator_loss=discriminator_loss,
         generator_loss=generator_loss,
         task=task,

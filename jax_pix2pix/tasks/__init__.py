@@ -1,1 +1,1 @@
-"""A room."""
+"""Tasks: what an output is, and so how it is judged and shown."""

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.imaging.pictures import outlined
 from jax_pix2pix.metrics.overlap import PROTOCOLS, overlap_counts, overlap_scores
 from jax_pix2pix.models.critic import foreground
-from jax_pix2pix.imaging.pictures import outlined
 from jax_pix2pix.tasks.task import Task
 
-SIDE = 320  # pixels of a picture, for thin outlines
+SIDE = 320  # pixels a side of a picture, for thin outlines
 PER = {"image": "mean over images", "volume": "counted over each whole volume, mean over volumes"}
 
 
@@ -25,8 +25,8 @@ class Segmentation(Task):
         give: [..., 1], 1 inside the only region; or [..., classes], one-hot.
     probabilities: fake -> [..., 1], of the foreground, or [..., classes] with the background first.
     regions: {name: labels that belong to it}.
-    threshold: of the foreground's probability; several classes go to the most probable one.
-    per: "image" or "volume", what a score is computed over.
+    threshold: of the foreground's probability; with several classes the most probable one is taken.
+    per: "image" or "volume", over which a score is computed.
     """
 
     network_target: Callable
@@ -37,7 +37,7 @@ class Segmentation(Task):
 
 
 def segmentation(config, classes, probabilities):
-    """The Segmentation that config.evaluation describes, of a network of so many classes.
+    """The Segmentation that config.evaluation describes, for a network with that many classes.
 
     Raises:
         ConfigError: names the field that does not fit.
@@ -83,7 +83,7 @@ def segmentation(config, classes, probabilities):
             for metric, values in grouped_scores(region, groups).items():
                 scores[f"{metric}_{name}"] = defined_mean(values)
         dice = float(np.mean([scores[f"dice_{name}"] for name in regions]))
-        # JSON has no NaN: what is undefined is left out.
+        # JSON has no NaN: undefined scores are left out.
         return {"dice": dice} | {k: v for k, v in scores.items() if v is not None}
 
     def row(source, fake, target):
@@ -117,8 +117,8 @@ def segmentation(config, classes, probabilities):
 def masks(probabilities, regions, threshold):
     """Probabilities [..., classes] -> {region: bool [...]}.
 
-    One class is the foreground's probability, cut at the threshold; of several, the most probable
-    one is taken, and a region is where that is among its labels.
+    With one class, the foreground's probability is cut at the threshold. With several, a region is
+    where the most probable class is among its labels.
     """
     if probabilities.shape[-1] == 1:
         (name,) = regions
@@ -138,6 +138,6 @@ def grouped_scores(counts, groups):
 
 
 def defined_mean(values):
-    """The mean of what is not NaN, or None."""
+    """The mean of the values that are not NaN, or None."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else None

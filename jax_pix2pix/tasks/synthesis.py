@@ -21,11 +21,11 @@ def synthesis(window_hu):
 
 
 def _means(scores, groups):
-    del groups  # every slice counts the same, whosever it is
+    del groups  # every slice counts the same, whichever patient's it is
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
 def _row(source, fake, target):
     error = np.abs(fake - target)
-    middle = source.shape[-1] // 2  # of neighbouring slices
+    middle = source.shape[-1] // 2  # the middle one of neighbouring slices
     return [source[..., middle], fake[..., 0], target[..., 0], np.minimum(4 * error[..., 0] - 1, 1)]

@@ -1,4 +1,4 @@
-"""What a system's output is judged by and how it is shown, whatever its losses are."""
+"""How a system's output is judged and shown, independent of its losses."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,12 +11,12 @@ class Task:
     metrics: (fake, target) -> {name: one value a slice}; jit-able. A slice is an image, or one of
         the depth of a 3D example, so values are [n] or [n, d].
     summarise: ({name: float64 [slices]}, groups: a label a slice) -> {name: float}.
-    protocols: {name: text} of what ``summarise`` gives.
-    best_metric: the one whose highest validation value marks the best checkpoint.
+    protocols: {name: text}, which describe the values of ``summarise``.
+    best_metric: its highest validation value marks the best checkpoint.
     row: (source, fake, target), NumPy [h, w, c] each -> pictures in [-1, 1], one for each of
         ``columns``, drawn ``side`` pixels wide.
-    whole: whether a 3D example is judged and shown as one, by its first index: metrics are [n] and
-        ``row`` gets [d, h, w, c].
+    whole: whether a 3D example is judged and shown as a whole, by its first index: metrics are [n]
+        and ``row`` gets [d, h, w, c].
     """
 
     metrics: Callable

@@ -1,1 +1,1 @@
-"""Measures: what a step, a convolution or the input costs on the machine at hand."""
+"""Measures what a step, a convolution or the input costs on this machine."""

@@ -1,11 +1,11 @@
-"""What a training step costs here, and how it compares with PyTorch.
+"""Measures what a training step costs on this machine, and compares it with PyTorch.
 
     python -m launch.benchmark --config=configs/lidc_mask2ct.py[:variant] [--config.field=value]
     python -m launch.benchmark --config=… --batch_sizes=8,64 --against=torch --output=FILE.json
     python -m launch.benchmark --config=… --input=real
 
-Prints a table, a column a batch size, and writes JSON with every measured time to --output. With
-synthetic input TensorFlow is not needed.
+Prints a table with a column per batch size, and writes JSON with every measured time to --output.
+With synthetic input TensorFlow is not needed.
 """
 
 import datetime
@@ -18,24 +18,24 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from launch.benchmark.measures import calls_within, summarise
 from jax_pix2pix.errors import ConfigError
-from launch.process import command
 from launch.benchmark import options, report, torch_comparison
+from launch.benchmark.measures import calls_within, summarise
 from launch.benchmark.processes import Worker
+from launch.process import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a run's config, file.py[:variant]")
-_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "global; the config's if not given")
-_DTYPE = flags.DEFINE_string("dtype", None, "float32 or bfloat16; the config's if not given")
-_DEVICES = flags.DEFINE_integer("devices", None, "the first so many devices; all if not given", 1)
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "global batch sizes; default the config's")
+_DTYPE = flags.DEFINE_string("dtype", None, "float32 or bfloat16; default the config's")
+_DEVICES = flags.DEFINE_integer("devices", None, "number of devices to use; default all", 1)
 _STEPS_PER_CALL = flags.DEFINE_integer("steps_per_call", 1, "steps in one compiled loop", 1)
 _INPUT = flags.DEFINE_enum("input", "synthetic", ["synthetic", "real"], "real: the prepared data")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "measurements of the step", 1)
-_SECONDS = flags.DEFINE_float("seconds", 5, "of one measurement, about", 0)
-_STEPS = flags.DEFINE_integer("steps", None, "of one measurement, in place of --seconds", 1)
-_AGAINST = flags.DEFINE_enum("against", None, ["torch"], "another framework, taking turns")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "number of measurements of the step", 1)
+_SECONDS = flags.DEFINE_float("seconds", 5, "approximate seconds of one measurement", 0)
+_STEPS = flags.DEFINE_integer("steps", None, "steps of one measurement, instead of --seconds", 1)
+_AGAINST = flags.DEFINE_enum("against", None, ["torch"], "framework to compare with, in turns")
 _PROFILE = flags.DEFINE_string("profile", None, "folder for a profiler trace of some steps")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file for all times")
 flags.mark_flag_as_required("config")
 
 PROFILED_STEPS = 3
@@ -77,10 +77,10 @@ def _batch_sizes(config):
 
 
 def measure(config, batch_size):
-    """-> the record of one batch size."""
+    """Measures one batch size. -> its record."""
     config.data.batch_size = batch_size
     plain = json.loads(config.to_json())
-    # Two frameworks share a GPU: JAX must not take most of its memory beforehand.
+    # Two frameworks share a GPU, so JAX must not take most of its memory beforehand.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if _AGAINST.value else {}
     with (
         tempfile.TemporaryDirectory() as cache_dir,

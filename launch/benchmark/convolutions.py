@@ -1,12 +1,13 @@
-"""What each convolution costs here, in every form that the library has and in PyTorch.
+"""Measures each convolution, in every form that the library has and in PyTorch.
 
     python -m launch.benchmark.convolutions [--batch_sizes=8,64] [--output=FILE.json]
 
 The layers are those of --config's networks, and two in 3D on one volume. Each has three maps (see
 jax_pix2pix/models/convolution_maps.py): convolve and scatter are the forward pass and the gradient
 of the input, the other way round in a transposed layer; correlate is the gradient of the kernel.
-PyTorch's and JAX's take turns in one process; medians. GFLOP counts only taps that meet the image.
-The last row is a whole step of a small 3D generator, a process a framework taking turns.
+PyTorch and JAX take turns in one process, and the figures are medians. GFLOP counts only taps that
+meet the image. The last row is a whole step of a small 3D generator, for which each framework has
+a process and both take turns.
 """
 
 import contextlib
@@ -26,20 +27,27 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from launch.benchmark import measures
 from jax_pix2pix import sharding
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.models.convolution_maps import Geometry
-from launch.process import command
-from launch.benchmark import options, report, torch_comparison, volume
-from launch.benchmark.convolutions_jax import OPERANDS, TOLERANCE, Layer, agrees, applicable, forms, layers
+from launch.benchmark import measures, options, report, torch_comparison, volume
+from launch.benchmark.convolutions_jax import (
+    OPERANDS,
+    TOLERANCE,
+    Layer,
+    agrees,
+    applicable,
+    forms,
+    layers,
+)
 from launch.benchmark.processes import Worker
+from launch.process import command
 
 FLAGS = flags.FLAGS
 PACKAGES = ("jax", "jaxlib", "torch")
 TURNS = 3
 ROUNDS = 5  # of the 3D generator
-SLOWER = 1.15  # than another form: marked
+SLOWER = 1.15  # than another form by this factor: marked
 LEGEND = """\
 ms (GFLOP/s) of each form; * is the library's choice, ! another form took less by more than 15 %
 after the map PyTorch / JAX: above 1, the choice takes less than PyTorch, the better of contiguous
@@ -47,7 +55,7 @@ and channels last"""
 
 
 def main():
-    # Two frameworks share a GPU: JAX must not take most of its memory beforehand.
+    # Two frameworks share a GPU, so JAX must not take most of its memory beforehand.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     size = _volume_size()
     batch_sizes = options.batch_sizes(FLAGS.batch_sizes)
@@ -88,7 +96,7 @@ def _volume_size():
 
 
 def _peer(device):
-    """-> PyTorch's name of JAX's device; None where PyTorch cannot use it, which is said."""
+    """-> PyTorch's name for JAX's device; None, with a printed reason, if it cannot use that."""
     reason = None
     if importlib.util.find_spec("torch") is None:
         reason = "run pip install -e '.[peer]'"
@@ -104,7 +112,7 @@ def _peer(device):
 
 
 def measure(layer, batch_size, dtype, device, peer):
-    """Prints one layer's rows. -> its record."""
+    """Measures one layer and prints its rows. -> its record."""
     g, operands = layer.g, layer.operands(batch_size)
     arrays = {name: jax.device_put(x.astype(dtype), device) for name, x in operands.items()}
     large, small = (
@@ -114,7 +122,7 @@ def measure(layer, batch_size, dtype, device, peer):
     shape = f"{small} -> {large} transposed" if g.transposed else f"{large} -> {small}"
     print(f"\n{layer.name}: batch {batch_size}, {shape}, k{g.kernel} s{g.stride} p{g.padding}")
     native = forms("convolve", g, device.platform)["native"]
-    flops = measures.convolution_flops(native, arrays["large"], arrays["w"])  # of any map
+    flops = measures.convolution_flops(native, arrays["large"], arrays["w"])  # same for all maps
     maps = {}
     for operation, names in OPERANDS.items():
         given = [arrays[name] for name in names]
@@ -150,11 +158,11 @@ def _torch_calls(operation, layer, operands, expected, dtype, peer):
 
 
 def in_turns(calls, seconds):
-    """{name: function} -> {name: seconds of each call}."""
+    """Times functions in turn: {name: function} -> {name: seconds of each call}."""
     times = {name: [] for name in calls}
     for _ in range(TURNS):
         for name, call in calls.items():
-            call()  # not counted: caches are cold, and threads of the last one may still spin
+            call()  # not counted: caches are cold, and the last one's threads may still spin
             end = time.perf_counter() + seconds / TURNS
             while True:
                 start = time.perf_counter()
@@ -166,7 +174,7 @@ def in_turns(calls, seconds):
 
 
 def summarise(times, choice, flops):
-    """-> medians, rates, and what is to be said of the library's choice."""
+    """-> medians, rates, and how the library's choice compares."""
     medians = {name: float(np.median(seconds)) for name, seconds in times.items()}
     theirs = [median for name, median in medians.items() if name.startswith("torch ")]
     ours = {name: median for name, median in medians.items() if not name.startswith("torch ")}
@@ -198,7 +206,7 @@ def row(operation, figures):
 
 
 def volume_step(size, device, peer):
-    """Prints the row of the 3D generator's step. -> its record."""
+    """Measures the 3D generator's step and prints its row. -> its record."""
     with contextlib.ExitStack() as stack:
         workers = {"jax": stack.enter_context(Worker("launch.benchmark.convolutions_jax"))}
         build = workers["jax"].ask("build", size=size)
@@ -235,12 +243,12 @@ def _count(trial_seconds):
 
 
 def _define_flags():
-    """Not at import: flags of two commands may share a name, and tests import both."""
-    config_flags.DEFINE_config_file("config", "configs/lidc_mask2ct.py", "whose layers")
-    flags.DEFINE_list("batch_sizes", ["8", "64"], "of the 2D layers")
+    """Not run at import: two commands may share a flag's name, and tests import both."""
+    config_flags.DEFINE_config_file("config", "configs/lidc_mask2ct.py", "config with the layers")
+    flags.DEFINE_list("batch_sizes", ["8", "64"], "batch sizes of the 2D layers")
     flags.DEFINE_list("volume", ["32", "64", "64"], "depth, height and width in 3D")
-    flags.DEFINE_float("seconds", 0.3, "to measure each form for, about", 0)
-    flags.DEFINE_string("output", None, "JSON file")
+    flags.DEFINE_float("seconds", 0.3, "approximate seconds to measure each form", 0)
+    flags.DEFINE_string("output", None, "JSON file for all figures")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_pix2pix.runs import workdir
 from jax_pix2pix.errors import BenchmarkError
 from jax_pix2pix.models import convolution_maps as maps
 from jax_pix2pix.models.activation import leaky_relu
 from jax_pix2pix.models.conv import Conv, ConvTranspose
+from jax_pix2pix.runs import workdir
 from launch.benchmark import volume
 from launch.benchmark.processes import serve, timed
 
@@ -29,7 +29,7 @@ TOLERANCE = 0.02  # of the largest value: far above rounding, TF32's and bfloat1
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """name: of all layers with these numbers."""
+    """A convolution. name: names of all layers that have its geometry and channels."""
 
     name: str
     g: maps.Geometry
@@ -50,7 +50,7 @@ class Layer:
 
 
 def layers(config):
-    """All different convolution layers of a system's networks, as they are called."""
+    """All different convolution layers of a system's networks, in the order of their calls."""
     names = {}
 
     def note(call, args, kwargs, context):
@@ -70,7 +70,7 @@ def layers(config):
 
 
 def forms(operation, g, platform):
-    """{name: function} of the forms of a map that this platform may get, the native one first."""
+    """{name: function} of the forms of a map that this platform may use, the native one first."""
     prefix = f"_{operation}_"
     names = [name.removeprefix(prefix) for name in vars(maps) if name.startswith(prefix)]
     if platform != "cpu":
@@ -84,12 +84,12 @@ def applicable(operation, g, platform, operands):
     operands: arrays as in OPERANDS.
 
     Raises:
-        BenchmarkError: the choice is no form, or has another result.
+        BenchmarkError: the choice is none of these forms, or has another result.
     """
     found = forms(operation, g, platform)
     programs = {name: _program(form, operands) for name, form in found.items()}
     chosen = programs.pop("cpu") if platform == "cpu" else programs["native"]
-    names = {}  # a form that comes to the same program as one before it is that one
+    names = {}  # of two forms with the same program, only the first counts
     for name, program in programs.items():
         if program:
             names.setdefault(program, name)
@@ -105,7 +105,7 @@ def applicable(operation, g, platform, operands):
 
 
 def _program(form, operands):
-    """Its text; None where the form is made for another kernel, stride or dimension."""
+    """The form's program as text; None if it is made for another kernel, stride or dimension."""
     try:
         return str(jax.make_jaxpr(form)(*operands))
     except (TypeError, ValueError):
@@ -113,7 +113,7 @@ def _program(form, operands):
 
 
 def agrees(result, expected):
-    """Whether another side or form computes the same array."""
+    """Whether the result of another framework or form is the same array within TOLERANCE."""
     result = np.asarray(result, np.float32)
     if result.shape != expected.shape:
         return False
@@ -121,7 +121,7 @@ def agrees(result, expected):
 
 
 class Generator(nn.Module):
-    """volume.py's, [1, *size, 1] -> the same in (-1, 1)."""
+    """The generator of volume.py: [1, *size, 1] -> the same shape, in (-1, 1)."""
 
     @nn.compact
     def __call__(self, x):

@@ -1,4 +1,7 @@
-"""PyTorch's side of ``launch.benchmark.convolutions``; as a process, the step of ``volume.py``."""
+"""PyTorch's side of ``launch.benchmark.convolutions``.
+
+As a process it measures the step of ``volume.py``.
+"""
 
 import numpy as np
 import torch

@@ -3,9 +3,9 @@
     python -m launch.benchmark.input --source=sample --batch_size=64 --output=input.json
 
 All ways read the same pairs, repeated to --examples, in the same order, from files in a temporary
-folder that the page cache holds. Those of this project end in arrays on JAX's first device, and are
-compared bit for bit before they are timed; PyTorch's end in host memory, its unaugmented batches
-are compared too, and its augmentation is Pillow's. Each runs in a process of its own. Linux.
+folder that the page cache holds. Batches of this project end in arrays on JAX's first device, and
+are compared bit for bit before they are timed. PyTorch's end in host memory; the unaugmented ones
+are compared too, and augmentation is Pillow's. Each way runs in a process of its own. Linux only.
 """
 
 import concurrent.futures
@@ -33,14 +33,14 @@ from PIL import Image
 
 from input_pipeline import order, pipeline, prepared
 from input_pipeline.prepare import options_of, prepare
-from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix import device_cache
-from launch.process import command
+from jax_pix2pix.errors import DataError
 from launch.benchmark import meter, options, report
+from launch.process import command
 
 FLAGS = flags.FLAGS
-CHECK_STEPS = 3  # compared bit for bit, and as many at meter.FAR
+CHECK_STEPS = 3  # batches compared bit for bit, and as many from meter.FAR on
 WORKERS = sorted({0, 1, 2, 4, report.available_cores()})  # of PyTorch's DataLoader
 PACKAGES = ("jax", "numpy", "pillow", "tensorflow-cpu", "tensorflow", "torch")
 
@@ -163,7 +163,7 @@ def write_data(folder, source, mask_values, size, batch_size, examples):
         (number of different pairs, config.data).
 
     Raises:
-        DataError: as launch.prepare; or there are fewer examples than make a batch.
+        DataError: as launch.prepare; or there are fewer examples than a batch has.
     """
     order.steps_per_epoch(examples, batch_size)
     source = prepared.SAMPLES / "chest_ct" if source == "sample" else Path(source)
@@ -253,7 +253,7 @@ def _png(pixels):
 
 
 def compare(fields, folder, seconds):
-    """Measures and prints all ways with or without augmentation: list of JSON rows.
+    """Measures and prints all ways with or without augmentation. -> list of JSON rows.
 
     Args:
         fields: config.data as a dict.
@@ -266,7 +266,7 @@ def compare(fields, folder, seconds):
     print(f"\n{mode:54}" + "".join(f"{title:>9}" for title in titles))
     rows, digests = [], None
     for name, label in OURS.items():
-        # Not in a fork: TensorFlow and JAX do not survive that.
+        # Spawned, as TensorFlow and JAX do not survive a fork.
         spawn = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
             row = pool.submit(run_ours, name, fields, folder, seconds, digests).result()
@@ -295,7 +295,7 @@ def run_ours(name, fields, folder, seconds, expected=None):
         expected: digests of the right batches, at the start and at meter.FAR.
 
     Raises:
-        DataError: its batches are others.
+        DataError: its batches are not the expected ones.
     """
     data = ml_collections.ConfigDict(fields)
     data.cache = name if name in pipeline.CACHES else "none"
@@ -372,13 +372,13 @@ def versions():
 
 
 def _define_flags():
-    """Not at import: flags of two commands may share a name, and tests import both."""
+    """Not run at import: two commands may share a flag's name, and tests import both."""
     flags.DEFINE_string("source", "sample", "folder as for launch.prepare, or sample")
-    flags.DEFINE_list("mask_values", "0,1,2", "values on disk of class 0, 1, ...")
+    flags.DEFINE_list("mask_values", "0,1,2", "pixel values of class 0, 1, ... in the source")
     flags.DEFINE_integer("image_size", 128, "height and width, in pixels", lower_bound=8)
-    flags.DEFINE_integer("batch_size", 64, "pairs a batch", lower_bound=1)
-    flags.DEFINE_integer("examples", 4096, "pairs, repeated to this", lower_bound=1)
-    flags.DEFINE_float("seconds", 2.0, "to measure each for", lower_bound=0.01)
+    flags.DEFINE_integer("batch_size", 64, "pairs per batch", lower_bound=1)
+    flags.DEFINE_integer("examples", 4096, "number of pairs, after repetition", lower_bound=1)
+    flags.DEFINE_float("seconds", 2.0, "seconds to measure each way", lower_bound=0.01)
     flags.DEFINE_string("output", None, "JSON file for the figures")
 
 

@@ -2,7 +2,7 @@
 
     python -m launch.benchmark.input_torch JSON
 
-Prints JSON. A command of its own, so that its workers share no process with TensorFlow or JAX.
+Prints JSON. It is a command of its own, so that its workers load neither TensorFlow nor JAX.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ import numpy as np
 import torch.utils.data
 from PIL import Image
 
-from launch.process import gc_tuning
 from launch.benchmark import meter
+from launch.process import gc_tuning
 
 
 class Pairs(torch.utils.data.Dataset):
@@ -110,5 +110,5 @@ def main(contender, folder, size, load_size, workers, batch_size, seconds, check
 
 
 if __name__ == "__main__":
-    gc_tuning.leave_imports_alone()  # as the command does that measures the others
+    gc_tuning.leave_imports_alone()  # as in the command that measures the others
     print(json.dumps(main(**json.loads(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""The process that measures JAX: requests of ``launch.benchmark`` on standard input."""
+"""The process that measures JAX, on requests of ``launch.benchmark`` from standard input."""
 
 import platform
 import time
@@ -9,12 +9,12 @@ import jax
 import ml_collections
 import numpy as np
 
-from launch.benchmark import measures
 from jax_pix2pix import device_cache, sharding
-from jax_pix2pix.runs import workdir
 from jax_pix2pix.adversarial import TrainState
 from jax_pix2pix.fit import initial_state, lower_step
 from jax_pix2pix.memory import release_freed
+from jax_pix2pix.runs import workdir
+from launch.benchmark import measures
 from launch.benchmark.processes import peak_resident_bytes, serve, timed
 
 WARM_UP_CALLS = 3
@@ -29,11 +29,11 @@ class Measurements:
     state: TrainState
 
     def build(self, config, devices, steps_per_call, real_input, cache_dir):
-        """Compiles, cold if cache_dir is empty, and warms up. -> what is known of the step."""
+        """Compiles, cold if cache_dir is empty, and warms up. -> facts about the step."""
         self.config = ml_collections.ConfigDict(config)
         self.steps_per_call = steps_per_call
         self.mesh = sharding.make_mesh(self.config.fsdp, self.config.data.batch_size, devices)
-        self.config.steps_per_epoch = 1000  # of synthetic input: the learning rate stays
+        self.config.steps_per_epoch = 1000  # synthetic input: keeps the learning rate
         if real_input:
             self._open_input()
         self.system = workdir.build_system(self.config)
@@ -69,11 +69,11 @@ class Measurements:
         return lowered
 
     def compile_again(self, cache_dir):
-        """Seconds until the step is there once more, in the cache_dir of ``build``."""
+        """Seconds to compile the step once more, with the cache_dir of ``build``."""
         return measures.timed_compile(self._lower, cache_dir)[1]
 
     def _open_input(self):
-        """As launch.train does, without end."""
+        """Opens the input as launch.train does, but without end."""
         from input_pipeline import order, pipeline, prepared  # TensorFlow: for real input alone
 
         data = self.config.data
@@ -110,11 +110,11 @@ class Measurements:
         jax.block_until_ready((self.state, metrics))
 
     def steps(self, count):
-        """Times steps on one batch that lies on the devices. -> seconds of each step, CPU's."""
+        """Times steps on one batch on the devices. -> seconds of each step, and CPU seconds."""
         return timed(self._call, count, self.steps_per_call)
 
     def generator(self, count):
-        """Times G's forward pass alone, dropout on, no gradient."""
+        """Times G's forward pass alone, with dropout and without gradient."""
         if not hasattr(self, "forward"):
             self.forward = jax.jit(self._forward).lower(self.state.generator, self.batch).compile()
             for _ in range(WARM_UP_CALLS):
@@ -157,7 +157,7 @@ class Measurements:
         return {"batches_per_second": count / (time.perf_counter() - start)}
 
     def together(self, count):
-        """The training loop on real input: each call's metrics are read when the next is sent."""
+        """Times training on real input; a call's metrics are read once the next call is sent."""
         calls = max(2, round(count / self.steps_per_call))
         waited, pending = 0.0, None
         jax.block_until_ready(self.state)
@@ -165,7 +165,7 @@ class Measurements:
         for _ in range(calls):
             asked = time.perf_counter()
             batches = [next(self.batches) for _ in range(self.steps_per_call)]
-            # As fit counts: while the device computes, waiting costs nothing.
+            # Counted as in fit: while the device computes, waiting costs nothing.
             if all(x.is_ready() for x in jax.tree.leaves(pending)):
                 waited += time.perf_counter() - asked
             self.state, metrics = self.compiled(self.state, self.dataset, self._to_devices(batches))
@@ -179,7 +179,7 @@ class Measurements:
         }
 
     def memory(self):
-        """Before ``compile_again`` and ``peaks``, which take memory of their own."""
+        """Peak memory. Ask before ``compile_again`` and ``peaks``, which take memory too."""
         if (peak := measures.device_memory_peak(self.mesh.local_devices)) is not None:
             return {"bytes": peak, "of": "device"}
         return {"bytes": peak_resident_bytes(), "of": "process"}

@@ -1,4 +1,4 @@
-"""What a benchmark measures: times, arithmetic, the machine's peaks, compilation and memory."""
+"""Measurements of benchmarks: times, arithmetic, the machine's peaks, compilation and memory."""
 
 import math
 import time
@@ -12,8 +12,8 @@ from jax.interpreters import partial_eval
 from jax.sharding import PartitionSpec
 
 from jax_pix2pix.adversarial import train_step
-from jax_pix2pix.sharding import batch_sharding
 from jax_pix2pix.runs.workdir import abstract_state, example_batch
+from jax_pix2pix.sharding import batch_sharding
 
 
 def summarise(seconds):
@@ -23,7 +23,7 @@ def summarise(seconds):
 
 
 def step_flops(system, config):
-    """Floating-point operations of one training step of the global batch: its convolutions'.
+    """Floating-point operations of the convolutions in one training step of the global batch.
 
     A layer's convolution pairs each output with the taps of its window that lie inside the image;
     each pair costs a multiplication and an addition for each of in x out channels. With the number
@@ -34,14 +34,14 @@ def step_flops(system, config):
     one pass over n images takes 2 n P**ndim c_in c_out operations, and the two gradients, which
     sum over the same pairs, as many each. A step has these passes:
 
-        G           forward; gradient of the weights; gradient of the input but in the first layer
+        G           forward; gradient of the weights; gradient of the input except in layer one
         D, real     the same
         D, fake     the same
         D, fake     forward and gradient of the input, for G's loss: no gradient of the weights
 
-    They are counted in the traced step, from which all that no result depends on is removed, so
-    that another loss or network is counted as it is. Norms, losses (SSIM's filter among them) and
-    Adam are left out: a few per cent.
+    They are counted in the traced step, after removing all that no result depends on, so that
+    any loss or network is counted as it is. Norms, losses (SSIM's filter among them) and Adam are
+    left out: they are a few per cent.
     """
     batch = {
         name: jax.ShapeDtypeStruct((config.data.batch_size, *x.shape[1:]), x.dtype)
@@ -80,7 +80,7 @@ def _jaxpr_flops(jaxpr):
             # platform_dependent's default comes last: the native form, which computes no padding.
             total += inner[-1]
         else:
-            total += equation.params.get("length", 1) * sum(inner)  # a scan's
+            total += equation.params.get("length", 1) * sum(inner)  # scan length
     return total
 
 
@@ -109,9 +109,9 @@ def _conv_flops(equation):
 def xla_cost(compiled, devices):
     """XLA's own count, over all devices: {"flops", "bytes_accessed"}, None where it has none.
 
-    XLA counts the optimised program of one device, with what it added (padding of blocks, norms,
-    the optimiser), and the body of a loop once: the figure is that of one step for any number of
-    steps a call.
+    XLA counts the optimised program of one device, including norms, the optimiser and added padding
+    of blocks. It counts the body of a loop once, so that the figure is that of one step for any
+    number of steps per call.
     """
     cost = compiled.cost_analysis() or {}
     names = {"flops": "flops", "bytes_accessed": "bytes accessed"}
@@ -146,7 +146,7 @@ def timed_compile(lower, cache_dir):
 def _configure(settings):
     for name, value in settings.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # else it stays where it was first used
+    compilation_cache.reset_cache()  # else it stays in its first folder
 
 
 def matmul_peak(mesh, dtype, size=None, seconds=1.0):
@@ -187,13 +187,13 @@ def _on_each_device(mesh, shape, dtype):
 
 
 def _each(mesh, function):
-    """function of each device's own row."""
+    """Applies function to each device's own row."""
     rows = PartitionSpec(("data", "fsdp"))
     return jax.shard_map(lambda x: function(x[0])[None], mesh=mesh, in_specs=rows, out_specs=rows)
 
 
 def _best_seconds(call, seconds):
-    """The fastest of the calls that fit into so many seconds, at least three."""
+    """Seconds of the fastest call, of as many as fit into `seconds` and at least three."""
     jax.block_until_ready(call())
     times, end = [], time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
@@ -204,7 +204,7 @@ def _best_seconds(call, seconds):
 
 
 def device_memory_peak(devices):
-    """The most bytes that the fullest device held so far; None on the CPU, which does not count."""
+    """Peak bytes of the fullest device so far; None on the CPU, which does not count them."""
     statistics = [device.memory_stats() for device in devices]
     if any(not stats or "peak_bytes_in_use" not in stats for stats in statistics):
         return None
@@ -212,5 +212,5 @@ def device_memory_peak(devices):
 
 
 def calls_within(seconds, seconds_a_call):
-    """How many calls take about so long, at least one."""
+    """How many calls take about `seconds`, at least one."""
     return max(1, math.ceil(seconds / seconds_a_call))

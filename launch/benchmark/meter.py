@@ -1,4 +1,4 @@
-"""Speed, processor time and memory of an iterator of batches. Standard library only; Linux."""
+"""Speed, CPU time and memory of an iterator of batches. Standard library only; Linux only."""
 
 import re
 import resource
@@ -10,19 +10,19 @@ WARM_UP = 3  # batches
 
 
 def measure(batches_from, steps, seconds, batch_size, workers=0):
-    """Starts at each of `steps`, then goes on from the last one for so many seconds.
+    """Times the start at each of `steps`, then reads on from the last one for `seconds`.
 
     Args:
         batches_from: step -> iterator of batches.
-        workers: processes that the iterator starts, and ends when it is deleted.
+        workers: number of processes that the iterator starts, and ends when it is deleted.
 
     Returns:
-        {"pairs_per_second"; "pairs_per_cpu_second", of all threads and workers; "startup_seconds",
-        {step: until the first batch}; "peak_mb", of this process, and workers times their largest,
-        which counts what they share once for each}.
+        {"pairs_per_second"; "pairs_per_cpu_second": of all threads and workers; "startup_seconds":
+        {step: seconds until the first batch}; "peak_mb": of this process, plus workers times the
+        largest worker, which counts shared memory once for each}.
     """
     startup = {}
-    batches = batches_from(steps[0])  # traces and opens what later starts find
+    batches = batches_from(steps[0])  # traces and opens what later starts reuse
     next(batches)
     for step in steps:
         del batches
@@ -40,7 +40,7 @@ def measure(batches_from, steps, seconds, batch_size, workers=0):
         count += batch_size
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     del batches
-    # Workers are counted when they end: from their start on, which the batches then made up for.
+    # A worker's CPU time appears when it ends and is of all its batches: take the timed share.
     cpu += (_children_seconds() - children) * count / (count + (1 + WARM_UP) * batch_size)
     return {
         "pairs_per_second": count / wall,
@@ -53,7 +53,7 @@ def measure(batches_from, steps, seconds, batch_size, workers=0):
 
 def peak_mb():
     """The most memory that this process has held so far."""
-    # Not ru_maxrss, which begins with that of the process that started this one.
+    # Not ru_maxrss, which begins with the value of the parent process.
     kilobytes = re.search(
         r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8")
     )

@@ -13,6 +13,6 @@ def batch_sizes(texts):
 
 
 def claim(output):
-    """Makes the file for the figures; what cannot be written is an OSError now."""
+    """Creates the file for the figures, so that an OSError comes before measuring."""
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
     open(output, "a", encoding="utf-8").close()

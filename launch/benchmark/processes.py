@@ -1,6 +1,6 @@
 """Benchmarks measure in processes of their own, which answer lines of JSON with lines of JSON.
 
-A process a framework and a batch size: peak memory is its own, and a comparison takes turns.
+Each framework and batch size has a process, with its own peak memory, so that two can take turns.
 """
 
 import contextlib
@@ -12,8 +12,7 @@ import sys
 import tempfile
 import time
 
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.errors import BenchmarkError, ConfigError
+from jax_pix2pix.errors import BenchmarkError, ConfigError, DataError
 from launch.process import gc_tuning
 
 
@@ -23,7 +22,7 @@ class Worker:
     ask(name, **arguments) -> what its handler of that name returns.
 
     Raises:
-        BenchmarkError: it refused, with its reason, or ended.
+        BenchmarkError: the process refused, with its reason, or ended.
     """
 
     def __init__(self, module, **environment):
@@ -78,10 +77,10 @@ class Worker:
 
 
 def serve(handlers):
-    """Answers requests on standard input until it ends; {name: function(**arguments)}."""
-    gc_tuning.leave_imports_alone()  # as commands do: what is measured is what they do
+    """Answers requests on standard input until it ends. handlers: {name: function(**arguments)}."""
+    gc_tuning.leave_imports_alone()  # as in commands, so that the same is measured
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # text that libraries print is no answer
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -94,7 +93,7 @@ def serve(handlers):
 
 
 def timed(call, count, steps=1):
-    """Times count steps, so many in a call. -> {"seconds": of each, "cpu_seconds_a_step"}."""
+    """Times `count` steps, `steps` per call. -> {"seconds": of each step, "cpu_seconds_a_step"}."""
     seconds, cpu = [], time.process_time()
     for _ in range(max(1, round(count / steps))):
         start = time.perf_counter()

@@ -5,7 +5,7 @@ import platform
 
 
 def machine():
-    """What the figures depend on beside the versions."""
+    """Facts about the machine and environment that the figures depend on, besides versions."""
     return {
         "cpu": _cpu_model(),
         "cores": available_cores(),
@@ -40,7 +40,7 @@ def _cpu_model():
 
 
 def table(record):
-    """Lines of text: a column a batch size."""
+    """Lines of text with a column per batch size."""
     results = record["results"]
     first, machine = results[0], record["machine"]
     versions = dict(first["versions"])

@@ -1,12 +1,12 @@
-"""The same training step in PyTorch, taking turns with JAX: A B A B, ratio pair by pair."""
+"""Compares the training step in PyTorch and JAX, in turns: A B A B, with a ratio per pair."""
 
 import importlib.util
 from typing import Any
 
 import numpy as np
 
-from launch.benchmark.measures import calls_within
 from jax_pix2pix.errors import BenchmarkError
+from launch.benchmark.measures import calls_within
 from launch.benchmark.processes import Worker
 
 PEERS = {"lidc_mask2ct": "tests.oracle.benchmark_peer"}
@@ -30,9 +30,9 @@ def check(system):
 
 
 def fastest_peer(config, build):
-    """Tries all variants, on the device and in the precision that JAX has.
+    """Tries all variants, on the device and in the precision of JAX.
 
-    build: what the process that measures JAX says of itself.
+    build: facts from the process that measures JAX.
 
     Returns:
         (the Worker of the fastest, {"variant", "trial_seconds", "left_out", ...}).
@@ -80,7 +80,7 @@ def fastest_peer(config, build):
 def compare(jax_worker, peer, counts, rounds):
     """Times step and generator in turn. -> the record of the comparison.
 
-    counts: {"jax", "torch"}: steps of one measurement.
+    counts: {"jax", "torch"}: number of steps in one measurement.
     """
     workers = {"jax": jax_worker, "torch": peer}
     record = {
@@ -94,7 +94,7 @@ def compare(jax_worker, peer, counts, rounds):
 def in_turn(workers, request, counts, rounds):
     """Asks {"jax": Worker, "torch": Worker} in turn. -> times, and ratios PyTorch / JAX.
 
-    JAX alone has times and no ratios.
+    With JAX alone there are times and no ratios.
     """
     turns = {name: [] for name in workers}
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""PyTorch with the threads and the arithmetic that JAX has."""
+"""Gives PyTorch the threads and the arithmetic of JAX."""
 
 import torch
 
@@ -6,7 +6,7 @@ from launch.benchmark.report import available_cores
 
 
 def configure(tf32):
-    """-> threads. tf32: whether JAX rounds float32 operands of GPUs to TF32."""
+    """-> number of threads. tf32: whether JAX rounds float32 operands to TF32 on GPUs."""
     threads = available_cores()
     torch.set_flush_denormal(True)  # as XLA does
     torch.set_num_threads(threads)

@@ -1,7 +1,8 @@
-"""A 3D generator step that both frameworks measure on equal numbers. NumPy alone.
+"""A 3D generator step that both frameworks measure on equal numbers. It needs NumPy alone.
 
-Four 3x3x3 convolutions with LeakyReLU (slope 0.2) between them and tanh at the end, on one volume:
-the mean absolute error and its gradients with respect to all kernels and biases.
+The generator has four 3x3x3 convolutions with LeakyReLU (slope 0.2) between them and tanh at the
+end. The step computes, on one volume, the mean absolute error and its gradients with respect to all
+kernels and biases.
 """
 
 import itertools
@@ -24,5 +25,5 @@ def arrays(size):
 
 
 def digest(loss, gradients):
-    """Equal on two sides that compute the same: the loss and the norm of each gradient."""
+    """The loss and the norm of each gradient, equal for frameworks that compute the same."""
     return [float(loss), *[float(np.linalg.norm(gradient)) for gradient in gradients]]

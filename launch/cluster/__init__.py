@@ -1,1 +1,1 @@
-"""A room."""
+"""Files and names that `launch.submit` gives to each platform."""

@@ -1,10 +1,10 @@
-"""What `launch.submit --accelerator` may name, and what each platform calls it.
+"""Accelerators that `launch.submit --accelerator` accepts, and each platform's names for them.
 
-TPU slices have Google's names: v5e-256 and v6e-256 count chips, v4-512 and v5p-512 cores, two a
-chip. Hosts of several have four chips each; a TPU VM of v5e-8 or v6e-8 is one host of eight. Names
-of Google Cloud are those of its documentation "TPU in GKE" (node selectors) and "TPU
-configurations" (accelerator types, runtime versions). GPUs are KIND:NUMBER of a node, h100:8, CPUs
-cpu:DEVICES of a process.
+TPU slices have Google's names: v5e-256 and v6e-256 count chips, v4-512 and v5p-512 cores, two per
+chip. In a slice of several hosts each has four chips; a TPU VM of v5e-8 or v6e-8 is one host of
+eight. Google Cloud's names come from its documentation "TPU in GKE" (node selectors) and "TPU
+configurations" (accelerator types, runtime versions). GPUs are KIND:NUMBER per node, h100:8 for
+instance; CPUs are cpu:DEVICES per process.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ EXAMPLES = "v5e-256, v5p-512, h100:8 or cpu:2"
 
 @dataclasses.dataclass(frozen=True)
 class TpuSlice:
-    """All hosts of one slice, a process each.
+    """One slice of TPUs, with one process per host.
 
     accelerator_type, runtime: of a TPU VM. node_selector: of GKE.
     """
@@ -47,13 +47,13 @@ class Gpus:
 
 @dataclasses.dataclass(frozen=True)
 class Cpus:
-    """Devices that a process takes its CPUs for."""
+    """Number of devices that a process makes of its CPUs."""
 
     devices: int
 
 
-# name -> (accelerator type of a TPU VM, its runtime version, node selector of GKE, cores a chip
-# that the name counts)
+# name -> (accelerator type of a TPU VM, its runtime version, node selector of GKE, cores per chip
+# as the name counts)
 _TPUS = {
     "v4": ("v4", "tpu-ubuntu2204-base", "tpu-v4-podslice", 2),
     "v5e": ("v5litepod", "v2-alpha-tpuv5-lite", "tpu-v5-lite-podslice", 1),
@@ -75,10 +75,10 @@ def accelerator(name, any_gpu=False):
     """ "v5e-256" -> TpuSlice, "h100:8" -> Gpus, "cpu:2" -> Cpus.
 
     Args:
-        any_gpu: whether a GPU may have any name: Slurm's are those that a site gave them.
+        any_gpu: whether a GPU may have any name, as each Slurm site gives its own.
 
     Raises:
-        ConfigError: nothing is called so.
+        ConfigError: there is no accelerator or slice of that name.
     """
     match = re.fullmatch(r"(v\d\w*)-(\d+)", name)
     if match and match[1] in _TPUS:
@@ -109,7 +109,7 @@ def _tpu_slice(name, kind, size):
 
 
 def _shape(chip, count):
-    """The most compact slice of so many chips, or None."""
+    """The shape of the most compact slice with `count` chips, or None."""
     if chip.axes == 2:
         return next((shape for shape in chips.FLAT if math.prod(shape) == count), None)
     small = next((shape for shape in chips.SMALL_CUBOIDS if math.prod(shape) == count), None)

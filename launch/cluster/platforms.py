@@ -1,4 +1,4 @@
-"""Where launch.submit starts runs: each platform's template, its client and the flags it has."""
+"""The platforms of launch.submit: each one's template, client and flags."""
 
 import dataclasses
 import shlex
@@ -11,11 +11,12 @@ from launch.cluster.accelerators import Cpus, Gpus, TpuSlice
 
 @dataclasses.dataclass(frozen=True)
 class Platform:
-    """How one platform is told.
+    """How a run is submitted to one platform.
 
-    template: in this folder, by the type of accelerator.
+    template: path in this folder, by the type of accelerator.
     client: the command that takes the filled-in file as its last argument.
-    options, required: flags of launch.submit that the template reads; those that must be given.
+    options: flags of launch.submit that the template reads.
+    required: flags that must be given.
     keeps_files: whether a restart finds what the run wrote to the machine's disk.
     """
 
@@ -77,7 +78,7 @@ PLATFORMS = {
 
 
 def render(template, values):
-    """A template of this folder, filled in; a name that it reads and is not given is an error."""
+    """Fills in a template of this folder. A name that it reads without a value is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,

@@ -1,1 +1,1 @@
-"""A room."""
+"""Estimates memory, bytes and time on chips that are not there, from a compiled program."""

@@ -1,4 +1,4 @@
-"""A training step compiled for TPUs that are not there, and what it would cost on them."""
+"""Compiles a training step for TPUs that are not there, and estimates its cost on them."""
 
 import importlib.util
 import os
@@ -8,14 +8,14 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from launch.benchmark import measures
 from jax_pix2pix import sharding
-from jax_pix2pix.runs import workdir
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.fit import lower_step
+from jax_pix2pix.runs import workdir
+from launch.benchmark import measures
 from launch.estimate import compiled_program, roofline
 
-# libtpu looks for a TPU's metadata server, host names and lock, and tells about it.
+# Without these, libtpu looks for a TPU's metadata server, host names and lock, and logs it.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -26,7 +26,7 @@ _ENVIRONMENT = {
 
 
 def devices(topology):
-    """The devices of a chips.Topology, to compile for. JAX itself is kept to the CPU.
+    """The devices of a chips.Topology, to compile for. JAX itself then runs on the CPU.
 
     Raises:
         BenchmarkError: libtpu is not installed.
@@ -48,15 +48,16 @@ def devices(topology):
 
 
 def compile_step(config, topology):
-    """The training step of config for a slice of TPUs, as training compiles it.
+    """Compiles the training step of config for a slice of TPUs, as training compiles it.
 
     Args:
-        config: ConfigDict; its batch size is over all chips. Of a pyramid, config.pyramid.scale.
+        config: ConfigDict; its batch size is over all chips. A pyramid's step is that of
+            config.pyramid.scale.
         topology: chips.Topology.
 
     Returns:
-        What is known of it, of one chip, as plain values: {"batch_size", "chips", "memory", "cost",
-        "collectives", "roofline", ...}.
+        Its figures as plain values, costs and memory per chip: {"batch_size", "chips", "memory",
+        "cost", "collectives", "roofline", ...}.
 
     Raises:
         ConfigError: the config does not fit the slice.
@@ -70,7 +71,7 @@ def compile_step(config, topology):
         raise ConfigError(f"config.dtype={config.dtype}: TPUs have float32 and bfloat16")
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size, of=devices(topology))
     config = config.copy_and_resolve_references()
-    config.steps_per_epoch = config.steps_per_epoch or 1000  # of the learning rate alone
+    config.steps_per_epoch = config.steps_per_epoch or 1000  # only for the learning rate
     system = workdir.build_system(config)
     lowered, _ = lower_step(system, config, mesh, workdir.abstract_state(system, config))
     try:
@@ -93,7 +94,7 @@ def compile_step(config, topology):
 
 
 def describe(topology, mesh, config, memory, cost, collectives):
-    """What ``compile_step`` returns."""
+    """The figures that ``compile_step`` returns."""
     places = np.array([device.coords for device in mesh.devices.flat])
     network = roofline.Torus(topology, places[:, : len(topology.shape)])
     return {

@@ -1,15 +1,15 @@
-"""What accelerators can do at most, by their makers' documents, and how they are wired.
+"""Peak figures of accelerators, from their makers' documents, and how they are wired.
 
 TPU, per chip: Google Cloud documentation, "TPU v4", "TPU v5e", "TPU v5p", "TPU v6e"
 (cloud.google.com/tpu/docs/v4, /v5e, /v5p, /v6e), which give the peak in bfloat16, the capacity and
 rate of HBM, the rate of all links of a chip (1600 Gbit/s of v5e, 4800 of v5p, 3200 of v6e, in each
 direction) and the shapes of slices. The links of v4, six of 50 GB/s, are in table 4 of Jouppi et
 al., "TPU v4: An Optically Reconfigurable Supercomputer for Machine Learning with Hardware Support
-for Embeddings", ISCA 2023 (arXiv:2304.01433). The HBM that a program may use is less than a chip's
-capacity by what the compiler keeps back: the figure is that of libtpu 0.0.42.1, in its refusals.
+for Embeddings", ISCA 2023 (arXiv:2304.01433). A program may use less HBM than a chip's capacity,
+as the compiler keeps some back: the figure is the one in the refusals of libtpu 0.0.42.1.
 
-H100 SXM: NVIDIA, "NVIDIA H100 Tensor Core GPU" (nvidia.com/en-us/data-center/h100), whose tensor
-core peaks are with sparsity, which doubles them; NVLink, 900 GB/s, counts both directions. Eight
+H100 SXM: NVIDIA, "NVIDIA H100 Tensor Core GPU" (nvidia.com/en-us/data-center/h100). Its tensor core
+peaks are with sparsity, which doubles them; its 900 GB/s of NVLink count both directions. Eight
 GPUs share a node, each with an InfiniBand port of 400 Gbit/s: NVIDIA, "DGX BasePOD Reference
 Architecture", core components (docs.nvidia.com/dgx-basepod).
 """
@@ -24,7 +24,7 @@ GIB = 2**30
 
 
 def gib(size):
-    """The text of a number of bytes."""
+    """A number of bytes in GiB, as text."""
     return f"{size / GIB:.2f}"
 
 
@@ -32,12 +32,12 @@ def gib(size):
 class Chip:
     """Peaks of one accelerator.
 
-    flops: operations per second by the config's dtype. Matrix units of a TPU round float32 to
+    flops: operations per second for each config.dtype. Matrix units of a TPU round float32 to
         bfloat16, those of a GPU to TF32, unless jax_default_matmul_precision says otherwise.
     hbm: bytes that a program may use.
     hbm_rate: bytes per second.
-    link_rate: bytes per second in one direction, of one link of a TPU to a neighbour, or of all
-        links of a GPU to its node.
+    link_rate: bytes per second in one direction: for a TPU of one link to a neighbour, for a GPU
+        of all its links to its node.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Chip:
 class Tpu(Chip):
     """A chip of a torus.
 
-    axes: of the torus; a chip has two links along each.
-    most: chips in the largest slice.
+    axes: number of axes of the torus; a chip has two links along each.
+    most: number of chips in the largest slice.
     config: libtpu's name for how the cores of a chip are used.
     """
 
@@ -61,15 +61,15 @@ class Tpu(Chip):
     config: str = "default"
 
     def closed(self, size):
-        """Whether the ends of an axis are joined: v5e and v6e only in whole pods of 16 x 16."""
+        """Whether an axis of `size` chips is a ring: 16 on v5e and v6e, else multiples of four."""
         return size == 16 if self.axes == 2 else size % 4 == 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Gpu(Chip):
-    """A chip of a node, whose chips are all joined by one switch.
+    """A chip of a node, in which one switch joins all chips.
 
-    node: chips of a node.
+    node: number of chips per node.
     network_rate: bytes per second of each chip to other nodes, in one direction.
     """
 
@@ -97,7 +97,7 @@ EXAMPLES = "v5e:2x2, v5e:16x16, v6e:8x8, v4:2x2x1 or v5p:4x8x8"
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of TPUs: its chip and how many along each axis."""
+    """A slice of TPUs: its chip, and the number of chips along each axis."""
 
     name: str
     chip: Tpu

@@ -1,7 +1,7 @@
-"""What XLA says of a compiled program: memory, arithmetic and collectives, of one device.
+"""Reads memory, arithmetic and collectives of one device from XLA's compiled program.
 
 Collectives are read from the program's text (HLO). Every device runs the same program, so that one
-text holds the collectives of all.
+text holds the collectives of all devices.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from jax_pix2pix.errors import BenchmarkError
 from launch.estimate import program_text
 
-# What has a different factor of its size on the wire each; asynchronous ones end in -start.
+# Each kind sends its own multiple of its size. Asynchronous ones end in -start.
 KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
     "collective-broadcast",
@@ -21,7 +21,7 @@ KINDS = (
 
 
 class DoesNotFit(BenchmarkError):
-    """A program needs more memory than a device has: bytes, where XLA says so."""
+    """A program needs more memory than a device has. used, available: bytes, None if unknown."""
 
     def __init__(self, used, available):
         super().__init__(f"needs {used} bytes of {available}")
@@ -33,11 +33,12 @@ class Collective:
     """An exchange between devices.
 
     kind: one of KINDS.
-    bytes: on each device, of the whole: what is reduced, what all parts make when gathered, what is
-        sent of an all-to-all or a permutation.
-    arrays: that are exchanged at once.
-    groups: of partition numbers, which exchange within each; (sender, receiver) of a permutation.
-    times: a step, more than 1 in a loop.
+    bytes: per device and for the whole: the reduced array, all gathered parts together, or what an
+        all-to-all or a permutation sends.
+    arrays: number of arrays that are exchanged at once.
+    groups: partition numbers of each group, within which devices exchange; (sender, receiver) for a
+        permutation.
+    times: number of times per step, more than 1 in a loop.
     """
 
     kind: str
@@ -54,8 +55,8 @@ class Collective:
 def memory(compiled):
     """{"arguments", "outputs", "aliased", "temporary", "code", "total"}: bytes of one device.
 
-    total = arguments + outputs - aliased + temporary + code: outputs that take an argument's place
-    need none of their own.
+    total = arguments + outputs - aliased + temporary + code, as an output that takes an argument's
+    place needs no memory of its own.
     """
     sizes = compiled.memory_analysis()
     parts = {
@@ -71,7 +72,7 @@ def memory(compiled):
 def costs(compiled):
     """{"flops", "bytes_accessed"} of one device, by XLA's own count.
 
-    In that a copy between memories is several accesses; `traffic` counts otherwise.
+    XLA counts a copy between memories as several accesses; `traffic` does not.
     """
     cost = compiled.cost_analysis()
     return {"flops": cost["flops"], "bytes_accessed": cost["bytes accessed"]}
@@ -85,16 +86,16 @@ _NAMES_A_BUFFER = re.compile(r'custom_call_target="(ConcatBitcast|AllocateBuffer
 
 
 def traffic(text):
-    """Bytes that a step moves, with the padding of arrays to tiles.
+    """Bytes that a step moves, including the padding of arrays to tiles.
 
     Args:
         text: of a compiled module.
 
     Returns:
-        {"operand_bytes": operands and results of every operation, fused ones as one, in whatever
-        memory they lie; "hbm_bytes": of these what lies in HBM, and what copies between HBM and the
-        chip's own memory move}. An operand counts whole, also where only a part of it is read, and
-        of a condition both branches: at most so much.
+        {"operand_bytes": operands and results of every operation in any memory, a fused one counted
+        as one; "hbm_bytes": those of them that lie in HBM, and what copies between HBM and the
+        chip's own memory move}. Both are upper bounds: an operand counts whole even if only a part
+        of it is read, and both branches of a condition count.
 
     Raises:
         BenchmarkError: a loop has an unknown length.
@@ -126,7 +127,7 @@ def traffic(text):
 
 
 def _moved(instruction, instructions):
-    """Arrays that an instruction reads and writes. An asynchronous one's end writes its result."""
+    """Arrays that an instruction reads and writes. An asynchronous one writes at its end."""
     read = [
         array
         for name in instruction.operands
@@ -152,7 +153,7 @@ _REFUSALS = (
 
 
 def out_of_memory(message):
-    """XLA's RESOURCE_EXHAUSTED -> DoesNotFit, with its figures, which are rounded to 1/100."""
+    """XLA's RESOURCE_EXHAUSTED -> DoesNotFit with its figures, which XLA rounds to 1/100."""
     for pattern in _REFUSALS:
         if match := re.search(pattern, message):
             used, used_unit, available, available_unit = match.groups()
@@ -182,7 +183,7 @@ def collectives(text, partitions):
         for instruction in instructions.values():
             kind = instruction.opcode.removesuffix("-start")
             if kind in KINDS:
-                # A collective that computation overlaps is cut in pieces, which all repeat it.
+                # A collective that overlaps computation is cut in pieces, which all repeat it.
                 piece = re.search(r"channel_id=(\d+).*chain_id=", instruction.attributes)
                 if piece and piece[1] in seen:
                     continue
@@ -215,7 +216,7 @@ def _collective(kind, instruction, instructions, partitions, times):
 
 
 def _groups(attributes, partitions):
-    """The groups of a collective, in any of the forms in which XLA writes them.
+    """The groups of a collective, from any form in which XLA writes them.
 
     {{0,1},{2,3}}                  each
     {}                             all in one
@@ -244,7 +245,7 @@ def _groups(attributes, partitions):
 
 
 def _iota(text):
-    """ "[4,2]T(1,0)" -> what it stands for, flat."""
+    """ "[4,2]T(1,0)" -> the device numbers that it stands for, flat."""
     match = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if not match:
         raise BenchmarkError(f"devices in an unknown form: {text}")

@@ -1,4 +1,4 @@
-"""The largest batch whose training step fits into a TPU's memory, by compiling."""
+"""Finds the largest batch whose training step fits into a TPU's memory, by compiling."""
 
 from jax_pix2pix.errors import BenchmarkError
 from launch.estimate import ahead_of_time, chips
@@ -6,10 +6,10 @@ from launch.estimate.compiled_program import DoesNotFit
 
 
 def fitting(config, topology):
-    """ahead_of_time.compile_step, where a step that does not fit is an error for the user.
+    """ahead_of_time.compile_step, with an error for the user if the step does not fit.
 
     Raises:
-        BenchmarkError: says by how much it does not fit.
+        BenchmarkError: the step does not fit; the message says by how much.
     """
     try:
         return ahead_of_time.compile_step(config, topology)
@@ -31,7 +31,7 @@ def _excess(error, chip):
 
 
 def largest(config, topology):
-    """The program of the largest batch that fits; config gets that batch.
+    """The program of the largest batch that fits. config.data.batch_size is set to that batch.
 
     Raises:
         BenchmarkError: not even one image a chip fits.
@@ -61,15 +61,15 @@ def largest(config, topology):
 def bisect(program_of, first, available):
     """The largest number of images whose program fits, and that program.
 
-    Doubles or halves until one number fits and another does not. Then tries where a line through
-    the memory of both meets what is available, and, when that has not halved what is left, the
-    middle.
+    Doubles or halves until one number fits and another does not. Then tries the number at which a
+    line through the memory of both reaches `available`. After a try that has not halved what is
+    left, it tries the middle.
 
     Args:
         program_of: number of images -> (program, or None if it does not fit; bytes that it needs,
-            or None if that is not known). It raises where 1 does not fit.
+            or None if that is not known). It raises if 1 does not fit.
         first: number to begin with.
-        available: bytes.
+        available: bytes of memory.
     """
     fits, too_many = {}, {}
     images = first

@@ -4,7 +4,7 @@ from launch.estimate import chips
 
 
 def table(program):
-    """Lines of text."""
+    """The figures of a program, from `ahead_of_time.compile_step`, as lines of text."""
     memory, cost, bound = program["memory"], program["cost"], program["roofline"]
     chip = chips.topology(program["topology"]).chip
     peak = chip.flops[program["dtype"]]

@@ -48,7 +48,7 @@ def _instruction(text):
 
 
 def _closing(text):
-    """The place after the parenthesis that closes the first one."""
+    """The index after the parenthesis that closes the first one."""
     depth = 0
     for place, character in enumerate(text):
         depth += (character == "(") - (character == ")")
@@ -73,10 +73,10 @@ def loop(instruction):
 
 
 def trip_count(loop, condition):
-    """How often a loop runs: as XLA found, or as a condition that counts to a constant says.
+    """How often a loop runs: XLA's own count, or the constant to which its condition counts.
 
     Raises:
-        BenchmarkError: neither is there.
+        BenchmarkError: neither is known.
     """
     if match := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(match[1])
@@ -92,10 +92,10 @@ def trip_count(loop, condition):
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """What a shape says of an array.
+    """Facts about an array from its shape.
 
-    bytes: without and with padding to tiles.
-    space: of memory; on TPUs 0 is HBM and 1 the chip's own (VMEM).
+    bytes, padded_bytes: without and with padding to tiles.
+    space: memory space; on TPUs 0 is HBM and 1 the chip's own memory (VMEM).
     """
 
     bytes: int

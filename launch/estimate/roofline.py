@@ -1,12 +1,12 @@
-"""How long a step takes at a chip's peaks: an estimate, with nothing measured in it.
+"""Estimates how long a step takes at a chip's peaks. Nothing is measured.
 
     compute        operations / peak of the dtype
     memory         bytes from and to HBM / its rate
     communication  the sum over collectives of the seconds below
 
-A step takes from max(compute, memory, communication), where all three overlap, to max(compute,
-memory) + communication, where communication waits for the rest. Its scaling efficiency is
-max(compute, memory) over that time: what the same batch a chip takes without other chips.
+A step takes max(compute, memory, communication) if all three overlap, and at most max(compute,
+memory) + communication, if communication waits for the rest. Its scaling efficiency is max(compute,
+memory), the time of the same batch per chip without other chips, over that time.
 
 A collective of D bytes over n chips, each of which can send B bytes per second to others:
 
@@ -15,11 +15,12 @@ A collective of D bytes over n chips, each of which can send B bytes per second 
     all-to-all                       D l / (4 B), where l is the longest axis
     permutation, broadcast           D / B
 
-B of a torus is the sum over the axes that the group spans of two links' rate, in both directions
-round a ring, or of one link's where the ends are not joined. If neighbours in the group are s chips
-apart, s groups share the axis and each has 1/s of it. Between nodes of eight GPUs the collective is
-done in three parts: in each node over NVLink, then by all nodes, each GPU with its eighth of the
-data, then in each node again. Latency is left out: it is microseconds a collective and hop.
+In a torus, B is summed over the axes that the group spans: the rate of two links, in both
+directions round a ring, or of one link where the ends are not joined. If neighbours in the group
+are s chips apart, s groups share the axis and each has 1/s of it. Between nodes of eight GPUs the
+collective has three parts: in each node over NVLink, then between all nodes, each GPU with its
+eighth of the data, then in each node again. Latency is left out: it is microseconds per collective
+and hop.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ import math
 
 import numpy as np
 
-# Of the bytes D of a collective, what each of n chips sends; of all-to-all see the torus.
+# Bytes that each of n chips sends, over the bytes D of a collective; for all-to-all see Torus.
 _SENT = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
     "all-gather": lambda n: (n - 1) / n,
@@ -50,7 +51,7 @@ class Torus:
     places: np.ndarray
 
     def seconds(self, collective):
-        """Of one exchange, in the slowest of its groups."""
+        """Seconds of one exchange, in the slowest of its groups."""
         if collective.kind == "collective-permute":  # pairs, each over a path of its own
             return collective.bytes / self.topology.chip.link_rate
         return max(self._seconds(collective, group) for group in collective.groups)
@@ -64,11 +65,11 @@ class Torus:
         return collective.bytes * _SENT[collective.kind](len(group)) / rate
 
     def _rate(self, group):
-        """Bytes per second that each chip of a group can send, and its longest axis."""
+        """Bytes per second that each chip of a group can send, and the group's longest axis."""
         chip, sizes = self.topology.chip, self.topology.shape
         places = self.places[list(group)]
         lengths = [len(set(places[:, axis])) for axis in range(len(sizes))]
-        if math.prod(lengths) != len(group):  # no box: as if one line led through it
+        if math.prod(lengths) != len(group):  # no box: counted as one line
             return chip.link_rate, len(group)
         rate = 0.0
         for axis, (length, size) in enumerate(zip(lengths, sizes, strict=True)):
@@ -81,12 +82,12 @@ class Torus:
 
 @dataclasses.dataclass(frozen=True)
 class Nodes:
-    """GPUs in nodes, of which a collective spans the first so many, or all within one node."""
+    """GPUs in nodes. A collective's group is a part of one node, or several whole nodes."""
 
     chip: object
 
     def seconds(self, collective):
-        """Of one exchange over groups of neighbouring partitions."""
+        """Seconds of one exchange over groups of neighbouring partitions."""
         n, sent = collective.group_size, _SENT[collective.kind]
         inside = min(n, self.chip.node)
         seconds = collective.bytes * sent(inside) / self.chip.link_rate
@@ -97,14 +98,14 @@ class Nodes:
 
 
 def estimate(chip, network, dtype, flops, hbm_bytes, collectives):
-    """Seconds of a step by part, from all overlapped to nothing overlapped.
+    """Seconds of a step: by part, with all overlapped and with nothing overlapped.
 
     Args:
         chip: chips.Chip.
         network: Torus or Nodes.
         dtype: of the config.
         flops, hbm_bytes: of one device and step.
-        collectives: of compiled_program.
+        collectives: from compiled_program.
 
     Returns:
         {"compute", "memory", "communication", "overlapped", "not_overlapped"} in seconds and the

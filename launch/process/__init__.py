@@ -1,1 +1,1 @@
-"""A room."""
+"""Code that commands share: flags, starts, errors, processes, progress."""

@@ -1,8 +1,8 @@
-"""What every command does: parse flags, be quiet, and say in one line what a user can mend.
+"""Runs a command: parses flags, quiets libraries and reports in one line what a user can mend.
 
-Exit codes: 0 done; 1 an error that a restart would repeat; 42 (EXIT_RESTART) stopped on request and
-saved, hung, lost another process of the run, or without an answer of an object store, so that a
-launcher starts the same command again, as it does when a process ended by a signal.
+Exit code 0 means done, and 1 an error that a restart would repeat. 42 (EXIT_RESTART) means stopped
+on request and saved, hung, lost another process of the run, or without an answer from an object
+store. A launcher then starts the same command again, as it does after a process killed by a signal.
 """
 
 import os
@@ -13,11 +13,19 @@ import traceback
 
 from absl import app, flags, logging
 
-from jax_pix2pix.errors import DataError
-from input_pipeline.storage import Unreachable
-from jax_pix2pix.errors import EXIT_RESTART, BenchmarkError, ConfigError, TrainingError, UnreachableError, WorkdirError
+from jax_pix2pix.errors import (
+    EXIT_RESTART,
+    BenchmarkError,
+    ConfigError,
+    DataError,
+    TrainingError,
+    UnreachableError,
+    WorkdirError,
+)
+from jax_pix2pix.logs import messages
 from jax_pix2pix.logs.process_log import logger
-from launch.process import gc_tuning
+from jax_pix2pix.runs.storage import Unreachable
+from launch.process import config_names, gc_tuning
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
 PASSING = (Unreachable, UnreachableError)
@@ -27,14 +35,15 @@ def run(main, positional=False):
     """Parses the flags, runs main() and exits with its code.
 
     Args:
-        positional: main gets the list of arguments that are no flags; else there may be none.
+        positional: main gets the list of arguments that are no flags; otherwise none may be given.
     """
 
     def quiet(argv):
         logging.set_verbosity(logging.ERROR)  # Orbax, TFDS and JAX tell their story at INFO
-        # What fails in a thread of theirs is raised where it is waited for, and told there.
+        # Errors in library threads are raised again where they are awaited.
         logging.get_absl_handler().addFilter(lambda record: record.exc_info is None)
         threading.excepthook = _warn_of_thread
+        messages.show_all()
         try:
             if positional:
                 code = main(argv[1:])
@@ -53,7 +62,7 @@ def run(main, positional=False):
                     "start the same command again",
                     EXIT_RESTART,
                 )
-            logger.exception("end, exit code 1")  # a mistake of ours
+            logger.exception("end, exit code 1")  # a bug of ours
             traceback.print_exc()
             _end(1)
 
@@ -63,19 +72,24 @@ def run(main, positional=False):
 
 def _parse_flags(argv):
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(config_names.with_paths(argv))
+    except ConfigError as error:
+        _exit(error)
     except (AttributeError, KeyError) as error:
-        # ml_collections, of a field that the config does not have: in AttributeError is a KeyError,
-        # whose text would be quoted once more.
+        # ml_collections raises these for a field that the config lacks. Its AttributeError holds a
+        # KeyError, whose text would be quoted once more.
         (reason,) = error.args
-        reason = reason.args[0] if isinstance(reason, KeyError) else reason
-        _exit(f"--config.…: the config has no field {reason}")
+        if isinstance(reason, KeyError):
+            _exit(f"--config.…: the config has no field {reason.args[0]}")
+        _exit(f"--config: the file fails with {type(error).__name__}: {error}")
+    except (ImportError, NameError) as error:
+        _exit(f"--config: the file fails with {type(error).__name__}: {error}")
     except (flags.Error, OSError, TypeError, ValueError) as error:
         _exit(_without_traceback(error))
 
 
 def _without_traceback(error):
-    """What ml_collections says of a config file that is not there, or fails."""
+    """The error in one line, if ml_collections cannot read or run a config file."""
     text = str(error)
     if isinstance(error, OSError) and (path := re.search(r"Attempted \[.*?\]:\s*(.+)", text)):
         return f"--config={path[1]}: there is no such file, or it cannot be read"
@@ -89,8 +103,8 @@ def _warn_of_thread(failed):
 
 
 def _lost(error):
-    """Whether another process of the run is gone, whose connections broke within a collective."""
-    jax = sys.modules.get("jax")  # which not every command needs
+    """Whether a collective failed because another process of the run is gone."""
+    jax = sys.modules.get("jax")  # not every command imports it
     if jax is None or not isinstance(error, jax.errors.JaxRuntimeError) or jax.process_count() == 1:
         return False
     broken = r"(UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED):|.*\b(Gloo|NCCL)\b"
@@ -105,7 +119,7 @@ def _exit(error, code=1):
 
 
 def _end(code):
-    """At once: TensorFlow's threads, and JAX at its exit for minutes, would wait."""
+    """Exits at once: TensorFlow's threads would delay it, and JAX's exit by minutes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""One start of JAX for one process and for many, wherever they run."""
+"""Starts JAX for one process or many, on every platform."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from jax_pix2pix.errors import EXIT_RESTART, ConfigError
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "host:port of process 0; not needed on TPU, Slurm and Open MPI"
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of this run", 1)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "number of processes of this run", 1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "this process's number, from 0", 0)
 _TIMEOUT = flags.DEFINE_integer(
     "initialization_timeout", 300, "seconds in which all processes must have started", 1
@@ -26,32 +26,34 @@ _TIMEOUT = flags.DEFINE_integer(
 
 RESOLVE_SECONDS = 5
 
-# The same as the three flags, for launchers that set variables. The first is JAX's own.
+# These mean the same as the three flags, for launchers that set variables. The first is JAX's own.
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 _address = None  # of the coordinator, once there is one
 
 
 def initialize(heartbeat_seconds):
-    """Starts jax.distributed, with a single process too: it is what turns SIGTERM into a save.
+    """Starts jax.distributed, even for a single process, because it turns SIGTERM into a save.
 
-    SIGUSR1, which batch systems send some time before the end, does the same. Explicit flags win;
-    then the environment's VARIABLES; then what JAX detects: Slurm, Open MPI, TPUs of Google Cloud
-    and of its Kubernetes; else this is the only process. Open MPI 5 wants the first variable.
+    SIGUSR1, which batch systems send some time before the end, does the same. Explicit flags win
+    over the environment's VARIABLES, and these over what JAX detects: Slurm, Open MPI, TPUs of
+    Google Cloud and of its Kubernetes. Otherwise this is the only process. Open MPI 5 needs the
+    first variable.
 
-    Processes that are not all there within --initialization_timeout end with EXIT_RESTART. So do
-    pods whose first one has no address by then: a pod has one once a machine was found for it.
+    If some processes have not started within --initialization_timeout, the others end with
+    EXIT_RESTART. So do pods if the first pod has no address by then: a pod gets its address once a
+    machine is found for it.
 
     Args:
-        heartbeat_seconds: without a sign of life after which a process counts as dead; JAX then
-            ends the others by SIGABRT.
+        heartbeat_seconds: seconds without a sign of life after which a process counts as dead; JAX
+            then ends the others by SIGABRT.
 
     Raises:
         ConfigError: heartbeat_seconds is less than 1; some of the three flags or variables are
             given and others are not, or are malformed; the coordinator's name has no address.
     """
     global _address
-    if heartbeat_seconds < 1:  # which JAX gets before the config is looked at
+    if heartbeat_seconds < 1:  # JAX gets it before the config is checked
         raise ConfigError(f"config.heartbeat_seconds={heartbeat_seconds}: use 1 or more")
     address, processes, process, local_devices = _place()
     bind = None
@@ -70,7 +72,7 @@ def initialize(heartbeat_seconds):
             process,
             local_devices,
             cluster_detection_method="deactivate",
-            # Later than ours, as JAX would abort with a stack of C++.
+            # Later than our own deadline, as JAX would abort with a C++ stack trace.
             initialization_timeout=_TIMEOUT.value + 60,
             heartbeat_timeout_seconds=heartbeat_seconds,
             coordinator_bind_address=bind,
@@ -86,7 +88,7 @@ def coordinator():
 def _place() -> tuple[Any, Any, Any, Any]:
     """-> (coordinator's address, processes, this one's number, its devices or None for all).
 
-    All are None where there is nothing to find.
+    All are None if there is nothing to find.
     """
     given = [_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value]
     names = ["--coordinator_address", "--num_processes", "--process_id"]
@@ -100,13 +102,13 @@ def _place() -> tuple[Any, Any, Any, Any]:
         return *given, None
     if any(value is not None for value in given):
         raise ConfigError(f"{', '.join(names)} go together: give all or none")
-    # The one part of JAX that is not public: initialize() would detect the same, and then wait
+    # The only use of a private part of JAX. initialize() would detect the same, but then wait
     # minutes for a host that has no address.
     try:
         place = ClusterEnv.auto_detect_unset_distributed_params(
             os.environ.get(VARIABLES[0]), None, None, None, None, _TIMEOUT.value
         )
-    except Exception as error:  # of servers that it asks too
+    except Exception as error:  # also errors of servers that it asks
         message = (
             f"JAX does not find the processes of this cluster ({error}): give {', '.join(names)}"
         )
@@ -141,7 +143,7 @@ def _host_and_port(address):
     """ "host:1234" or "[::1]:1234" -> ("host", 1234)."""
     host, _, port = address.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    unbracketed = ":" in bare and bare == host  # IPv6, of which the last part is no port
+    unbracketed = ":" in bare and bare == host  # IPv6, whose last part is no port
     if not bare or unbracketed or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ConfigError(
             f'the coordinator\'s address "{address}" is not host:port, host0:1234 for instance'
@@ -170,7 +172,7 @@ def _resolve(host):
 
 
 def _without_proxy(host):
-    """gRPC, by which the processes talk, would ask a proxy of http_proxy for the coordinator."""
+    """Keeps gRPC, by which processes talk, from reaching the coordinator through http_proxy."""
     for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
         if os.environ.get(name):
             os.environ["no_grpc_proxy"] = f"{os.environ[name]},{host}"
@@ -183,7 +185,7 @@ def _without_proxy(host):
 
 
 class _Deadline:
-    """Ends this process in one line where others do not come."""
+    """Ends this process with a one-line error if the others do not start in time."""
 
     def __init__(self, seconds, host, port, processes, process):
         self._seconds, self._processes, self._process = seconds, processes, process

@@ -1,6 +1,7 @@
-"""No looking for garbage among what a command imports: a million objects that stay to its end.
+"""Relaxes garbage collection while a command imports its million long-lived objects.
 
-It would take a third of the time from a command's start to its first flag, and a second at its end.
+Searching them for garbage would take a third of the time from a command's start to its first flag,
+and a second at its end.
 """
 
 import gc
@@ -9,11 +10,11 @@ _USUAL = gc.get_threshold()
 
 
 def expect_imports():
-    """From here on a search comes after 20,000 new objects instead of Python's 700."""
+    """From now on, searches after every 20,000 new objects instead of Python's 700."""
     gc.set_threshold(20_000, 20, 20)
 
 
 def leave_imports_alone():
-    """Whatever there is by now is never looked at again; what comes is, as ever."""
+    """Freezes the objects that exist by now; only new ones are collected."""
     gc.freeze()
     gc.set_threshold(*_USUAL)

@@ -6,14 +6,14 @@ from launch.process import train_flags
 
 
 def chosen(experiment, workdir):
-    """What the flags ask for, as `Logbook` takes it; looked at before anything is written.
+    """Writers for the flags, as `Logbook` takes them, checked before anything is written.
 
     Args:
-        experiment: the name that runs have in MLflow together.
+        experiment: the MLflow experiment, which groups runs.
         workdir: as the user gave it.
 
     Raises:
-        ConfigError, WorkdirError: on all processes, what keeps a tracker from working here.
+        ConfigError, WorkdirError: a tracker cannot work here; raised on all processes.
     """
     project, uri = train_flags.WANDB.value, train_flags.MLFLOW.value
     trackers.check_installed(project, uri)

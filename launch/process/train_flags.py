@@ -3,13 +3,13 @@
 from absl import flags
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "the run's config, file.py[:variant]")
+CONFIG = config_flags.DEFINE_config_file("config", None, "the config: NAME or file.py, [:variant]")
 WORKDIR = flags.DEFINE_string("workdir", None, "where the run writes; resumed if it exists")
 ALLOWED = flags.DEFINE_list(
     "allow_config_change",
     [],
-    "fields that may differ from the workdir's config.json, of those that do not change what is "
-    "trained: log_every_steps,data.cache for instance",
+    "fields that may differ from the workdir's config.json, log_every_steps,data.cache for "
+    "instance; no fields that change what is trained",
 )
 WANDB = flags.DEFINE_string("wandb", None, "also log to this project of Weights & Biases")
 MLFLOW = flags.DEFINE_string(

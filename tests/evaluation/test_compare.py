@@ -18,7 +18,7 @@ from tests.masks import blobs, save
 
 
 def _labels(rng, shape):
-    """0 outside, 1 liver, 2 tumour inside it."""
+    """Labels: 0 outside, 1 liver, 2 tumour inside the liver."""
     liver = blobs(rng, shape, 0.3)
     return liver * np.where(blobs(rng, shape, 0.5), 2, 1).astype(np.uint8)
 
@@ -64,7 +64,7 @@ def _without_unit(scores):
 
 
 def test_volumes(folders):
-    """By case and region, with the header's spacing whatever the file's axes; cases by number."""
+    """Scores by case and region, cases by number; the header's spacing holds for any file axes."""
     predictions, references = folders
     rng = np.random.default_rng(0)
     truth = {}
@@ -140,7 +140,7 @@ def test_undefined_scores_are_left_out_and_counted(folders):
     }  # fmt: skip
     assert part["overall"]["dice"]["mean"] == 0.25 and part["overall"]["dice"]["undefined"] == 0
     assert out.splitlines()[-2].split() == "cases where defined 2 2 2 2 1 1".split()
-    # A region that is nowhere.
+    # A region that occurs nowhere.
     _, results = _results(folders, "--regions=heart:7")
     overall = results["results"]["heart"]["overall"]
     assert overall["sensitivity"]["mean"] is None and overall["sensitivity"]["undefined"] == 2
@@ -149,20 +149,20 @@ def test_undefined_scores_are_left_out_and_counted(folders):
 @pytest.mark.parametrize(
     ("ending", "arguments", "message"),
     [
-        (".png", ["--regions=liver"], "--regions=liver: 'liver' is not a new name and labels"),
+        (".png", ["--regions=liver"], "regions=liver: 'liver' is not a new name and labels"),
         (".png", ["--regions=liver:1+256"], "'liver:1+256' is not"),
         (".png", ["--regions=liver:1,:2"], "':2' is not"),
         (".png", ["--regions=a:1,a:2"], "'a:2' is not a new name"),
-        (".png", ["--spacing_mm=0.5"], "--spacing_mm=0.5: use two positive numbers"),
-        (".png", ["--spacing_mm=0.5,0"], "--spacing_mm=0.5,0: use two positive numbers"),
-        (".nii", ["--spacing_mm=1,1"], "--spacing_mm is for images"),
-        (".png", ["--patient_pattern=("], "--patient_pattern=(: "),
-        (".png", ["--patient_pattern=1"], "--patient_pattern=1: no such group"),
-        (".png", ["--patient_pattern=(x)"], "--patient_pattern=(x) finds no patient in case 1"),
+        (".png", ["--spacing_mm=0.5"], "spacing_mm=0.5: use two positive numbers"),
+        (".png", ["--spacing_mm=0.5,0"], "spacing_mm=0.5,0: use two positive numbers"),
+        (".nii", ["--spacing_mm=1,1"], "spacing_mm is for images"),
+        (".png", ["--patient_pattern=("], "patient_pattern=(: "),
+        (".png", ["--patient_pattern=1"], "patient_pattern=1: no such group"),
+        (".png", ["--patient_pattern=(x)"], "patient_pattern=(x) finds no patient in case 1"),
     ],
 )
 def test_refusals(folders, ending, arguments, message):
-    """Those of the files are those of input_pipeline.mask_pairs."""
+    """Refusals of files are those of input_pipeline.mask_pairs."""
     for folder in folders:
         save(folder / f"1{ending}", np.zeros((4, 5, 6) if ending == ".nii" else (4, 5), np.uint8))
     _, err = _compare(folders, *arguments, code=1)
@@ -170,7 +170,7 @@ def test_refusals(folders, ending, arguments, message):
 
 
 def test_a_bad_file_among_many_is_one_line(folders):
-    """After cases that were scored, below a progress bar."""
+    """The error comes after cases that were scored, below a progress bar."""
     for folder in folders:
         for case in range(3):
             save(folder / f"{case}.png", np.zeros((4, 5), np.uint8))

@@ -11,7 +11,7 @@ LINES = ((0.02, -900.0), (-0.001, 30.0), (0.0015, -20.0), (-0.01, 1500.0))
 
 
 def slices(count=6, seed=0, noise=5.0):
-    """(source, hu, mask) of tissues apart in the source, each on its line to HU."""
+    """(source, hu, mask, tissue): tissues are apart in the source, each with its line to HU."""
     rng = np.random.default_rng(seed)
     tissue = rng.integers(0, TISSUES, (count, 12, 10))
     source = (LEVELS[tissue] + rng.normal(0, 900, tissue.shape)).clip(*RANGE).astype(np.uint16)
@@ -54,7 +54,7 @@ def test_tissue_regression_is_the_least_squares_line_of_each_tissue():
 
 
 def test_a_narrow_range_of_few_values_is_fitted():
-    """Cone beam CT and 8-bit pictures fill a part of the range, in steps."""
+    """Cone beam CT and 8-bit pictures fill a part of the range with few values."""
     source = np.repeat([100, 200, 300, 400], 30).reshape(4, 6, 5).astype(np.uint16)
     hu = np.repeat([-500, 0, 40, 900], 30).reshape(4, 6, 5).astype(np.int16)
     mask = np.ones(hu.shape, bool)

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.errors import DataError, WorkdirError
 from jax_pix2pix.evaluation import slices
 from jax_pix2pix.runs.workdir import build_system, load_run
 from launch.predict import predict
@@ -55,7 +54,7 @@ def _test_slices():
 
 
 def test_predictions_reproduce_the_scores(results, predictions):
-    """The scores of the PNGs that predict wrote, up to their rounding to 8 bits."""
+    """The PNGs that predict wrote have the scores of evaluate, up to rounding to 8 bits."""
     errors, ratios = [], []
     for ct, mask in _test_slices():
         path = predictions / mask.relative_to(SAMPLE / "test").with_suffix(".png")
@@ -71,7 +70,7 @@ def test_predictions_reproduce_the_scores(results, predictions):
 
 
 def test_baselines_are_what_they_say(results, sample_data_dir):
-    """Recomputed from the files of the training split, without TensorFlow or JAX."""
+    """They are recomputed from the training split's files, without TensorFlow or JAX."""
     manifest = next(sample_data_dir.rglob("manifest.csv")).read_text().splitlines()[1:]
     names = [line.split(",")[2] for line in manifest if line.startswith("train,")]
     cts = np.stack([np.asarray(Image.open(SAMPLE / name)) for name in names]).astype(float)
@@ -105,7 +104,7 @@ def test_baselines_and_pictures_of_neighbouring_slices_are_of_the_middle_one():
         images = system.normalise(batches[0])
         rows.append(system.task.row(*(np.asarray(images[i][0]) for i in (0, 1, 1))))
     np.testing.assert_equal(*scores)
-    assert scores[0]["scaled_source"]["mae_8bit"].max() < 0.5  # of the division by 2
+    assert scores[0]["scaled_source"]["mae_8bit"].max() < 0.5  # from the division by 2
     np.testing.assert_array_equal(*rows)
 
 

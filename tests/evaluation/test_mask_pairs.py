@@ -1,11 +1,11 @@
-"""Pairs of masks: what is paired, and what is refused."""
+"""Pairs of masks: which files are paired, and which are refused."""
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from jax_pix2pix.evaluation.mask_pairs import IMAGES, VOLUMES, MaskPair, find_pairs, read_pair
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.evaluation.mask_pairs import IMAGES, VOLUMES, MaskPair, find_pairs, read_pair
 from tests.masks import AFFINE, save
 
 IMAGE, VOLUME = np.zeros((4, 5), np.uint8), np.zeros((4, 5, 6), np.uint8)
@@ -40,7 +40,7 @@ def test_names(folders):
 
 
 def test_values_and_spacing(folders):
-    """Volumes as slices, rows and columns."""
+    """Volumes come as slices, rows and columns."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 4, 5), np.uint8)
     volumes = rng.integers(0, 3, (2, 4, 5, 6), np.uint8)
@@ -55,7 +55,7 @@ def test_values_and_spacing(folders):
     kind, (pair,) = find_pairs(*(folder / "nii" for folder in folders))
     prediction, reference, spacing_mm = read_pair(kind, pair)
     for values, volume in ((prediction, volumes[0]), (reference, volumes[1])):
-        # AFFINE's columns go to the right, its rows to the back and its slices upwards.
+        # AFFINE's columns run to the right, its rows to the back and its slices upwards.
         np.testing.assert_array_equal(values, volume.transpose(2, 1, 0)[:, :, ::-1])
     assert spacing_mm == pytest.approx((2.5, 0.7, 0.8))
 

@@ -11,7 +11,7 @@ from jax_pix2pix.metrics.surface_distance import surface_distances
 from jax_pix2pix.tasks.segmentation import segmentation
 
 SPACING = (3.0, 2.0, 1.5)
-# A ball of radius 6 in the plane, and the same two columns to the right.
+# A ball of radius 6 in the plane, and the same ball two columns to the right.
 Z, Y, X = np.mgrid[-2.5:3, -12:12, -12:12]
 REFERENCE = (2 * Z) ** 2 + Y**2 + X**2 < 36
 PREDICTED = np.roll(REFERENCE, 2, axis=2)
@@ -60,7 +60,7 @@ def test_the_largest_component_of_all_regions_together_is_kept():
     cleaned = _scores(components=1, predicted=PREDICTED | noise)
     assert str(cleaned) == str(_scores(predicted=largest))  # NaN is not equal to itself
     assert str(cleaned) != str(_scores(predicted=PREDICTED | noise))
-    # Across a gap slices are cleaned one by one.
+    # If slices are missing, slices are cleaned one by one.
     apart = _scores([0, 1, 2, 4, 5, 6], components=1, predicted=PREDICTED | noise)
     for i, (_, image) in enumerate(apart["liver", "image"]):
         labels, count = ndimage.label((PREDICTED | noise)[i], np.ones((3, 3)))

@@ -1,4 +1,4 @@
-"""launch.evaluate of a pyramid, recomputed from the sample's files and the networks' outputs."""
+"""launch.evaluate for a pyramid, recomputed from the sample's files and the networks' outputs."""
 
 import csv
 import json
@@ -13,15 +13,18 @@ from scipy.linalg import sqrtm
 from scipy.stats import wasserstein_distance
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+import jax_pix2pix
 from configs import ct_pyramid_2d, ct_pyramid_3d, xray_lungs
 from input_pipeline import pipeline, prepared
+from input_pipeline.dataset import Dataset
 from jax_pix2pix.adversarial import create_state, generate
-from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.pyramid import at_scale, scale_directory
+from jax_pix2pix.evaluation.evaluate import evaluate
 from jax_pix2pix.inference.sampling import sample
-from jax_pix2pix.runs.workdir import build_system, checkpoint_path, claim, example_batch, load_state
-from jax_pix2pix.evaluation import pyramid
+from jax_pix2pix.pyramid import at_scale
+from jax_pix2pix.runs.checkpoint import Checkpoints
+from jax_pix2pix.runs.workdir import build_system, example_batch, load_state
+from jax_pix2pix.runs.workdir_files import checkpoint_path, claim, scale_directory
 from tests import commands, untrained
 
 COUNT, SEED = 3, 5
@@ -43,14 +46,14 @@ def _config(dimensions, data_dir):
 
 
 def _save(workdir, config):
-    """A run of two scales: the second one's state before training, of drawn weights."""
+    """Saves a run of two scales; the second one has its state before training, weights drawn."""
     claim(workdir, config)
     for scale in range(2):
         scale_config = at_scale(config, scale)
         claim(scale_directory(workdir, scale), scale_config)
     system = build_system(scale_config)
     state = create_state(system, jax.random.key(1), example_batch(scale_config))
-    # As they are drawn for training, the weights leave next to nothing of the noise.
+    # With the weights as drawn for training, next to nothing of the noise is left.
     state = jax.tree.map(lambda leaf: leaf * 10 if leaf.ndim > 1 else leaf, state)
     os.makedirs(os.path.join(checkpoint_path(scale_directory(workdir, 0)), "1"))  # as if trained
     directory = checkpoint_path(scale_directory(workdir, 1))
@@ -63,7 +66,7 @@ def _save(workdir, config):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """{dimensions: workdir}; the command has evaluated that of 3D."""
+    """{dimensions: workdir}; the command has evaluated the one in 3D."""
     folder = tmp_path_factory.mktemp("runs")
     configs = {n: _config(n, folder / "data") for n in (2, 3)}
     prepared.ensure_prepared(configs[3].data)
@@ -82,13 +85,14 @@ def written(runs):
 
 @pytest.fixture(scope="module")
 def results(runs, written):
-    """{dimensions: what train.json has}."""
-    of_2d = pyramid.evaluate_run(str(runs[2]), "last", COUNT, SEED)
+    """{dimensions: contents of train.json}."""
+    run = jax_pix2pix.load(runs[2])
+    of_2d = evaluate(run, Dataset(run.config.data), count=COUNT, seed=SEED).results
     return {2: of_2d, 3: json.loads((written[0] / "train.json").read_text())}
 
 
 def _stored(config, split):
-    """(HU [d, h, w], its batch) of a split's only volume, clipped."""
+    """(clipped HU [d, h, w], its batch) of a split's only volume."""
     (batch,) = pipeline.eval_batches(config.data, split)
     return np.clip(batch["source"][0, ..., 0], -1000, 1000).astype(np.float64), batch
 
@@ -182,25 +186,25 @@ def test_what_is_written_says_what_it_is(written, results):
 
 
 def test_without_other_patients_there_is_no_yardstick(runs):
-    config, system, state, _ = load_state(scale_directory(runs[3], 1), "last")
-    config.data.test_subsets, config.data.validation_subsets = (7,), (8,)
-    found, _ = pyramid.evaluate(config, system, state, 2, 0, volumes=1)
+    run = jax_pix2pix.load(runs[3])
+    run.config.data.test_subsets, run.config.data.validation_subsets = (7,), (8,)
+    found = evaluate(run, Dataset(run.config.data), count=2, volumes=1).results
     assert set(found["results"]) == {"memorisation", "samples"}
     assert found["training_volumes"] == 1
 
 
-@pytest.mark.parametrize("options, message", [((1, 0, 0), "--count=1"), ((2, 0, -1), "--volumes")])
+@pytest.mark.parametrize("options, message", [({"count": 1}, "count=1"), ({"volumes": -1}, "vol")])
 def test_counts_that_do_not_fit_are_refused(runs, options, message):
-    *loaded, _ = load_state(scale_directory(runs[3], 1), "last")
+    run = jax_pix2pix.load(runs[3])
     with pytest.raises(ConfigError, match=message):
-        pyramid.evaluate(*loaded, *options)
+        evaluate(run, Dataset(run.config.data), **options)
 
 
 @pytest.mark.parametrize(
     "pyramid, argument, message",
     [
-        (True, "--split=test", "--split=test: a pyramid is evaluated on its training volumes"),
-        (False, "--count=4", "--count are of pyramids"),
+        (True, "--split=test", "split=test: a pyramid is evaluated on its training volumes"),
+        (False, "--count=4", "count are of pyramids"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(runs, tmp_path, pyramid, argument, message):

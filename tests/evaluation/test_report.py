@@ -21,7 +21,7 @@ def page(name="p1", scores=SCORES):
 
 
 def volume(depth=20):
-    """(source, ct, sct, mask): a body of 40 HU in air, 100 HU too bright in its upper left part."""
+    """(source, ct, sct, mask): a body of 40 HU in air; sct is 100 HU too bright at upper left."""
     mask = np.zeros((depth, 60, 50), bool)
     mask[:, 20:50, 10:40] = True
     ct = np.where(mask, 40, -1000)
@@ -55,7 +55,7 @@ def test_difference_is_red_where_the_synthetic_ct_is_too_bright():
     red, green, blue = np.moveaxis(picture, -1, 0)
     coloured = (red > blue + 60) & (red > green + 60)
     columns = np.flatnonzero(coloured.any(0))
-    assert columns.min() > 0.7 * picture.shape[1]  # in the last column alone
+    assert columns.min() > 0.7 * picture.shape[1]  # only in the last column
     assert not ((blue > red + 60) & (blue > green + 60))[:, : columns.max() - 60].any()
 
 

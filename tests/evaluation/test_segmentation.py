@@ -1,4 +1,4 @@
-"""launch.evaluate of masks, on runs of a few steps, recomputed with NumPy and scikit-learn."""
+"""launch.evaluate for masks, on runs of a few steps, recomputed with NumPy and scikit-learn."""
 
 import functools
 import json
@@ -12,13 +12,14 @@ from sklearn.metrics import f1_score, jaccard_score
 
 from input_pipeline import pipeline
 from jax_pix2pix.adversarial import generate
+from jax_pix2pix.evaluation.masks import THRESHOLDS
+from jax_pix2pix.inference.masks import probability_function
 from jax_pix2pix.metrics.mask_scores import PROTOCOLS
-from jax_pix2pix.evaluation.masks import THRESHOLDS, probability_function
 from jax_pix2pix.runs.workdir import load_run
 from tests import commands
 
 SYSTEMS = ("xray_lungs", "liver", "liver_3d")
-pytestmark = pytest.mark.slow  # it trains them
+pytestmark = pytest.mark.slow  # it trains these
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def _evaluated(workdir, *arguments, split="test"):
 
 
 def _masks(workdir, split="test"):
-    """(probabilities, references), [n, h, w] each, slice by slice without the command's code."""
+    """(probabilities, references), each [n, h, w], slice by slice without the command's code."""
     config, system, generator, _ = load_run(workdir, "best")
     data = config.data
     found = {}
@@ -74,7 +75,7 @@ def test_scores_are_recomputed(runs, system):
         volume = model["per_volume"]["overall"]
         expected = jaccard_score(references.ravel(), probabilities.ravel() > 0.5)
         assert volume["iou"]["mean"] == pytest.approx(expected, abs=2e-3)
-        assert volume["dice"]["interval_95"] is None  # of one patient
+        assert volume["dice"]["interval_95"] is None  # one patient
     assert set(results["protocols"]) == {*PROTOCOLS, "grid"}
     assert str(runs[system] / "evaluation" / "test.png") in out
     with Image.open(runs[system] / "evaluation" / "test.png") as picture:

@@ -9,19 +9,22 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+import jax_pix2pix
 from configs import mri2ct, mri2ct_3d
 from input_pipeline import pipeline, prepared
+from input_pipeline.dataset import Dataset
 from input_pipeline.prepare import options_of, prepare
 from jax_pix2pix.adversarial import generate
-from jax_pix2pix.metrics.sct_scores import score_patient
-from jax_pix2pix.runs.workdir import load_run
 from jax_pix2pix.evaluation import synthesis
+from jax_pix2pix.evaluation.evaluate import evaluate
+from jax_pix2pix.metrics.sct_scores import score_ct
+from jax_pix2pix.runs.workdir import load_run
 from tests import commands, untrained
 from tests.input_pipeline import pairs
 
 pytestmark = pytest.mark.slow
 
-SIDE = 40  # of the planes: nothing is resized
+SIDE = 40  # of the planes, so that nothing is resized
 PATIENTS = ("1BA001", "1BA002", "1BB003", "1BB004", "1BC005", "1BC006", "1BC007", "1BC008")
 WITH_GAP = "1BC005"  # in training; a slice in its middle has no body
 KINDS = ("2d", "2.5d", "3d")
@@ -43,7 +46,7 @@ def _config(kind, data_dir):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A SynthRAD folder; without the rule of hashes for who is where, all kinds share it."""
+    """A SynthRAD folder, prepared once for all kinds."""
     folder = tmp_path_factory.mktemp("source") / "Task1" / "brain"
     for seed, name in enumerate(PATIENTS):
         pairs.write_pair(folder / name, seed)
@@ -65,7 +68,7 @@ def runs(source, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(runs):
-    """(folder of the results, what was printed) of the command."""
+    """(folder of the command's results, its output)."""
     workdir = runs["2d"]
     out, _ = commands.run("launch.evaluate", f"--workdir={workdir}", "--split=train")
     return workdir / "evaluation", out
@@ -77,7 +80,7 @@ def results(written):
 
 
 def _volumes(source, patient):
-    """(ct, mask) as [slices with body, SIDE, SIDE]: the planes are padded to squares with air."""
+    """(ct, mask) as [slices with body, SIDE, SIDE]; planes are padded to squares with air."""
     folder = source / patient
     ct, mask = (pairs.pictures(folder / f"{name}.nii.gz") for name in ("ct", "mask"))
     sides = [(0, 0), (0, 0), ((SIDE - ct.shape[2]) // 2,) * 2]
@@ -87,7 +90,7 @@ def _volumes(source, patient):
 
 
 def _predictions(config, system, generator, split):
-    """HU of every slice [n, SIDE, SIDE], slice by slice without the command's code."""
+    """HU of every slice [n, SIDE, SIDE], computed slice by slice without the command's code."""
     found = {}
     for batch in pipeline.eval_batches(config.data, split):
         fake = np.asarray(generate(system, generator, system.normalise(batch)[0]))
@@ -99,7 +102,7 @@ def _predictions(config, system, generator, split):
 
 
 def _patients(config, split):
-    """{patient: numbers of the slices} in the order of the records."""
+    """{patient: numbers of its slices} in the order of the records."""
     found = {}
     for number, example in enumerate(prepared.examples(config.data, split)):
         found.setdefault(example.patient, []).append(number)
@@ -108,15 +111,15 @@ def _patients(config, split):
 
 @pytest.fixture(scope="module")
 def evaluated(runs):
-    """(results, pages) of the test split by kind."""
-    loaded = {kind: load_run(workdir, "best")[:3] for kind, workdir in runs.items()}
-    return {kind: synthesis.evaluate(*run, "test") for kind, run in loaded.items()}
+    """{kind: results of the test split}."""
+    loaded = {kind: jax_pix2pix.load(workdir) for kind, workdir in runs.items()}
+    return {kind: evaluate(run, Dataset(run.config.data)).results for kind, run in loaded.items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_of_the_files(runs, evaluated, source, kind):
     config, system, generator, _ = load_run(runs[kind], "best")
-    results, pages = evaluated[kind]
+    results = evaluated[kind]
     predicted = _predictions(config, system, generator, "test")
     cases = results["results"]["model"]["cases"]
     patients = _patients(config, "test")
@@ -126,12 +129,11 @@ def test_scores_are_of_the_files(runs, evaluated, source, kind):
         assert case["images"] == len(ct) == len(numbers)
         error = np.abs(predicted[numbers] - ct)[mask].mean()
         assert case["synthrad2023.mae"] == pytest.approx(error, abs=0.02)
-    assert [page.images for page in pages] == [case["images"] for case in cases]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_protocol_says_how_blocks_of_slices_were_made(evaluated, kind):
-    grid = evaluated[kind][0]["protocols"]["grid"]
+    grid = evaluated[kind]["protocols"]["grid"]
     assert ("runs of 4 slices at this size that do not overlap" in grid) == (kind == "3d")
     assert "40 x 40" in grid
 
@@ -143,7 +145,7 @@ def test_every_score_is_of_the_assembled_volumes(results, runs, source):
     for case in results["results"]["model"]["cases"]:
         ct, mask = _volumes(source, case["patient"])
         spacing_mm = None if case["patient"] == WITH_GAP else (2.5, 1.3, 1.1)
-        expected = score_patient(ct, predicted[patients[case["patient"]]], mask, spacing_mm)
+        expected = score_ct(ct, predicted[patients[case["patient"]]], mask, spacing_mm)
         for name, value in expected.items():
             found = np.nan if case[name] is None else case[name]
             assert found == pytest.approx(value, rel=1e-3, abs=2e-3, nan_ok=True), name
@@ -154,20 +156,20 @@ def test_sagittal_slices_are_scored_as_axial_volumes(source, tmp_path):
     config.data.plane = "sagittal"
     data = config.data
     prepare(data.dataset, source.parents[1], data.data_dir, **options_of(data))
-    run = load_run(untrained.save(tmp_path / "run", config), "best")[:3]
-    results, pages = synthesis.evaluate(*run, "test")
-    predicted = _predictions(*run, "test")
-    for page, case in zip(pages, results["results"]["model"]["cases"], strict=True):
-        folder = source / page.name
+    run = jax_pix2pix.load(untrained.save(tmp_path / "run", config))
+    results = evaluate(run, Dataset(run.config.data)).results
+    predicted = _predictions(run.config, run.system, run.generator, "test")
+    for case in results["results"]["model"]["cases"]:
+        folder = source / case["patient"]
         ct, mask = (pairs.pictures(folder / f"{name}.nii.gz") for name in ("ct", "mask"))
         columns = mask.any((0, 1))
-        # The plane of 9 x 40 voxels is padded to 40 x 40, by 15 above and 16 below.
+        # The plane of 9 x 40 voxels is padded to 40 x 40, with 15 voxels above and 16 below.
         rows = [(16, 15), (0, 0), (0, 0)]
         ct = np.pad(ct, rows, constant_values=-1024)[..., columns]
         mask = np.pad(mask, rows)[..., columns] > 0
-        numbers = _patients(config, "test")[page.name]
+        numbers = _patients(config, "test")[case["patient"]]
         sct = np.moveaxis(predicted[numbers], 0, 2)[::-1]
-        expected = score_patient(ct, sct, mask, (2.5, 1.3, 1.1))
+        expected = score_ct(ct, sct, mask, (2.5, 1.3, 1.1))
         for name, value in expected.items():
             found = np.nan if case[name] is None else case[name]
             assert found == pytest.approx(value, rel=1e-3, abs=2e-3, nan_ok=True), name
@@ -193,7 +195,7 @@ def test_baselines_know_the_training_split_alone(results, runs, source):
 def test_baselines_are_the_same_for_every_kind_of_network(evaluated):
     for name in ("mean_ct", "tissue_regression"):
         errors = [
-            [case["synthrad2023.mae"] for case in evaluated[kind][0]["results"][name]["cases"]]
+            [case["synthrad2023.mae"] for case in evaluated[kind]["results"][name]["cases"]]
             for kind in KINDS
         ]
         assert min(errors[0]) > 1 and len(errors[0]) > 1
@@ -223,7 +225,7 @@ def test_table_has_a_row_a_patient_and_model(written, results):
 
 
 class _Page(html.parser.HTMLParser):
-    """What a page refers to, and its words."""
+    """The references and the words of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -243,7 +245,7 @@ def test_report_is_one_page_with_all_patients(written, results):
     page = _Page((written[0] / "train.html").read_text())
     assert all(reference.startswith("data:image/png;base64,") for reference in page.references)
     cases = results["results"]["model"]["cases"]
-    assert page.pictures == 2 * len(cases) - 1  # no dose curves of the one with a gap
+    assert page.pictures == 2 * len(cases) - 1  # the case with a gap has no dose curves
     for case in cases:
         assert f"{case['patient']}, {case['images']} slices" in page.words
     for text in (*results["protocols"].values(), *results["baselines"].values()):
@@ -274,4 +276,4 @@ def test_spacing_follows_the_size_of_the_images(runs):
 def test_flags_of_masks_are_refused(runs):
     arguments = [f"--workdir={runs['2d']}", "--largest_components=1"]
     _, err = commands.run("launch.evaluate", *arguments, code=1, variables=untrained.QUIET)
-    assert "--largest_components" in commands.error_line(err)
+    assert "largest_components are of" in commands.error_line(err)

@@ -1,11 +1,11 @@
-"""launch.train whose reader has a mistake: python -m tests.faults.failing_reader --fail_at=5 ..."""
+"""launch.train with a faulty reader: python -m tests.faults.failing_reader --fail_at=5 ..."""
 
 import jax
 from absl import flags
 
 from input_pipeline import pipeline
-from launch.process import command
 from launch import train
+from launch.process import command
 
 _AT = flags.DEFINE_integer("fail_at", 0, "the step whose batch the last process cannot read")
 

@@ -6,8 +6,8 @@ import jax
 from absl import flags
 
 from input_pipeline import pipeline
-from launch.process import command
 from launch import train
+from launch.process import command
 
 _AT = flags.DEFINE_integer("hang_at", 0, "the step whose batch the last process waits for")
 

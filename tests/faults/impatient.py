@@ -2,9 +2,9 @@
 
 from absl import flags
 
-from input_pipeline import storage
-from launch.process import command, remote_workdir
+from jax_pix2pix.runs import remote_workdir, storage
 from launch import train
+from launch.process import command
 
 _WAIT = flags.DEFINE_float("wait_seconds", storage.WAIT_SECONDS, "for a store, at first")
 _FINISH = flags.DEFINE_float("finish_seconds", remote_workdir.FINISH_SECONDS, "at the end")

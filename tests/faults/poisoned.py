@@ -8,8 +8,8 @@ from absl import flags
 
 from input_pipeline import pipeline
 from jax_pix2pix.systems import SYSTEMS
-from launch.process import command
 from launch import train
+from launch.process import command
 
 MARK = 255  # a source that is this everywhere is bad
 
@@ -17,14 +17,13 @@ _STEPS = flags.DEFINE_list("poisoned_steps", [], "the last process's first image
 
 
 def poison(system, value):
-    """The System, which sees this number in place of an image that is MARK everywhere."""
+    """A System that sees `value` in place of an image that is MARK everywhere."""
 
-    def normalise(batch):
-        source, target = system.normalise(batch)
-        bad = (batch["source"] == MARK).all(tuple(range(1, source.ndim)), keepdims=True)
-        return jnp.where(bad, value, source), target
+    def source(stored):
+        bad = (stored == MARK).all(tuple(range(1, stored.ndim)), keepdims=True)
+        return jnp.where(bad, value, system.source(stored))
 
-    return dataclasses.replace(system, normalise=normalise)
+    return dataclasses.replace(system, source=source)
 
 
 def main():

@@ -1,4 +1,4 @@
-"""Training runs of one process or several, and what two finished ones have to have in common."""
+"""Training runs of one process or several, and the comparison of two finished ones."""
 
 import contextlib
 import json
@@ -15,18 +15,18 @@ from jax_pix2pix.logs.process_log import log_path
 from jax_pix2pix.runs.workdir import load_state
 from tests import commands
 
-# Processes and devices of each. Two of two come upon all that one does, and more; where one's
-# share is nearly all of it, the many minutes of two are left to a release.
+# (processes, devices of each). Two of two cover all that one does, and more. Where one covers
+# nearly all of it, the many minutes of two are left to a release.
 ONE_AND_MORE = [pytest.param(1, 1, marks=pytest.mark.long), (2, 2)]
 ONE_FIRST = [(1, 1), pytest.param(2, 2, marks=pytest.mark.long)]
 
 
 @contextlib.contextmanager
 def started(arguments, processes=1, module="launch.train", each=None, **options):
-    """One run of so many processes, none of which outlives the block. -> [Popen].
+    """Starts one run of so many processes, none of which outlives the block. -> [Popen].
 
     Args:
-        arguments: of the command; more processes than one get flags to find each other.
+        arguments: of the command; several processes also get flags to find each other.
         each: options of commands.start for each process.
         options: of commands.start, for all.
     """
@@ -51,18 +51,18 @@ def started(arguments, processes=1, module="launch.train", each=None, **options)
 
 
 def finish(running, code=0):
-    """Waits for all processes, which have to end with this exit code. -> [(stdout, stderr)]."""
+    """Waits for all processes, which must end with this exit code. -> [(stdout, stderr)]."""
     return [commands.finish(process, code) for process in running]
 
 
 def train(arguments, processes=1, code=0, **options):
-    """One run from its start to its end. -> [(stdout, stderr)]."""
+    """Makes one run from its start to its end. -> [(stdout, stderr)]."""
     with started(arguments, processes, **options) as running:
         return finish(running, code)
 
 
 def wait_for(condition, running, timeout=300):
-    """Returns when the condition holds, which it has to before a process ends."""
+    """Waits until the condition holds. Fails if a process ends first, or after the timeout."""
     deadline = time.monotonic() + timeout
     while not condition():
         for process in running:
@@ -89,14 +89,14 @@ def logged(workdir, process, *patterns):
 
 
 def steps(workdir):
-    """Of its finished checkpoints, in order."""
+    """The steps of a run's finished checkpoints, in order."""
     names = [path.name for path in (Path(workdir) / "checkpoints").glob("*")]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def state(workdir, which="last"):
     """All arrays of a checkpoint, of both networks and optimisers: {dotted name: array}."""
-    with warnings.catch_warnings():  # of other devices than those that wrote it
+    with warnings.catch_warnings():  # about other devices than those that wrote it
         warnings.filterwarnings("ignore", message="this checkpoint was written elsewhere")
         _, _, restored, _ = load_state(str(workdir), which)
     leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
@@ -106,7 +106,7 @@ def state(workdir, which="last"):
 
 
 def assert_equal(a, b):
-    """Same bits in the last checkpoints and in the logs, but for speed and time."""
+    """Asserts equal bits in the last checkpoints and in the logs, except speed and time."""
     ours, theirs = state(a), state(b)
     assert ours.keys() == theirs.keys()
     assert any("opt_state" in name for name in ours)
@@ -118,5 +118,5 @@ def assert_equal(a, b):
     lines = commands.metrics(a)
     assert [line["step"] for line in lines] == list(range(1, steps(a)[-1] + 1))
     assert {"batch_ids", "learning_rate", "loss_G", "loss_D"} <= lines[0].keys()
-    # Without this, equality would say little: a run whose batches never change is equal as well.
+    # Equality alone says little: runs whose batches never change are equal too.
     assert 2 * len({line["batch_ids"] for line in lines}) > len(lines)

@@ -6,8 +6,8 @@ import jax
 from absl import flags
 
 from input_pipeline import pipeline
-from launch.process import command
 from launch import train
+from launch.process import command
 
 _SLOW = flags.DEFINE_integer("slow", 0, "the process whose batches come late")
 _SECONDS = flags.DEFINE_float("seconds", 0.0, "so late is each")

@@ -1,4 +1,4 @@
-"""A run that goes on with another config: what does not change what is trained may be allowed."""
+"""A run that goes on with another config: changes that do not affect training may be allowed."""
 
 import json
 import re
@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 
 from configs.lidc_mask2ct import get_config
+from input_pipeline.dataset import Dataset
 from jax_pix2pix.errors import ConfigError, WorkdirError
-from jax_pix2pix.pyramid import scale_directory
-from jax_pix2pix.runs.workdir import CHANGEABLE, check_changeable, claim, load_state, read_config
-from launch.train import train
+from jax_pix2pix.runs.workdir import load_state
+from jax_pix2pix.runs.workdir_files import (
+    CHANGEABLE,
+    check_changeable,
+    claim,
+    read_config,
+    scale_directory,
+)
+from jax_pix2pix.train import train
 from tests import commands
 
 STEPS = 30  # 3 epochs of 10
@@ -42,7 +49,7 @@ def unchanged(tmp_path_factory, sample_data_dir):
 
 @pytest.fixture
 def after_two_epochs(unchanged, tmp_path):
-    """The unchanged run as it was when it had saved step 20."""
+    """A copy of the unchanged run as it was when it had saved step 20."""
     workdir = tmp_path / "run"
     shutil.copytree(unchanged, workdir)
     shutil.rmtree(workdir / "checkpoints" / str(STEPS))
@@ -59,7 +66,7 @@ def _assert_same_state(a, b):
 @pytest.mark.slow
 def test_allowed_changes_are_kept_and_train_the_same(unchanged, after_two_epochs, sample_data_dir):
     changes = {"log_every_steps": 5, "data.cache": "host"}
-    more = f"{ALLOW}=log_every_steps,data.cache,keep_last"  # the last one is as it was
+    more = f"{ALLOW}=log_every_steps,data.cache,keep_last"  # keep_last does not change
     _train(*_arguments(after_two_epochs, sample_data_dir, more, **changes))
     _assert_same_state(unchanged, after_two_epochs)
     steps = [line["step"] for line in commands.metrics(after_two_epochs)]
@@ -90,7 +97,7 @@ def test_what_is_not_allowed_is_refused(unchanged, sample_data_dir):
     before = {path.name: path.read_bytes() for path in unchanged.glob("*.json*")}
     line = _refusal(*_arguments(unchanged, sample_data_dir, keep_last=3))
     assert f"keep_last: 2 there, 3 now): allow it with {ALLOW}=keep_last, or use another" in line
-    # Where something else has changed too, nothing helps.
+    # No allowance helps where another field has changed too.
     config = read_config(unchanged)
     config.keep_last, config.loss.l1_weight = 3, 10.0
     with pytest.raises(WorkdirError, match=r"100.0 there, 10.0 now\): use another workdir$"):
@@ -107,8 +114,9 @@ def test_what_is_not_allowed_is_refused(unchanged, sample_data_dir):
     ],
 )
 def test_a_field_that_changes_what_is_trained_cannot_be_allowed(tmp_path, fields, message):
+    config = get_config("quickstart")
     with pytest.raises(ConfigError, match=re.escape(message)):
-        train(get_config("quickstart"), tmp_path / "run", fields.split(","))
+        train(config, tmp_path / "run", Dataset(config.data), fields.split(","))
     assert not (tmp_path / "run").exists()
 
 

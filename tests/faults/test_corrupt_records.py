@@ -1,4 +1,4 @@
-"""Prepared records with flipped bytes: named and refused, or skipped alike everywhere."""
+"""Prepared records with flipped bytes are named and refused, or skipped alike everywhere."""
 
 import json
 import os
@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from input_pipeline.preparation import builder
 from input_pipeline import pipeline, prepared, prepared_files
+from input_pipeline.preparation import builder
 from input_pipeline.prepare import prepare
-from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.evaluation.slices import collect
 from tests import commands
 from tests.faults import runs
@@ -21,14 +20,14 @@ from tests.input_pipeline.conftest import OPTIONS, data_config, write_slice
 from tests.tiny import quickstart_data
 
 RECORDS = 14  # of training, in shards of 4, 4, 4 and 2
-# After the last record comes the first.
+# {damaged record: its replacement}. After the last record comes the first.
 INSTEAD = {2: 4, 3: 4, 6: 7, 13: 0}
 PATIENT = "LIDC-IDRI-{:04d}"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Training patients of 7 slices that follow each other, and all but one slice apart."""
+    """Two training patients of 7 consecutive slices each; 3 slices for validation, 3 for test."""
     folder = tmp_path_factory.mktemp("whole")
     for split, patient in (("train", 1), ("train", 2), ("val", 3), ("test", 4)):
         for index in range(7 if split == "train" else 3):
@@ -61,7 +60,7 @@ def damage(path, position):
     (record,) = reader.read([position])
     reader.close()
     content = bytearray(path.read_bytes())
-    # By its beginning, with the file's name: the format puts headers into what is longer.
+    # Find it by its beginning: the format puts headers into longer records.
     start = content.index(record[:512]) + len(record) // 2
     for place in range(start, start + 3):
         content[place] ^= 0xFF
@@ -170,14 +169,14 @@ def test_evaluation_leaves_out_what_cannot_be_read(whole, data, hosts):
 
 
 def test_evaluation_leaves_out_what_depends_on_it(data):
-    data.depth = 3  # patients' 0 1 2, 3 4 5, 4 5 6, and 7 to 13 likewise
+    data.depth = 3  # runs 0 1 2, 3 4 5 and 4 5 6, and the same for 7 to 13
     (first, second) = (batch["index"].tolist() for batch in pipeline.eval_batches(data, "train"))
     none = [-1, -1, -1]
     assert first == [none, none, none, [7, 8, 9]]
     assert second[:2] == [[10, 11, 12], none]
     data.depth, data.context = 0, 1
     index = np.concatenate([batch["index"] for batch in pipeline.eval_batches(data, "train")])
-    # A neighbour of 2, 3, 6 or 13, in its patient.
+    # 2, 3, 6, 13 and their neighbours in the same patient are left out.
     assert index.tolist() == [0, -1, -1, -1, -1, -1, -1, 7, 8, 9, 10, 11, -1, -1, -1, -1]
 
 
@@ -204,7 +203,7 @@ def test_a_whole_shard_is_named_and_skipped(whole, data, harm, capsys):
 
 
 def other(example):
-    """Ways to change an example whose checksums are then right."""
+    """Ways to change an example that leave the checksums right."""
     features = example.features.feature
     return {
         "short": lambda: features["image"].bytes_list.CopyFrom(bytes_list(bytes(9))),
@@ -219,7 +218,7 @@ def bytes_list(content):
 
 
 def write_again(path, position, content):
-    """Writes the shard anew with other content of a record: bytes of an example, or of no such."""
+    """Rewrites the shard with content(record) for one record, which may be no example."""
     reader = ArrayRecordReader(str(path))
     records = reader.read(list(range(reader.num_records())))
     reader.close()

@@ -1,4 +1,4 @@
-"""Files of the newest checkpoint are cut, changed or gone: named, and the one before is used."""
+"""Cut, changed or lost files of the newest checkpoint are named; the one before is used."""
 
 import json
 import os
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.runs import file_digests
 from jax_pix2pix.runs.checkpoint import Checkpoints
-from jax_pix2pix.errors import WorkdirError
 from tests import commands
 from tests.faults import runs
 
@@ -62,7 +62,7 @@ def test_damage_of_any_file_is_named_and_the_other_step_used(
 ):
     step = saved / str(damaged)
     files = [path.relative_to(saved) for path in step.rglob("*") if path.is_file()]
-    # What Orbax writes when all is done does not matter to reading.
+    # Files that Orbax writes when all is done do not matter to reading.
     late = ("commit_success.txt", "_CHECKPOINT_METADATA")
     files = [file for file in files if file.name not in late]
     assert len(files) > 5 and any(file.name == "metrics" for file in files)
@@ -77,7 +77,7 @@ def test_damage_of_any_file_is_named_and_the_other_step_used(
         (moved,) = (folder.parent / "damaged").iterdir()
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"warning: the checkpoint of step {damaged} is damaged: "), line
-        # A change of the digests themselves may show up as one of a file that they are of.
+        # A change of the digests may show up as a change of a file that they describe.
         assert f"{folder / file} " in line or file.name == file_digests.NAME, line
         assert line.endswith(f"it is now {moved}" + (", and step 4 is used" if used == 4 else ""))
 
@@ -179,7 +179,7 @@ def _arguments(workdir, data_dir):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory, sample_data_dir):
-    """A run that was killed when two checkpoints were there, and its whole twin."""
+    """-> (a whole run's workdir, the workdir of a twin killed at the checkpoint of step SAVED)."""
     folder = tmp_path_factory.mktemp("stopped")
     whole, killed = folder / "whole", folder / "killed"
     runs.train(_arguments(whole, sample_data_dir))
@@ -222,7 +222,7 @@ def test_a_run_goes_on_from_the_one_before(stopped, sample_data_dir, tmp_path, d
 
 @pytest.mark.slow
 def test_two_processes_agree_on_the_one_before(stopped, sample_data_dir, tmp_path):
-    """What one process wrote, two go on with."""
+    """Two processes go on with what one process wrote."""
     _, killed = stopped
     workdir = tmp_path / "run"
     shutil.copytree(killed, workdir)

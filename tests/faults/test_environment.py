@@ -1,4 +1,4 @@
-"""What differs from machine to machine and from user to user changes no bit of a run."""
+"""Differences between machines and between users change no bit of a run."""
 
 import locale
 import os
@@ -57,7 +57,7 @@ def test_one_process(sample_data_dir, tmp_path):
 
 
 def test_two_processes_that_differ_from_each_other(sample_data_dir, tmp_path):
-    """The sample is prepared anew too: what it holds and its order depend on nothing else."""
+    """The sample is prepared anew too: its content and its order must not differ."""
     runs.train(_arguments(tmp_path / "plain", sample_data_dir), 2, devices=2)
     other = _arguments(tmp_path / "other", tmp_path / "data")
     runs.train(other, 2, devices=2, each=[ASCII, UTF8])

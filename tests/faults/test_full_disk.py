@@ -1,4 +1,4 @@
-"""A disk that is full, or read-only: one line, exit code 1, and the last checkpoint is whole."""
+"""A full or read-only disk gives one line and exit code 1; the last checkpoint is whole."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of its own, of 64 MB; mounting one needs root."""
+    """A separate file system of 64 MB; mounting it needs root."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -30,7 +30,7 @@ def disk(tmp_path):
 
 
 def _arguments(workdir, data_dir):
-    """A checkpoint has some 11 MB."""
+    """A run whose checkpoints have some 11 MB."""
     return commands.tiny_training(
         workdir,
         data_dir,
@@ -65,7 +65,7 @@ def test_a_full_disk(sample_data_dir, disk, tmp_path, processes, devices):
     assert kept and runs.state(workdir, str(kept[-1]))
 
     if processes > 1:
-        return  # going on is not another matter than with one
+        return  # going on is no different from one process
 
     ballast.unlink()
     runs.train(arguments, processes, devices=devices)
@@ -85,7 +85,7 @@ def test_a_read_only_workdir(sample_data_dir, disk):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_is_full_for_tensorboard_alone(tmp_path):
-    """Its thread ends, and so has the run to: it would wait for the thread for ever."""
+    """TensorBoard's thread ends, so the run must end: it would wait for the thread for ever."""
     log = Logbook(str(tmp_path), 0, 1000, 10, Clock())
     events = log._writers[0]._board.file_writer.event_writer._ev_writer._py_recordio_writer
     file, events._writer = events._writer, open("/dev/full", "wb")

@@ -1,7 +1,7 @@
-"""Readers of files and what they make of damaged ones: an array, or one line of their own error.
+"""Readers give an array, or one line of their own error, for a damaged file.
 
-Each begins with a small valid file, which Hypothesis then changes: bytes flipped, cut, inserted or
-moved, integers and numbers of headers set to extremes.
+Each case begins with a small valid file. Hypothesis then flips, cuts, inserts or moves bytes and
+sets integers and numbers of headers to extremes.
 """
 
 import gzip
@@ -21,17 +21,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from input_pipeline import prepared_files
-from jax_pix2pix.imaging import safe_io
+from input_pipeline.preparation.tables import read_table
 from input_pipeline.prepare import prepare
-from jax_pix2pix.imaging import volume_file
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.imaging import safe_io, volume_file
 from jax_pix2pix.imaging.formats.dicom import read_series
 from jax_pix2pix.imaging.formats.voxels import MAX_BYTES
-from input_pipeline.preparation.tables import read_table
 from jax_pix2pix.losses import perceptual, segmenter
-from jax_pix2pix.errors import ConfigError
-from tests.input_pipeline.conftest import OPTIONS, write_slice
 from tests.imaging.test_dicom import ORIGIN, STEP
 from tests.imaging.test_dicom import write_slice as write_dicom
+from tests.input_pipeline.conftest import OPTIONS, write_slice
 from tests.input_pipeline.volumes import save
 
 RNG = np.random.default_rng(0)
@@ -164,7 +163,7 @@ def unet(folder):
 
 
 def prepared(folder):
-    """What a preparation writes beside the records."""
+    """The files that a preparation writes beside the records."""
     names = ("features.json", "dataset_info.json", TABLE_OF_SHARD)
     for index in range(3):
         write_slice(folder / "source", "train", "clean", "1", index)
@@ -287,7 +286,7 @@ CASES = {
     ),
 }  # fmt: skip
 
-# Changes that are tried beside the drawn ones: numbers are counted from the beginning of the file.
+# Changes to try besides the drawn ones; numbers are counted from the beginning of the file.
 SEEDS = {
     "npy": [[("number", 1, b"-9"), ("number", 2, b"-11")]],
     "npy of floats": [[("number", 1, b"True")]],
@@ -295,7 +294,7 @@ SEEDS = {
 
 
 def read_quietly(read, folder):
-    """What a reader gives, or None where it raised its own error; warnings are failures."""
+    """A reader's result, or None if it raised its own error. Warnings are failures."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as in safe_io

@@ -1,4 +1,4 @@
-"""Where a run's time went: closed forms on written lines, and a stopwatch around a killed run."""
+"""Where a run's time went: against closed forms, and a stopwatch around a killed run."""
 
 import json
 import signal
@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from jax_pix2pix.logs.clock import Clock, process_age
 from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.logs.clock import Clock, process_age
 from jax_pix2pix.logs.goodput import COLUMNS, of_workdir, restart_cost, summarise, table
 from jax_pix2pix.logs.logbook import Logbook
 from tests import commands
@@ -26,7 +26,7 @@ def _train_line(step, at):
     return {"step": step, "split": "train", "loss_G": 1.0, "time": at}
 
 
-# Started at 1000; killed at step 25 with a checkpoint of step 10; goes on at 1100.
+# A run that starts at 1000, is killed at step 25 after a checkpoint of step 10, goes on at 1100.
 FIRST = [
     _line(0, "start", 1030.0, startup=20.0, compile=10.0),
     _train_line(10, 1045.0),
@@ -58,11 +58,11 @@ def test_a_run_that_is_still_going():
 
 def test_a_restart_costs_what_is_trained_again_and_the_time_between():
     assert restart_cost(FIRST + LOST, 10, began=1100.0) == COST
-    # Of lines behind that no time was booked yet.
+    # No time is booked yet for the steps of the last line.
     assert restart_cost([*FIRST, *LOST, _train_line(25, 1080.0)], 10, 1100.0) == COST | {
         "lost_steps": 15
     }
-    # With nothing trained since the checkpoint, and a clock of another host that is behind.
+    # Nothing was trained since the checkpoint, and the clock of the other host is behind.
     nothing = {"lost_steps": 0, "lost_seconds": 0, "down_seconds": 0.0}
     assert restart_cost(FIRST, 10, began=1049.0) == nothing
 
@@ -80,7 +80,7 @@ def test_a_restart_costs_what_is_trained_again_and_the_time_between():
 
 
 def test_scales_of_a_pyramid_follow_one_another():
-    """The process that ends the first scale is killed before the next, then there is another."""
+    """The process that ends the first scale is killed before the next; a new one goes on."""
     began_again = [
         _line(0, "start", 1210.0, startup=6.0, compile=4.0),
         _line(5, "seconds", 1220.0, step=10.0),
@@ -152,7 +152,7 @@ def test_a_run_that_goes_on_keeps_what_was_lost(tmp_path):
     down = start["restart"].pop("down_seconds")
     assert down == pytest.approx(before - 5 - 1065, abs=1)
     assert start["restart"] == {"lost_steps": 10, "lost_seconds": 15.0}
-    # An earlier checkpoint is gone on from, as the last one is damaged: that start has been.
+    # The last checkpoint is damaged, so the run goes on from an earlier one. Old starts are kept.
     _logbook(tmp_path, 0).close()
     lines = _read(tmp_path)
     assert [(line["step"], line["split"]) for line in lines] == [(n, "start") for n in (0, 10, 0)]
@@ -226,7 +226,7 @@ def test_a_killed_and_resumed_run_accounts_for_a_stopwatchs_time(sample_data_dir
     time.sleep(3)  # between the processes
 
     out, _ = commands.run("launch.train", *arguments)
-    # What comes after the last line is not in it: the end of TensorBoard's files and of Python.
+    # It excludes what comes after the last line: the end of TensorBoard's files and of Python.
     stopwatch = log.stat().st_mtime - begun
     summary = json.loads((tmp_path / "goodput.json").read_text())
     assert summary == of_workdir(str(tmp_path)) and table(summary) in out

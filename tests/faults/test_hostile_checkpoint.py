@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself decides neither what is opened nor what is allocated."""
+"""A checkpoint's own metadata decides neither what is opened nor what is allocated."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorstore
 
+from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.runs import file_digests
 from jax_pix2pix.runs.checkpoint import Checkpoints
-from jax_pix2pix.errors import WorkdirError
 
 STATE = {"params": {"kernel": np.arange(100, dtype=np.float32)}}
 
@@ -32,7 +32,7 @@ def folder(saved, tmp_path):
 
 
 def _restore(folder, dtype=jnp.float32):
-    """Of a checkpoint whose digests are right, as if someone had forged them too."""
+    """Restores a checkpoint whose digests are right, as if someone had forged them too."""
     file_digests.write(folder / "8")
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = {"params": {"kernel": jax.ShapeDtypeStruct((100,), dtype, sharding=place)}}
@@ -46,14 +46,14 @@ def _files(folder):
 
 
 def _renamed(metadata, name):
-    """kernel is called this."""
+    """Renames the kernel."""
     (entry,) = metadata["tree_metadata"].values()
     entry["key_metadata"][-1]["key"] = name
     metadata["tree_metadata"] = {f"('params', {name!r})": entry}
 
 
 def _beside_it(metadata, name):
-    """There is another array of this name."""
+    """Adds another array of this name."""
     (entry,) = metadata["tree_metadata"].values()
     other = json.loads(json.dumps(entry))
     other["key_metadata"][-1]["key"] = name
@@ -83,7 +83,7 @@ def test_names_that_lead_elsewhere_are_refused(saved, folder, tmp_path, change, 
 
 @pytest.mark.parametrize("shape", [[2**40], [10**6, 10**6], [99], []])
 def test_an_array_of_another_shape_is_refused(folder, shape):
-    """However large: it would not fit into memory."""
+    """The largest ones would not fit into memory."""
     stored = {"driver": "ocdbt", "base": f"file://{folder}/8/state", "path": "params.kernel/"}
     spec = {"driver": "zarr", "kvstore": stored}
     shaped = {"shape": shape, "dtype": "<f4", "chunks": [100] * len(shape)}

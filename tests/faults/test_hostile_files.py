@@ -1,4 +1,4 @@
-"""Files made to do harm: refused in one line, before memory is taken for what they claim."""
+"""Files made to do harm are refused in one line, before memory is taken for their claims."""
 
 import gzip
 import json
@@ -13,26 +13,24 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jax_pix2pix.imaging import safe_io
 from input_pipeline.datasets.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 from input_pipeline.datasets.luna16.layouts import find_series
 from input_pipeline.datasets.mri_ct.layouts import find_pairs
-from jax_pix2pix.imaging import volume_file
-from jax_pix2pix.imaging.formats.dicom import read_series
-from jax_pix2pix.errors import DataError
+from input_pipeline.datasets.xray_lungs.layouts import find_xrays
 from input_pipeline.preparation.source_folder import SourceFolder
 from input_pipeline.preparation.tables import read_table
-from input_pipeline.datasets.xray_lungs.layouts import find_xrays
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.imaging import safe_io, volume_file
+from jax_pix2pix.imaging.formats.dicom import read_series
 from jax_pix2pix.losses import perceptual, segmenter
-from jax_pix2pix.errors import ConfigError
 from tests import commands
-from tests.input_pipeline.conftest import write_slice
 from tests.imaging.test_dicom import ORIGIN, STEP
 from tests.imaging.test_dicom import write_slice as write_dicom
+from tests.input_pipeline.conftest import write_slice
 from tests.input_pipeline.volumes import save
 
 MIB = 2**20
-LIMIT = 160 * MIB  # that a child may take beside what it has when it begins to read
+LIMIT = 160 * MIB  # memory that a child may take after it begins to read
 CLAIMED = 2**29  # bytes that a bomb holds or claims
 SHAPE = (4, 5, 6)
 
@@ -45,7 +43,7 @@ def deflated(bits):
 
 
 def png(width, height, content, *others):
-    """Grey, of 8 bits; `others` are chunks before the pixels."""
+    """An 8-bit grey PNG; `others` are chunks before the pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), *others, (b"IDAT", content), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -92,7 +90,7 @@ def nrrd(sizes="6 5 4", encoding="gzip", kind="short", **fields):
 
 
 def nifti(folder, **fields):
-    """Voxels 4 x 5 x 6 of int16, and a header of which any field can say something else."""
+    """A file of 4 x 5 x 6 voxels of int16, whose header fields can say something else."""
     path = save(folder / "zeros.nii", np.zeros(SHAPE, np.int16), **fields)
     content = path.read_bytes()
     path.unlink()
@@ -110,7 +108,7 @@ def tensor(shape, start, stop, dtype="F32"):
 
 
 def bombs(folder):
-    """{name of a file: what the message must say}; writes them."""
+    """Writes the bombs. -> {name of a file: what the message must say}."""
     zipped, zlibbed = deflated(31), deflated(15)
     jpeg = b"\xff\xd8\xff\xc0\x00\x0b\x08\xff\xff\xff\xff\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01"
     gif = (
@@ -162,7 +160,7 @@ def bombs(folder):
     (folder / "more.zraw").write_bytes(zlibbed)
     for name, (content, _) in made.items():
         (folder / name).write_bytes(content)
-    # As large as they claim to be, on a disk that stores no zeros.
+    # These are as large as they claim, on a disk that stores no zeros.
     for name, header in (("sparse.mha", metaimage("99999 99999 99")), ("sparse.csv", b"a,b\n")):
         with open(folder / name, "wb") as file:
             file.write(header)
@@ -174,15 +172,14 @@ def bombs(folder):
     return expected | dict.fromkeys(("sparse.mha", "sparse.csv", "sparse.safetensors"), "limit")
 
 
-# Peak memory of a process counts what it once had, so that each bomb is read within a limit.
+# Peak memory includes what a process had earlier, so each bomb is read within a limit instead.
 CHILD = """
 import json, resource, sys
 from pathlib import Path
-from input_pipeline import safe_io
-from input_pipeline.raw import volume_file
-from input_pipeline.tables import read_table
+from input_pipeline.preparation.tables import read_table
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.tensor_file import read_tensors
+from jax_pix2pix.imaging import safe_io, volume_file
+from jax_pix2pix.losses.tensor_file import read_tensors
 READERS = {
     ".png": safe_io.read_grey_png, ".jpg": safe_io.read_picture, ".gif": safe_io.read_binary_mask,
     ".npy": safe_io.read_mask_npy, ".csv": lambda path: read_table(path, ("a",), "a"),
@@ -210,7 +207,7 @@ print(json.dumps(found))
 @pytest.mark.slow
 def test_bombs_are_refused_before_memory_is_taken(tmp_path):
     expected = bombs(tmp_path)
-    # What holds more than its header says and is complete without it is read up to there.
+    # A file with more content than its header claims is read up to the claimed end.
     zeros = gzip.compress(nifti(tmp_path)) + deflated(31)
     (tmp_path / "more.nii.gz").write_bytes(zeros)
     (tmp_path / "more.png").write_bytes(png(4, 4, deflated(15)))
@@ -265,7 +262,7 @@ def test_dicom_slices_of_no_bytes(tmp_path):
 
 @pytest.mark.parametrize("claimed", [2**32 - 2, 2**31, 400])
 def test_dicom_elements_that_claim_more_than_there_is(tmp_path, claimed):
-    """GDCM would take memory for it, and fill it."""
+    """GDCM would take the claimed memory, and fill it."""
     for number in range(3):
         write_dicom(tmp_path / f"{number}.dcm", np.ones((5, 6), np.int16), ORIGIN + number * STEP)
     content = (tmp_path / "1.dcm").read_bytes()
@@ -385,7 +382,7 @@ def test_links_out_of_the_data_folder_are_refused(tmp_path, name):
     file = make(source)
     plain = find(source)
     (tmp_path / "link").symlink_to(source)
-    assert find(tmp_path / "link") == plain  # the folder itself may be one
+    assert find(tmp_path / "link") == plain  # the folder itself may be a link
     elsewhere = tmp_path / f"secret{file.suffix}"
     file.rename(elsewhere)
     file.symlink_to(elsewhere)
@@ -429,7 +426,7 @@ def test_tables_name_files_of_their_folder_only(tmp_path, name):
     (source / "pairs.csv").write_text(f"patient,source,ct\np,mr.mhd,{name}\n")
     with pytest.raises(DataError, match="in line 2, and there is no such file in"):
         find_pairs(SourceFolder(source), "mr")
-    # By its whole path, one of the folder is as good as by a relative one.
+    # An absolute path into the folder is as good as a relative one.
     (source / "pairs.csv").write_text(f"patient,source,ct\np,mr.mhd,{source}/ct.mhd\n")
     find_pairs(SourceFolder(source), "mr")
 

@@ -1,7 +1,7 @@
-"""SIGKILL, again and again, at any moment: the run that comes of it equals an undisturbed one.
+"""A run that gets SIGKILL again and again, at any moment, equals an undisturbed one.
 
-Within epochs, before, while and after checkpoints are written, in the middle of logging: the steps
-are drawn at random, and so is the delay after them.
+The steps and the delays after them are drawn at random. So it is killed within epochs, before,
+while and after checkpoints are written, and in the middle of logging.
 """
 
 import random
@@ -36,7 +36,7 @@ def _arguments(workdir, data_dir, epochs):
 
 
 def _kill(arguments, workdir, rng, processes, **options):
-    """Starts the run and kills it 1 to 24 steps after all that it logged before, or a bit later.
+    """Starts the run and kills it 1 to 24 steps after its last logged step, or a bit later.
 
     Returns:
         The last step that it logged.
@@ -69,7 +69,7 @@ def test_a_run_killed_at_random_again_and_again_equals_one_that_was_not(
         saved.append(max(runs.steps(killed), default=0))
     assert logged == sorted(set(logged)) and logged[-1] < epochs * EPOCH
     assert sum(step % EPOCH != 0 for step in logged) >= kills - 1
-    # Kills cost steps, so that there was something to make again.
+    # Kills cost steps, so some had to be trained again.
     assert sum(log > save for log, save in zip(logged, saved, strict=True)) >= kills // 2
     assert len(set(saved)) >= kills // 2
 

@@ -1,4 +1,4 @@
-"""SIGKILL while a checkpoint is written: it is ignored and cleared, the one before is used."""
+"""A checkpoint cut off by SIGKILL is ignored and cleared; the one before is used."""
 
 import signal
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 
 def _arguments(workdir, data_dir):
-    """A state of some 28 MB, which takes a moment to write."""
+    """A run whose state has some 28 MB, which take a moment to write."""
     return commands.tiny_training(
         workdir,
         data_dir,

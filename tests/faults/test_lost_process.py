@@ -33,7 +33,7 @@ def test_the_other_process_ends_within_twice_the_heartbeat(sample_data_dir, tmp_
         other = running[1 - lost]
         out, err = other.communicate(timeout=3 * HEARTBEAT)
         assert time.monotonic() - start < 2 * HEARTBEAT
-        # JAX ends it by a signal, unless a collective fails before: a launcher starts both again.
+        # JAX ends it by a signal, unless a collective fails first. A launcher starts both again.
         assert other.returncode in (-signal.SIGABRT, EXIT_RESTART), (other.returncode, out, err)
         assert any(text in err for text in ("another task died", "unhealthy", "was lost"))
     assert 4 <= runs.logged_step(tmp_path) < 70
@@ -44,7 +44,7 @@ def test_the_other_process_ends_within_twice_the_heartbeat(sample_data_dir, tmp_
 
 
 def test_a_process_that_fails_holds_the_other_up_no_longer(sample_data_dir, tmp_path):
-    """By an exception that nobody foresaw."""
+    """The process fails by an unforeseen exception."""
     fields = {"data.image_size": 32, "generator.depth": 3, "heartbeat_seconds": HEARTBEAT}
     arguments = commands.tiny_training(tmp_path, sample_data_dir, **fields)
     module = "tests.faults.failing_reader"

@@ -1,4 +1,4 @@
-"""Updates of gradients that are not finite, and of losses that are spikes, are left out."""
+"""Updates with gradients that are not finite, or with spikes of the loss, are skipped."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def _config(**fields):
 
 
 def _batch(config, poison=()):
-    """Pairs of noise; those with these numbers are poisoned."""
+    """Pairs of noise; those whose numbers are in `poison` are poisoned."""
     rng = np.random.default_rng(0)
     batch = {
         name: rng.integers(0, 255, (DEVICES, *x.shape[1:]), x.dtype)
@@ -140,7 +140,7 @@ def test_a_spike_is_skipped_and_remembered():
             name: metrics[f"loss_{name}"] * (1 + above) - sigmas * spread.std() + spread
             for name in "GD"
         }
-        # D's update changes G's loss: leave D as it is by a spike of its own.
+        # D's update changes G's loss: a spike of D's own keeps D as it is.
         network = state.discriminator.replace(losses=jnp.zeros(SPIKE_WINDOW))
         still = state.replace(discriminator=network)
         _, alone = step(still, batch)
@@ -179,7 +179,7 @@ def _arguments(workdir, data_dir, steps, **fields):
     ("processes", "devices"), [pytest.param(1, 1, marks=pytest.mark.long), (2, 1)]
 )
 def test_a_run_goes_on_over_bad_batches(sample_data_dir, tmp_path, processes, devices):
-    """Of two processes the last one alone gets a bad image."""
+    """With two processes, only the last one gets a bad image."""
     arguments = _arguments(tmp_path, sample_data_dir, (4, 5, 12))
     runs.train(arguments, processes, module="tests.faults.poisoned", devices=devices)
     lines = commands.metrics(tmp_path)

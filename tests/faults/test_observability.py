@@ -1,4 +1,4 @@
-"""What is seen of a run from outside while it is killed, stopped or slowed down, for real."""
+"""What can be seen from outside of a run that is really killed or slowed down."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def _begins(workdir, process, processes):
 
 
 def test_killed_and_started_again(sample_data_dir, tmp_path):
-    """Trackers have each step once, of one run; the process's log has both starts."""
+    """Trackers have each step once, in one run. The process's log has both starts."""
     workdir, store = tmp_path / "run", tmp_path / "mlruns"
     fields = SMALL | {"checkpoint_every_steps": 5}
     arguments = commands.tiny_training(workdir, sample_data_dir, **fields)
@@ -45,7 +45,7 @@ def test_killed_and_started_again(sample_data_dir, tmp_path):
 
     client, run, histories = mlflow_store.read(store, "lidc_mask2ct")
     assert run.data.params["data.batch_size"] == "14" and run.info.status == "FINISHED"
-    again = ("images_per_second", "input_wait")  # of the first time that a step was trained
+    again = ("images_per_second", "input_wait")  # keep the values of a step's first training
     for key, values in expected.items():
         assert [step for step, _ in histories[key]] == list(values), key
         if not key.endswith(again):
@@ -65,7 +65,7 @@ def test_killed_and_started_again(sample_data_dir, tmp_path):
     assert dict(losses).items() <= expected["train/loss_G"].items()
     assert len(dict(losses)) == len(losses)
     missing = set(expected["train/loss_G"]) - set(dict(losses))
-    assert missing <= set(range(1, killed_at + 1))  # on their way
+    assert missing <= set(range(1, killed_at + 1))  # were on their way at the kill
 
     board = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
@@ -83,7 +83,7 @@ def test_killed_and_started_again(sample_data_dir, tmp_path):
 
 
 def test_a_slow_reader_is_named(sample_data_dir, tmp_path):
-    """Of two processes; only one of them writes to the tracker, and each has its log."""
+    """One of two processes is slow. Only one writes to the tracker; each has its own log."""
     workdir, store = tmp_path / "run", tmp_path / "mlruns"
     fields = SMALL | {"sample_every_epochs": 9, "checkpoint_every_epochs": 9}
     arguments = commands.tiny_training(workdir, sample_data_dir, **fields)

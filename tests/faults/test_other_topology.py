@@ -1,7 +1,7 @@
-"""A checkpoint continued on other devices and processes: the same batches and the same mathematics.
+"""A checkpoint continued on other devices and processes has the same batches and mathematics.
 
-Compared in float64, for the reason that tests/test_devices.py gives. Nothing random is in a
-checkpoint: the order of the examples, augmentation and dropout go on as the seed says.
+Runs are compared in float64, for the reason that tests/test_devices.py gives. A checkpoint holds no
+random state: the seed decides the order of the examples, augmentation and dropout.
 """
 
 import shutil
@@ -12,7 +12,7 @@ import pytest
 
 from input_pipeline import order
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.runs.workdir import claim, read_config
+from jax_pix2pix.runs.workdir_files import claim, read_config
 from tests import commands
 from tests.faults import runs
 
@@ -39,7 +39,7 @@ def _train(workdir, data_dir, topology, **overrides):
 
 
 def _cut(source, step, workdir):
-    """A copy as a run leaves it that was killed when ``step`` was its last checkpoint."""
+    """A copy of a run, as if it had been killed when ``step`` was its last checkpoint."""
     shutil.copytree(source, workdir)
     for newer in runs.steps(workdir):
         if newer > step:
@@ -50,7 +50,7 @@ def _cut(source, step, workdir):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, sample_data_dir):
-    """One process with one device, from the first step to the last."""
+    """A run of one process with one device, from the first step to the last."""
     workdir = tmp_path_factory.mktemp("whole")
     _train(workdir, sample_data_dir, "one_by_one")
     assert runs.steps(workdir) == [8, 16, 24, 32, 34]
@@ -58,13 +58,13 @@ def whole(tmp_path_factory, sample_data_dir):
 
 
 def _batch_ids(processes):
-    """Of the steps' rows of process 0, from the order of the examples alone."""
+    """The batch_ids of process 0's rows, from the order of the examples alone."""
     steps = [order.global_indices(0, step, BATCH, 142).numpy() for step in range(STEPS)]
     return [zlib.crc32(np.ascontiguousarray(x[: BATCH // processes], "<i8")) for x in steps]
 
 
 def _assert_same_training(workdir, reference, topology, start=0):
-    """Losses, learning rates and scores of all steps, and batches of those after ``start``."""
+    """Asserts equal losses, learning rates and scores, and equal batches after ``start``."""
     for split in ("train", "validation"):
         ours, theirs = commands.metrics(workdir, split), commands.metrics(reference, split)
         assert len(ours) == len(theirs) == (STEPS if split == "train" else 1)
@@ -110,7 +110,7 @@ def test_split_parameters_of_two_processes_continue_on_eight_devices_of_one(
 
 
 def test_another_seed_is_refused(whole):
-    """It would be in charge of all that is still to come: the steps so far had the old one."""
+    """The new seed would decide the steps still to come, after steps with the old seed."""
     config = read_config(whole)
     config.seed = 1
     with pytest.raises(WorkdirError, match="seed: 0 there, 1 now"):

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1, to whichever process: all save one step, and restarts go on there."""
+"""After SIGTERM or SIGUSR1 to any process, all save one step, and restarts go on there."""
 
 import signal
 
@@ -50,7 +50,7 @@ def test_all_save_the_same_step_and_the_restart_goes_on(
             for rank, (out, _) in enumerate(runs.finish(running, 42)):
                 assert "stopped on request and saved" in out
                 assert runs.logged(stopped, rank, "asked to stop", "end, exit code 42")
-        # What is saved is what was logged, and not an epoch's regular checkpoint.
+        # The saved step is the last logged one, not an epoch's regular checkpoint.
         assert runs.steps(stopped)[-1] == runs.logged_step(stopped)
         assert begun <= runs.logged_step(stopped) < epochs * EPOCH
     assert len(runs.steps(stopped)) == len(signals)
@@ -61,7 +61,7 @@ def test_all_save_the_same_step_and_the_restart_goes_on(
 
 
 def test_a_signal_before_the_first_step_is_heard_after_it(sample_data_dir, tmp_path):
-    """While a run is being set up, at its beginning and when it goes on."""
+    """The signal comes while a run is set up, at its beginning and when it goes on."""
     arguments = _arguments(tmp_path, sample_data_dir, 4)
     for number in (1, 2):
         with runs.started(arguments) as running:

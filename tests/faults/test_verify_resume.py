@@ -1,4 +1,4 @@
-"""launch.verify_resume: equal where it has to be, and it names what is not."""
+"""launch.verify_resume finds equal runs equal, and names what differs in others."""
 
 import re
 import signal
@@ -34,7 +34,7 @@ def test_equal(sample_data_dir, tmp_path, processes, devices):
     assert match and 5 < int(match[1]) < 10, line
     assert int(match[2]) > 100 and int(match[3]) > 50
     assert not any("differs" in out for out, _ in outputs)
-    # What it says is so.
+    # Its verdict is true.
     runs.assert_equal(tmp_path / "new" / "whole", tmp_path / "new" / "interrupted")
 
 

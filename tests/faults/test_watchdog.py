@@ -34,7 +34,7 @@ def test_a_hung_reader_ends_the_run(sample_data_dir, tmp_path, processes, device
         start = time.monotonic()
         outputs = runs.finish(running, 42)
         assert time.monotonic() - start < 3 * SECONDS
-    # Process 0 waits for the hung one: it sees either its own time pass or the connection close.
+    # Process 0 waits for the hung one: either its own time passes or the connection closes.
     *waiting, hung = [
         [line for line in err.splitlines() if line.startswith("error: ")] for _, err in outputs
     ]
@@ -51,7 +51,7 @@ def test_a_hung_reader_ends_the_run(sample_data_dir, tmp_path, processes, device
 
 
 def test_whoever_shows_signs_of_life_is_left_alone(tmp_path):
-    """Were it not, this process would end here."""
+    """Otherwise this process would end here."""
     watchdog = Watchdog(0.5, tmp_path)
     watchdog.start()
     for _ in watchdog.each(range(4)):

@@ -13,7 +13,7 @@ from tests.faults import runs
 
 
 def _arguments(workdir, data_dir):
-    """A run that outlasts whatever happens here, of 8 steps an epoch."""
+    """A run of 8 steps per epoch that outlasts all that happens here."""
     fields = {"data.batch_size": 16, "epochs": 1000, "sample_every_epochs": 1000}
     return commands.tiny_training(workdir, data_dir, **fields)
 
@@ -26,7 +26,7 @@ def _holder(workdir):
 
 
 def _has_gone_on(workdir):
-    """A condition: another checkpoint is there than those of now."""
+    """-> a condition: there is a newer checkpoint than those of now."""
     step = max(runs.steps(workdir), default=0)
     return lambda: max(runs.steps(workdir), default=0) > step
 
@@ -83,7 +83,7 @@ def test_of_many_that_start_at_once_one_gets_the_workdir(tmp_path):
 
 
 def test_a_lock_without_a_name_is_refused_too(tmp_path):
-    """Between locking the file and writing into it."""
+    """A process locks the file before it writes its name into it."""
     holder = _hold(tmp_path, 100)
     try:
         assert holder.stdout.readline() == "locked\n"

@@ -1,7 +1,7 @@
 """launch.verify_resume with a fault: python -m tests.faults.unrepeatable FAULT FLAGS...
 
-What is random then depends on when the run was started, as it would with an iterator that a restart
-begins anew, or with a generator of random numbers that it seeds anew.
+With a fault, the random part depends on when the run was started, as if a restart began an iterator
+or seeded a generator of random numbers anew.
 """
 
 import sys
@@ -10,12 +10,12 @@ import jax
 
 from input_pipeline import pipeline
 from jax_pix2pix import fit
-from launch.process import command
 from launch import verify_resume
+from launch.process import command
 
 
 def order():
-    """The order of the examples begins at each start."""
+    """The order of the examples begins anew at each start."""
     train_batches = pipeline.train_batches
 
     def anew(data, start, stop, host, hosts):
@@ -25,7 +25,7 @@ def order():
 
 
 def dropout():
-    """Dropout's key is another one after a restart; a step is lowered once a start."""
+    """Dropout's key changes after a restart; a step is lowered once per start."""
     train_step, restarts = fit.train_step, iter([0, 0, 1])
     fit.train_step = lambda system, state, batch, key: train_step(
         system, state, batch, jax.random.fold_in(key, next(restarts))

@@ -1,11 +1,11 @@
-"""The losses of each system's first steps, in float64, as they were when someone last meant them.
+"""The losses of each system's first steps, in float64, as they were when last written on purpose.
 
-Weights and dropout come from the config's seed and batches from NumPy, so that nothing but the
-mathematics moves the figures. After a change that is meant to move them:
+Weights and dropout come from the config's seed and batches from NumPy, so that only the mathematics
+moves the figures. After a change that is meant to move them, run
 
     python -m tests.golden --write
 
-and say in the commit why they moved. Without ``--write`` it prints how far they are.
+and say in the commit why they moved. Without ``--write`` it prints how far they have moved.
 """
 
 import dataclasses
@@ -57,16 +57,16 @@ EXTENDED = {  # all optional parts at once
     "ema_decay": 0.9,
 }
 LIVER_3D = {"loss.dice_weight": 0.0, "data.patch_size": 16, "data.depth": 16, "data.batch_size": 4}
-PYRAMID = {  # its second scale, of images as large as they are stored
+PYRAMID = {  # its second scale, with images as large as stored
     "data.image_size": 18,
     "data.depth": 4,
     "pyramid.min_size": 12,
     "pyramid.max_size": 18,
     "pyramid.depth_divisor": 4,
     "pyramid.scale": 1,
-    "loss.segmentation_weight": 0.0,  # its network would be another with each embedded file
+    "loss.segmentation_weight": 0.0,  # its network changes with each embedded file
 }
-# As many updates as the configs have take minutes to compile.
+# The configs' numbers of updates take minutes to compile.
 UPDATES = {"pyramid.discriminator_updates": 2, "pyramid.generator_updates": 1}
 UPDATE = UPDATES | {"pyramid.discriminator_updates": 1}
 CASES = {
@@ -88,7 +88,7 @@ CASES = {
 
 
 def config_of(case):
-    """The case's config, small, with a learning rate that decays in the last half of the steps."""
+    """The case's config, made small, whose learning rate decays in the last half of the steps."""
     config = importlib.import_module(f"configs.{case.config}").get_config(case.variant)
     common = {
         "dtype": "float64",
@@ -132,9 +132,9 @@ def batches(config):
 def initial_state(system, config):
     """The state that training begins with, in float64.
 
-    Batch norms' first scales are drawn in float32, whose last bit depends on how XLA compiles that,
-    and 20 steps make 1e-8 into 1e-5: here NumPy draws them. A pyramid's coarser scales get weights
-    that make images. Those of a fresh one make flat ones, whose variance is rounding, and each norm
+    Batch norms' first scales would be drawn in float32, whose last bit depends on how XLA compiles
+    that, and 20 steps make 1e-8 into 1e-5. So NumPy draws them here. A pyramid's coarser scales get
+    larger weights, as fresh ones make flat images, whose variance is rounding, and each norm
     divides by that.
     """
     state = create_state(system, jax.random.key(config.seed), example_batch(config))
@@ -178,7 +178,7 @@ def write(name, values):
 
 
 def distance(values, expected):
-    """The largest relative difference; infinite where values are not finite or lengths differ."""
+    """The largest relative difference; infinite if values are not finite or lengths differ."""
     largest = 0.0
     for metric, numbers in expected.items():
         ours, theirs = np.asarray(values[metric], float), np.asarray(numbers, float)

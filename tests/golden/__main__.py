@@ -1,4 +1,4 @@
-"""Compares the golden losses with this machine's, or renews them: see the package."""
+"""Compares the golden losses with this machine's, or rewrites them: see the package."""
 
 import jax
 from absl import app, flags

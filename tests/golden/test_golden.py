@@ -1,4 +1,4 @@
-"""The first steps of every system give the losses they gave: see tests/golden."""
+"""The first steps of every system still give the same losses: see tests/golden."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from jax_pix2pix.systems import SYSTEMS
 from tests import golden
 
-# Their compilation takes longest. mri2ct_extended has all optional parts.
+# These take longest to compile. mri2ct_extended has all optional parts.
 SLOW = {"ct_pyramid_2d", "liver", "lung_segmenter", "mri2ct", "mri2ct_extended", "xray_lungs"}
 # Further variants of these systems.
 LONG = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.formats.dicom import read_series
 from jax_pix2pix.imaging.volume_file import write_mask
-from jax_pix2pix.errors import DataError
 
 SHAPE = (4, 5, 6)
 SPACING_MM = (2.5, 0.7, 0.8)

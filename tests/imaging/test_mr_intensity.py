@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from jax_pix2pix.imaging.mr_intensity import grey_to_hu, hu_to_grey, stored_cbct, stored_grey, stored_mr
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.mr_intensity import (
+    grey_to_hu,
+    hu_to_grey,
+    stored_cbct,
+    stored_grey,
+    stored_mr,
+)
 
 
 def test_an_mr_is_scaled_by_percentiles_of_its_body():

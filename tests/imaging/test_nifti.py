@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from jax_pix2pix.imaging import volume_file
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import volume_file
 from tests.input_pipeline.volumes import SPACING_MM, axes_affine, save
 
 SHAPE = (5, 6, 7)

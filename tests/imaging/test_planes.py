@@ -96,4 +96,4 @@ def test_a_plane_is_cut_as_simpleitk_turns_a_volume(plane, axes):
     slices = planes.cut(volume, plane)
     turned = sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.GetImageFromArray(volume), axes))
     np.testing.assert_array_equal(slices, turned)
-    np.testing.assert_array_equal(planes.put_together(slices, plane), volume)
+    np.testing.assert_array_equal(planes.to_axial(slices, plane), volume)

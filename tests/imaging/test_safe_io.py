@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_pix2pix.imaging.safe_io import read_binary_mask, read_grey_png, read_img, read_mask, read_mask_npy, read_picture, read_png
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.safe_io import (
+    read_binary_mask,
+    read_grey_png,
+    read_img,
+    read_mask,
+    read_mask_npy,
+    read_picture,
+    read_png,
+)
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(6, 8)
 

@@ -1,4 +1,4 @@
-"""Blocks against whole images, of filters that SciPy computes."""
+"""Blocks against whole images, with filters that SciPy computes."""
 
 import itertools
 import math
@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 
 def _valid(block):
-    """Three times three taps without padding. [1, *sides, 1] -> [1, *(sides - 6), 2]."""
+    """Three filters of three taps without padding. [1, *sides, 1] -> [1, *(sides - 6), 2]."""
     kernel = np.random.default_rng(1).normal(size=(3,) * (block.ndim - 2))
     for _ in range(3):
         image = block[0, ..., 0]
@@ -22,7 +22,7 @@ def _valid(block):
 
 
 def _pooled(block):
-    """Zero-padded filters before, between and after two halvings, [1, *sides, 1] -> the same."""
+    """Zero-padded filters around and between two halvings. [1, *sides, 1] -> same shape."""
     kernel = np.random.default_rng(1).normal(size=(3,) * (block.ndim - 2))
 
     def filtered(image):
@@ -37,8 +37,8 @@ def _pooled(block):
     return filtered(image)[None, ..., None]
 
 
-# The outputs 0 to 3 of "pooled" are of -1 to 4, of cells of four -2 to 2, of pairs -5 to 6, and so
-# of the inputs -11 to 14.
+# Outputs 0 to 3 of "pooled" need upsampled places -1 to 4, which need cells of four -2 to 2, which
+# need pairs -5 to 6, which need inputs -11 to 14.
 NETWORKS = {"valid": (_valid, Field(halo=3, shrink=3)), "pooled": (_pooled, Field(12, grid=4))}
 
 

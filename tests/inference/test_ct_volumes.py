@@ -11,12 +11,11 @@ import SimpleITK as sitk
 import torch
 from scipy import ndimage
 
+import jax_pix2pix
 from configs import liver, liver_3d, xray_lungs
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.runs.workdir import load_run
-from jax_pix2pix.inference import ct_volumes
 from launch.predict import predict
-from jax_pix2pix.inference.mask_model import mask_model
 from tests import commands, untrained
 from tests.imaging.test_dicom import SPACING_MM, write_slice
 
@@ -34,9 +33,10 @@ def _small(config):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Workdirs: "liver", "tumour" of three classes, "3d", "2.5d", and "unet", with dropout."""
+    """Workdirs: "liver", "tumour" with three classes, "3d", "2.5d", and "unet" with dropout."""
     unet = xray_lungs.get_config("quickstart")
     unet.data.dataset, unet.data.source_type, unet.data.source_range = "liver_ct", "int16", (0, 100)
+    unet.task = "ct_masks"
     unet.data.stored_size, unet.generator.depth = 48, 5
     tumour = liver.get_config("tumour")
     tumour.dtype = "float32"
@@ -59,7 +59,7 @@ def loaded(runs):
 
 
 def _hu(shape, seed=0):
-    """Smooth int16 noise, by the axes of the file."""
+    """Smooth int16 noise, in the order of the file's axes."""
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
     return np.rint(150 * noise / noise.std() + 50).astype(np.int16)
 
@@ -100,7 +100,7 @@ def _probabilities(run, source):
 
 
 def _expected(run, slices, shape):
-    """Probabilities [slices, h, w, classes] of a volume [slices, h, w], one by one, in 2D."""
+    """Probabilities [slices, h, w, classes] of a volume [slices, h, w], slice by slice, in 2D."""
     config = run[0]
     low, high = config.data.source_range
     side = max(shape)
@@ -123,7 +123,7 @@ def _expected(run, slices, shape):
 
 
 def _agree(labels, expected, decided):
-    """Equal where the decision is not a matter of rounding, which is nearly everywhere."""
+    """Labels are equal wherever rounding does not decide, which is nearly everywhere."""
     assert decided.mean() > 0.8 and 0.05 < (expected > 0).mean() < 0.95
     np.testing.assert_array_equal(labels[decided], expected[decided])
 
@@ -150,15 +150,14 @@ def test_the_command_on_a_folder(runs, tmp_path):
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
-def test_the_mask_does_not_depend_on_the_order_of_axes(loaded, tmp_path, order):
-    config, system, generator = loaded["liver"]
-    model = mask_model(config, system, generator)
+def test_the_mask_does_not_depend_on_the_order_of_axes(runs, tmp_path, order):
+    run = jax_pix2pix.load(runs["liver"])
     path = _save(tmp_path / "one.nii", _hu((21, 26, 5)))
-    ct_volumes.predict(config.data, model, path, tmp_path / "out")
+    run.predict(path).save(tmp_path / "out" / "one.nii.gz")
     expected = sitk.ReadImage(str(tmp_path / "out" / "one.nii.gz"))
     for signs in ((1, 1, 1), (1, -1, -1)):
         twin = _turned(path, order, signs)
-        ct_volumes.predict(config.data, model, twin, tmp_path / "out")
+        run.predict(twin).save(tmp_path / "out" / twin.name)
         found = sitk.ReadImage(str(tmp_path / "out" / twin.name))
         assert found.GetDirection() == sitk.ReadImage(str(twin)).GetDirection()
         there = sitk.Resample(found, expected, sitk.Transform(), sitk.sitkNearestNeighbor)
@@ -188,7 +187,7 @@ def test_each_slice_is_resized_thresholded_and_cropped(runs, loaded, tmp_path, r
     mask = _mask(tmp_path / "out" / "ct.nii.gz").transpose()
     for slices in (slice(0, 2), slice(17, 20)):
         probability = _expected(loaded[run], hu.transpose()[slices], (33, 40))[..., 0]
-        decided = np.abs(probability - threshold) > 5e-3  # an HU rounded the other way
+        decided = np.abs(probability - threshold) > 5e-3  # one HU from rounding
         _agree(mask[slices], (probability > threshold).astype(np.uint8), decided)
 
 
@@ -217,12 +216,11 @@ def test_of_several_classes_the_most_probable_one(runs, loaded, tmp_path):
     [(DEPTH, [0]), (5, [0]), (24, [0, 8]), (DEPTH + 3, [0, 3]), (35, [0, 8, 16, 19])],
     ids=str,
 )
-def test_in_3d_runs_overlap_by_half_and_are_averaged(loaded, tmp_path, slices, starts):
-    config, system, generator = loaded["3d"]
-    hu = _hu((SIZE, SIZE, slices), seed=1)  # in the plane, nothing is resized
-    model = mask_model(config, system, generator)
+def test_in_3d_runs_overlap_by_half_and_are_averaged(runs, loaded, tmp_path, slices, starts):
+    config = loaded["3d"][0]
+    hu = _hu((SIZE, SIZE, slices), seed=1)  # no resizing in the plane
     path = _save(tmp_path / "volume-3.nii", hu)
-    ct_volumes.predict(config.data, model, path, tmp_path / "out")
+    mask = jax_pix2pix.load(runs["3d"]).predict(path).values
     low, high = config.data.source_range
     seen = 2 * (np.clip(hu.transpose(), low, high).astype(np.float32) - low) / (high - low) - 1
     votes = [[] for _ in range(slices)]
@@ -232,7 +230,6 @@ def test_in_3d_runs_overlap_by_half_and_are_averaged(loaded, tmp_path, slices, s
         for i, plane in enumerate(found[0, : slices - start, ..., 0]):
             votes[start + i].append(plane)
     probability = np.stack([np.mean(planes, 0) for planes in votes])
-    mask = _mask(tmp_path / "out" / "prediction-3.nii.gz").transpose()
     expected = (probability > 0.5).astype(np.uint8)
     _agree(mask, expected, np.abs(probability - 0.5) > 1e-5)
 
@@ -240,7 +237,7 @@ def test_in_3d_runs_overlap_by_half_and_are_averaged(loaded, tmp_path, slices, s
 def test_the_largest_components_of_the_whole_volume(runs, tmp_path):
     path = str(_save(tmp_path / "ct.nii", _hu((40, 33, 20))))
     predict(runs["liver"], path, str(tmp_path / "all"))
-    predict(runs["liver"], path, str(tmp_path / "two"), components=2)
+    predict(runs["liver"], path, str(tmp_path / "two"), largest_components=2)
     everything = _mask(tmp_path / "all" / "ct.nii.gz")
     found, count = ndimage.label(everything, np.ones((3, 3, 3)))
     assert count > 2
@@ -251,7 +248,7 @@ def test_the_largest_components_of_the_whole_volume(runs, tmp_path):
 def test_components_are_of_all_classes_together(runs, tmp_path):
     path = str(_save(tmp_path / "ct.nii", _hu((50, 50, 4))))
     predict(runs["tumour"], path, str(tmp_path / "all"))
-    predict(runs["tumour"], path, str(tmp_path / "one"), components=1)
+    predict(runs["tumour"], path, str(tmp_path / "one"), largest_components=1)
     everything, one = (_mask(tmp_path / name / "ct.nii.gz") for name in ("all", "one"))
     found, _ = ndimage.label(everything > 0, np.ones((3, 3, 3)))
     largest = 1 + np.argmax(np.bincount(found.ravel())[1:])

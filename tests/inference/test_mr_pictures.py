@@ -1,4 +1,4 @@
-"""Pictures of synthetic CT from launch.predict: what is fed, recomputed results, refusals."""
+"""Pictures of synthetic CT from launch.predict: network inputs, recomputed results, refusals."""
 
 import jax
 import numpy as np
@@ -10,15 +10,14 @@ from PIL import Image
 from configs import mri2ct, mri2ct_3d
 from input_pipeline import pipeline, prepared
 from input_pipeline.prepare import prepare
-from jax_pix2pix.errors import DataError
 from jax_pix2pix.adversarial import generate
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.inference.synthetic_ct import prepared_picture
 from jax_pix2pix.runs.workdir import load_run
-from jax_pix2pix.inference import mr_pictures
 from launch.predict import predict
 from tests import untrained
-from tests.input_pipeline.datasets.test_mri_ct_pictures import LAYOUTS, pair, write, write_layout
 from tests.inference.test_ct_volumes import resized
+from tests.input_pipeline.datasets.test_mri_ct_pictures import LAYOUTS, pair, write, write_layout
 
 STORED, SIZE = 24, 16
 WINDOW = (-1024, 1000)  # of the network's output
@@ -36,7 +35,7 @@ def runs(tmp_path_factory):
     }
     folder = tmp_path_factory.mktemp("runs")
     for name, config in configs.items():
-        # To a dict, as image_size and stored_size are one value by reference.
+        # To a dict, as image_size and stored_size refer to one value.
         config = ConfigDict(config.to_dict())
         config.data.image_size, config.data.stored_size = SIZE, STORED
         config.data.window_hu, config.data.image_window_hu = WINDOW, PICTURE_WINDOW
@@ -64,7 +63,7 @@ def test_what_is_fed_is_what_evaluation_shows(tmp_path, layout, size):
                 if index < 0:
                     continue
                 stem = f"{examples[index].patient}_slice{examples[index].slice_index}"
-                fed = mr_pictures.prepared(pair(stem)[0], data)
+                fed = prepared_picture(pair(stem)[0], data)
                 assert fed.dtype == image.dtype and fed.shape == image.shape
                 assert np.abs(fed.astype(int) - image).max() <= (size != STORED)  # ties of rounding
                 count += 1
@@ -72,7 +71,7 @@ def test_what_is_fed_is_what_evaluation_shows(tmp_path, layout, size):
 
 
 def _grey(runs, mr):
-    """The picture of the synthetic CT that the run "2d" makes of an MR that is wider than high."""
+    """The picture of synthetic CT that the run "2d" makes from an MR wider than high."""
     _, system, generator, _ = load_run(str(runs / "2d"), "best")
     rows, columns = mr.shape
     top = (columns - rows) // 2
@@ -134,10 +133,10 @@ def test_where_volumes_are_pictures_are_passed_over(runs, tmp_path):
     [
         ("context", "a.png", {}, "config.data.context is 1, but images have no neighbours"),
         ("3d", "a.png", {}, "config.data.depth is 16, but images have no neighbours"),
-        ("2d", "a.png", {"mask": "a.png"}, "--mask and --reference are of volumes"),
-        ("2d", "a.png", {"reference": "a.png"}, "--mask and --reference are of volumes"),
+        ("2d", "a.png", {"mask": "a.png"}, "mask and reference are of volumes"),
+        ("2d", "a.png", {"reference": "a.png"}, "mask and reference are of volumes"),
         ("2d", "a.png", {"output": "a.png"}, "a.png would be replaced by the result"),
-        ("2d", "a.png", {"components": 1}, "are of systems that make masks"),
+        ("2d", "a.png", {"largest_components": 1}, "is of runs that make masks"),
         ("2d", "cut.jpg", {}, "cut.jpg cannot be read as a JPEG image"),
         ("2d", "wide.png", {}, "wide.png is not 8-bit grey or RGB but mode I;16"),
         ("2d", "same", {}, "would both become"),

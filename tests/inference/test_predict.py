@@ -1,4 +1,4 @@
-"""What launch.predict refuses, and how its results take their places."""
+"""Refusals of launch.predict, and how its results get their names."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from configs import lidc_mask2ct, liver, xray_lungs
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.errors import ConfigError, WorkdirError
-from launch.predict import predict
+from jax_pix2pix.errors import ConfigError, DataError, WorkdirError
 from jax_pix2pix.inference.files import replacing
+from launch.predict import predict
 from tests import commands, untrained
 
 
@@ -67,15 +66,15 @@ REFUSALS = [
     ("liver", "bad.nii", {}, "bad.nii cannot be read as a NIfTI volume"),
     ("liver", "volumes", {}, "volume-1.nii and volume-1.nii.gz would both become"),
     ("liver", "ct.nii", {"mc_dropout": 3}, "mc_dropout=3, but the generator has no dropout"),
-    ("liver", "ct.nii", {"components": -1}, "--largest_components=-1: use 0 or more"),
-    ("liver", "ct.nii", {"threshold": 1.0}, "--threshold=1.0: use 0 to 1, exclusive"),
-    ("liver", "ct.nii", {"threshold": float("nan")}, "--threshold=nan: use 0 to 1, exclusive"),
-    ("tumour", "ct.nii", {"threshold": 0.5}, "--threshold=0.5: this run has 3 classes"),
-    ("xray", "xray.png", {"mc_dropout": -1}, "--mc_dropout=-1: use 0 or more"),
+    ("liver", "ct.nii", {"largest_components": -1}, "largest_components=-1: use 0 or more"),
+    ("liver", "ct.nii", {"threshold": 1.0}, "threshold=1.0: use 0 to 1, exclusive"),
+    ("liver", "ct.nii", {"threshold": float("nan")}, "threshold=nan: use 0 to 1, exclusive"),
+    ("tumour", "ct.nii", {"threshold": 0.5}, "threshold=0.5: this run has 3 classes"),
+    ("xray", "xray.png", {"mc_dropout": -1}, "mc_dropout=-1: use 0 or more"),
     ("xray", "xray.png", {"checkpoint": "9"}, 'no checkpoint "9"; use best, last or one of 7'),
-    ("lidc", "xray.png", {"mc_dropout": 0}, "are of systems that make masks"),
-    ("lidc", "xray.png", {"threshold": 0.5}, "are of systems that make masks"),
-    ("lidc", "xray.png", {"components": 1}, "are of systems that make masks"),
+    ("lidc", "xray.png", {"mc_dropout": 0}, "is of runs that make masks"),
+    ("lidc", "xray.png", {"threshold": 0.5}, "is of runs that make masks"),
+    ("lidc", "xray.png", {"largest_components": 1}, "is of runs that make masks"),
     ("lidc_25d", "xray.png", {}, "config.data.context is 1, but images have no neighbours"),
 ]
 
@@ -91,7 +90,7 @@ def test_refusals(runs, sources, tmp_path, run, source, options, message):
 @pytest.mark.parametrize("source", ["", "xray.png", "ct.nii"])
 def test_results_do_not_lie_among_what_they_are_made_of(runs, sources, tmp_path, run, source):
     (tmp_path / "link").symlink_to(sources)
-    with pytest.raises(DataError, match="is where the input is: give another --output"):
+    with pytest.raises(DataError, match="is where the input is: give another output"):
         predict(runs / run, str(sources / source), str(tmp_path / "link"))
 
 

@@ -1,4 +1,4 @@
-"""What launch.predict shows a generator is what evaluation shows it, of the same files."""
+"""launch.predict gives a generator the same inputs as evaluation does, for the same files."""
 
 import numpy as np
 import pytest
@@ -6,19 +6,20 @@ from ml_collections import ConfigDict
 
 from configs import liver, mri2ct, xray_lungs
 from input_pipeline import pipeline, prepared
-from jax_pix2pix.inference import xrays, synthetic_ct, ct_volumes
-from jax_pix2pix.inference.mask_model import MaskModel
+from jax_pix2pix.imaging import mr_volumes
+from jax_pix2pix.inference.masks import CTMasks, XrayMasks
+from jax_pix2pix.inference.synthetic_ct import prepared_planes
 
 SAMPLES = prepared.SAMPLES
 
 
 def _data(config, data_dir, **fields):
-    # To a dict, as image_size and stored_size may be one value by reference.
+    # To a dict, as image_size and stored_size may refer to one value.
     return ConfigDict(config.data.to_dict() | {"data_dir": str(data_dir), "batch_size": 8} | fields)
 
 
 def _evaluated(data):
-    """{(file name, slice): image} of all splits."""
+    """{(file name, slice): image} for all splits."""
     found = {}
     for split in prepared.SPLITS:
         examples = prepared.examples(data, split)
@@ -30,21 +31,30 @@ def _evaluated(data):
     return found
 
 
-def _shown(predict, data, source, output):
-    """All that a generator is shown, in the order of the files and their slices."""
-    shown = []
+class _Watched:
+    """A run that records all inputs of its network, in the order of calls."""
 
-    def probabilities(stored):
-        shown.extend(stored)
-        return np.zeros(stored.shape, np.float32), np.zeros(stored.shape[:-1], np.float32)
+    def __init__(self, predictor, config):
+        self.config, self.shown, self.mask_notes = config, [], ()
+        self.system = self.generator = None
+        self.predictor = predictor(self)
+        self.predictor.probabilities = lambda passes: self._probabilities
 
-    model = MaskModel(probabilities, classes=1, mc_dropout=0, threshold=0.5, components=0)
-    predict(data, model, source, output)
-    return shown
+    def _probabilities(self, stored):
+        self.shown.extend(stored)
+        return np.zeros((*stored.shape[:-1], 1), np.float32), np.zeros(stored.shape[:-1])
+
+
+def _shown(predictor, config, data, paths):
+    config.data = data
+    run = _Watched(predictor, config)
+    for path in paths:
+        run.predictor(str(path))
+    return run.shown
 
 
 def _agree(shown, evaluated):
-    """Up to one in some, which lie half-way between integers."""
+    """Inputs are equal; a few, half-way between integers, differ by up to one."""
     differences = []
     for one, other in zip(shown, evaluated, strict=True):
         assert one.dtype == other.dtype and one.shape == other.shape
@@ -57,9 +67,8 @@ def test_xrays(tmp_path, channels):
     fields = {"stored_size": 96, "image_size": 64, "source_channels": channels}
     data = _data(xray_lungs.get_config("quickstart"), tmp_path / "data", **fields)
     evaluated = _evaluated(data)
-    source = SAMPLES / data.sample
-    shown = _shown(xrays.predict, data, source, tmp_path / "out")
-    # Files sorted by name, as predict reads them.
+    paths = sorted((SAMPLES / data.sample / "img").iterdir())
+    shown = _shown(XrayMasks, xray_lungs.get_config("quickstart"), data, paths)
     _agree(shown, [evaluated[key] for key in sorted(evaluated)])
 
 
@@ -69,8 +78,8 @@ def test_volumes(tmp_path, size):
     data = _data(liver.get_config("quickstart"), tmp_path / "data", **fields)
     evaluated = _evaluated(data)
     source = SAMPLES / data.sample / "volume-0.nii.gz"
-    shown = _shown(ct_volumes.predict, data, source, tmp_path / "out")
-    # Splits of a single volume leave slices out between them.
+    shown = _shown(CTMasks, liver.get_config("quickstart"), data, [source])
+    # Splits of a single volume leave out slices between them.
     _agree([shown[i] for _, i in sorted(evaluated)], [evaluated[key] for key in sorted(evaluated)])
     assert len(evaluated) > 30
 
@@ -81,6 +90,8 @@ def test_mr_volumes(tmp_path, size):
     data = _data(mri2ct.get_config("quickstart"), tmp_path / "data", **fields)
     evaluated = _evaluated(data)
     (mr,) = (SAMPLES / data.sample).rglob("mr.nii.gz")
-    stored, *_ = synthetic_ct.prepared(str(mr), str(mr.with_name("mask.nii.gz")), data)
+    body = mr_volumes.read_body(str(mr.with_name("mask.nii.gz")))
+    values = mr_volumes.stored_source(mr_volumes.read_source(str(mr), "mr"), body, data)
+    stored = prepared_planes(values, data)
     _agree([stored[i] for _, i in sorted(evaluated)], [evaluated[key] for key in sorted(evaluated)])
     assert len(evaluated) > 50 and stored.max() > 60_000

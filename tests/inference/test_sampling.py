@@ -1,4 +1,4 @@
-"""Samples of pyramids against whole images, computed as training computes them."""
+"""Samples of pyramids against whole images that are computed as in training."""
 
 import types
 
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jax_pix2pix.inference import sampling
 from jax_pix2pix.adversarial import Network
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.inference import sampling
+from jax_pix2pix.inference.sampling import field, output_sizes, sample
 from jax_pix2pix.models.pyramid import Pyramid, inside, scale_variables
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.models.scale_net import SlabGenerator, VolumeGenerator
-from jax_pix2pix.inference.sampling import field, output_sizes, sample
 
 KEY = jax.random.key(3)
 AMPLITUDES = np.array([1, 0.3, 0.2], np.float32)
-SMALL = {3: 32768, 2: 12000}  # values: in 3D blocks of some 16 pixels a side, in 2D two of them
+SMALL = {3: 32768, 2: 12000}  # values; in 3D blocks of some 16 pixels a side, in 2D two blocks
 SIZES = {3: ((4, 10, 10), (6, 14, 15), (9, 24, 26)), 2: ((16, 16), (40, 50), (102, 118))}
 
 
@@ -29,7 +29,7 @@ def _net(dimensions, **options):
 
 
 def _run(dimensions, norm="batch"):
-    """(config, system, Network) of drawn weights and statistics, and z_rec [1, *noise_size, c]."""
+    """(config, system, Network), weights and statistics drawn, and z_rec [1, *noise_size, c]."""
     pyramid = Pyramid(_net(dimensions, norm=norm), SIZES[dimensions])
     rng = np.random.default_rng(0)
     shape = (1, *pyramid.net.noise_size(pyramid.sizes[0]), pyramid.net.channels)
@@ -68,7 +68,7 @@ def test_reconstructions_are_those_of_the_pyramid_whatever_the_blocks(dimensions
     whole = jax.jit(lambda z: system.generator.apply(variables, z, train=False)[0])(z_rec)
     expected = np.clip(_as_volume(whole), -1, 1)
     assert expected.std() > 0.05
-    atol = {"batch": 1e-4, "instance": 5e-4}[norm]  # a map that is almost flat is divided by little
+    atol = {"batch": 1e-4, "instance": 5e-4}[norm]  # almost flat maps are divided by little
     for block_values in (SMALL[dimensions], 10**8):
         found = sample(
             config, system, network, KEY, reconstruct=z_rec[0], block_values=block_values
@@ -95,7 +95,7 @@ def test_samples_do_not_depend_on_the_blocks(dimensions, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_from_a_scale_on(dimensions):
-    """Of noise without amplitude: one scale on the image, resized to the scale before."""
+    """With noise of amplitude 0, it is one scale on the image resized to the scale before."""
     config, system, network, _ = _run(dimensions)
     network.frozen["amplitudes"] = jnp.zeros(3)
     rng = np.random.default_rng(1)
@@ -164,7 +164,7 @@ def test_planes_are_those_of_resize_linear(new):
 @pytest.mark.slow
 @pytest.mark.parametrize("net", [VolumeGenerator(width=1), *(_net(2, levels=k) for k in (1, 2, 3))])
 def test_the_halo_is_the_networks_reach(net):
-    """An input that is not a number makes all outputs none that depend on it, cell by cell."""
+    """A NaN in the input makes all outputs NaN that depend on it; each place of a cell is tried."""
     volume = isinstance(net, VolumeGenerator)
     reach = field(net)
     side, shape = (31, (1, 13, 13, 31, 1)) if volume else (184, (1, 8, 184, net.channels))
@@ -193,12 +193,12 @@ def test_sizes_shrink_in_proportion():
 def test_refusals(monkeypatch):
     config, system, network, z_rec = _run(3)
     for scale in (-1, 3):
-        with pytest.raises(ConfigError, match=f"--from_scale={scale}: use 0 to 2"):
+        with pytest.raises(ConfigError, match=f"from_scale={scale}: use 0 to 2"):
             sample(config, system, network, KEY, from_scale=scale, image=np.zeros((4, 4, 4)))
-    with pytest.raises(ConfigError, match="leave --size out"):
+    with pytest.raises(ConfigError, match="leave size out"):
         sample(config, system, network, KEY, (18, 48, 52), reconstruct=z_rec[0])
     config, system, network, _ = _run(3, "instance")
-    monkeypatch.setattr(sampling, "WHOLE_VALUES", 8 * 14 * 20 * 20)  # that of the coarsest scale
+    monkeypatch.setattr(sampling, "WHOLE_VALUES", 8 * 14 * 20 * 20)  # that of scale 0
     message = "a scale of 6 x 14 x 15 at once, which has 9600 pixels .* above 5600: use a smaller"
     with pytest.raises(ConfigError, match=message):
         sample(config, system, network, KEY)

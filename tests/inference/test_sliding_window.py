@@ -1,4 +1,4 @@
-"""Blending of patches: against sums written out in float64, and MONAI's places of patches."""
+"""Blending of patches against sums written out in float64 and MONAI's places of patches."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from scipy.signal import windows
 
 from jax_pix2pix.inference.sliding_window import blend, gaussian, starts
 
-SHAPES = [  # of volume and patch
+SHAPES = [  # (volume, patch)
     ((8, 16, 16), (8, 16, 16)),
     ((9, 16, 23), (4, 8, 8)),
     ((5, 12, 12), (8, 8, 8)),  # fewer slices than a patch
@@ -22,7 +22,7 @@ def test_patches_overlap_by_half_and_end_with_the_axis(length, patch):
     step = patch // 2
     expected = [place[0].start for place in dense_patch_slices((length,), (patch,), (step,))]
     found = starts(length, patch)
-    # MONAI leaves out a last one that adds nothing; so does the set of places.
+    # MONAI leaves out a last patch that adds nothing; so does the set of places.
     assert found == sorted(set(expected)) and found[-1] + patch == length
 
 
@@ -32,7 +32,7 @@ def test_weights_are_gaussian():
 
 
 def _written_out(source, patch, generate):
-    """The same, voxel by voxel of each patch."""
+    """The same result, computed voxel by voxel of each patch."""
     total, weights = np.zeros(source.shape), np.zeros(source.shape)
     corners = itertools.product(*map(starts, source.shape, patch))
     for corner in corners:
@@ -55,7 +55,7 @@ def _written_out(source, patch, generate):
 def test_the_mean_is_weighted_by_the_distance_from_the_middle_of_a_patch(shape, patch):
     rng = np.random.default_rng(0)
     source = rng.normal(size=shape)
-    ramp = rng.normal(size=patch)  # what a patch gives depends on where in it a voxel is
+    ramp = rng.normal(size=patch)  # a voxel's result depends on its place in the patch
 
     def generate(patches):
         assert patches.shape == (1, *patch, 1)

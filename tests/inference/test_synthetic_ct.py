@@ -16,18 +16,17 @@ from scipy import ndimage
 from scipy.signal import windows
 
 from configs import liver, mri2ct, mri2ct_3d
-from jax_pix2pix.imaging.body_mask import body_mask
 from input_pipeline.prepare import options_of, prepare
-from jax_pix2pix.errors import DataError
 from jax_pix2pix.adversarial import generate
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.imaging.body_mask import body_mask
 from jax_pix2pix.metrics import protocols
-from jax_pix2pix.metrics.sct_scores import score_patient
+from jax_pix2pix.metrics.sct_scores import score_ct
 from jax_pix2pix.runs.workdir import load_run
 from launch.predict import predict
 from tests import commands, untrained
-from tests.input_pipeline import pairs
 from tests.inference.test_ct_volumes import resized
+from tests.input_pipeline import pairs
 
 SIZE = 32
 DEPTH, PATCH = 16, 16
@@ -51,7 +50,7 @@ def runs(tmp_path_factory):
     }
     folder = tmp_path_factory.mktemp("runs")
     for name, config in configs.items():
-        # To a dict, as image_size and stored_size are one value by reference.
+        # To a dict, as image_size and stored_size refer to one value.
         config = ConfigDict(config.to_dict())
         config.data.image_size = config.data.stored_size = SIZE
         config.data.window_hu = WINDOW
@@ -84,7 +83,7 @@ def _mr(seed=0, shape=SHAPE):
 
 
 def _image(values, direction=None):
-    """With LPS axes: slices to the head, as SimpleITK has them by itself."""
+    """A sitk.Image with LPS axes and slices towards the head, SimpleITK's default."""
     image = sitk.GetImageFromArray(values)
     image.SetSpacing((1.2, 1.3, 2.9))
     image.SetOrigin((-20.5, 7.25, 300.125))
@@ -108,13 +107,13 @@ def _read(path):
 
 
 def _stored(mr, mask):
-    """uint16, as float: the percentiles inside of the mask to 0 and 65535."""
+    """uint16 values as float: percentiles inside the mask map to 0 and 65535."""
     low, high = np.percentile(mr[mask > 0].astype(np.float64), (0.5, 99.5))
     return np.rint(np.clip((mr - low) / (high - low), 0, 1) * 65535)
 
 
 def _seen(stored, config):
-    """[slices, S, S] in [-1, 1], each slice padded by 0 to a square."""
+    """The network's input [slices, S, S] in [-1, 1]; each slice is padded by 0 to a square."""
     _, rows, columns = stored.shape
     side = max(rows, columns)
     top, left = (side - rows) // 2, (side - columns) // 2
@@ -126,7 +125,7 @@ def _seen(stored, config):
 
 
 def _native(planes, shape):
-    """Back to HU of the source's pixels."""
+    """The network's planes -> HU on the source's pixels."""
     low, high = WINDOW
     _, rows, columns = shape
     side = max(rows, columns)
@@ -143,7 +142,7 @@ def _generator(workdir):
 
 
 def _agree(found, expected):
-    assert np.abs(found - expected).max() < 2  # HU, of values that were rounded on the way
+    assert np.abs(found - expected).max() < 2  # HU, as values were rounded on the way
     assert np.abs(found - expected).mean() < 0.3
     assert expected.std() > 50
 
@@ -160,7 +159,7 @@ def test_slices_with_their_neighbours(runs, tmp_path, run):
     seen = _seen(_stored(mr, mask), config)
     context = config.data.context
     assert context == (run == "context")
-    # Neither beyond the body's ends nor over the slice without body.
+    # No slices beyond the body's ends, and none for the slice without body.
     shown = mask.any((1, 2))
     assert not shown[[0, 12, -1]].any() and shown[[2, 11, 13, -3]].all()
     around = []
@@ -179,7 +178,7 @@ def test_slices_of_another_plane(runs, tmp_path):
     output = tmp_path / "sct.nii.gz"
     predict(str(runs / "sagittal"), str(tmp_path / "mr.nii.gz"), str(output), mask=str(body))
     config, network = _generator(runs / "sagittal")
-    # From right to left, from the head down, from front to back.
+    # Axes: from right to left, from the head down, from front to back.
     turned = np.moveaxis(_stored(mr, mask)[::-1], 2, 0)
     fake = network(_seen(turned, config)[..., None])[..., 0]
     _agree(_read(output), np.moveaxis(_native(fake, turned.shape), 0, 2)[::-1])
@@ -219,7 +218,7 @@ def test_a_cone_beam_ct_is_in_hu(runs, tmp_path):
 
 def test_the_body_is_given_or_beside_or_found(runs, tmp_path):
     mr, _ = _mr()
-    mr[:, :3] += 900  # a coil, which is not part of the body, is what makes a difference
+    mr[:, :3] += 900  # a coil outside the body makes the difference
     found = body_mask(mr)
     half = found.copy()
     half[:, : mr.shape[1] // 2] = 0
@@ -274,7 +273,7 @@ def test_an_oblique_anisotropic_scan_of_reversed_slices_keeps_its_geometry(
     mr = (mr // 8 if dtype == "uint8" else mr).astype(dtype)
     straight = _save(tmp_path / "straight.mha", mr)
     path = _save(tmp_path / f"mr{ending}", mr[::-1], OBLIQUE)
-    if ending.startswith(".nii"):  # which has more to be kept: two affines and their codes
+    if ending.startswith(".nii"):  # NIfTI has two affines and their codes too
         image = nib.load(path)
         image.header["qform_code"], image.header["sform_code"] = 1, 2
         image.header["srow_x"] *= np.float32(1.0001)
@@ -287,10 +286,10 @@ def test_an_oblique_anisotropic_scan_of_reversed_slices_keeps_its_geometry(
         one, other = (nib.load(p).header for p in (path, tmp_path / "out" / f"sct{ending}"))
         for field in ("quatern_b", "qoffset_x", "srow_x", "srow_y", "srow_z"):
             assert one[field].tobytes() == other[field].tobytes()
-        assert one["pixdim"][:4].tobytes() == other["pixdim"][:4].tobytes()  # of these axes
+        assert one["pixdim"][:4].tobytes() == other["pixdim"][:4].tobytes()  # of these axes only
         assert (other["qform_code"], other["sform_code"]) == (1, 2)
         assert other["dim"].tolist() == one["dim"].tolist()
-    # The network sees the same pictures, whichever way the file's slices run.
+    # The network sees the same pictures in whichever direction the file's slices run.
     predict(str(runs / "2d"), str(straight), str(tmp_path / "out"))
     np.testing.assert_array_equal(
         _read(tmp_path / "out" / f"sct{ending}")[::-1], _read(tmp_path / "out" / "straight.mha")
@@ -346,11 +345,11 @@ def test_a_reference_is_scored_under_every_protocol(runs, tmp_path, capsys):
 
 
 def _grid_of_a_ct():
-    """A sitk.Image of noise with a smaller field of view than the MR, of other voxels."""
+    """A sitk.Image of noise, with a smaller field of view and other voxels than the MR."""
     noise = np.random.default_rng(1).integers(-1000, 1000, (14, 22, 26)).astype(np.int16)
     ct = sitk.GetImageFromArray(noise)
     ct.SetSpacing((1.53, 1.71, 3.37))
-    ct.SetOrigin((-18.13, 10.395, 304.9))  # no centre is half-way between two of the MR
+    ct.SetOrigin((-18.13, 10.395, 304.9))  # no centre is half-way between two MR centres
     return ct
 
 
@@ -385,7 +384,7 @@ def test_a_run_of_resampled_data_warns_where_there_is_no_reference(runs, tmp_pat
     predict(str(runs / "resampled"), str(path), str(tmp_path / "sct.mha"), mask=str(body))
     lines = capsys.readouterr().err.splitlines()
     (warning,) = [line for line in lines if line.startswith("warning: ")]
-    assert "config.data.resample" in warning and "--reference" in warning
+    assert "config.data.resample" in warning and "as reference" in warning
     config, network = _generator(runs / "resampled")
     fake = network(_seen(_stored(mr, mask), config)[..., None])[..., 0]
     _agree(_read(tmp_path / "sct.mha"), _native(fake, mr.shape))
@@ -409,8 +408,8 @@ def test_a_reference_gives_the_evaluation_of_a_patient(runs, tmp_path, capsys):
     assert (results["input"], results["reference"]) == (str(path), str(reference))
     assert results["mask"] == str(body)
     (case,) = results["results"]["model"]["cases"]
-    # Between slices, rows and columns; SimpleITK has them the other way round.
-    expected = score_patient(ct, _read(tmp_path / "out" / "sct.nii.gz"), mask > 0, (2.9, 1.3, 1.2))
+    # Spacing of slices, rows and columns; SimpleITK has the reverse order.
+    expected = score_ct(ct, _read(tmp_path / "out" / "sct.nii.gz"), mask > 0, (2.9, 1.3, 1.2))
     assert np.isfinite(expected["delta_d98"]) and np.isfinite(expected["soft_tissue.hd95_mm"])
     for name, value in expected.items():
         found = np.nan if case[name] is None else case[name]
@@ -433,12 +432,12 @@ def test_a_reference_gives_the_evaluation_of_a_patient(runs, tmp_path, capsys):
         ("mr.mha", {"reference": "small.mha"}, "small.mha is not on the voxels of"),
         ("mr.mha", {"reference": "absent.mha"}, "absent.mha cannot be read"),
         ("mr.mha", {"mask": "empty.mha"}, "mr.mha: there is nothing in the body mask"),
-        ("mr.mha", {"components": 1}, "are of systems that make masks"),
+        ("mr.mha", {"largest_components": 1}, "is of runs that make masks"),
         ("mr.mha", {"output": "."}, "is where the input is"),
         ("notes.txt", {}, "notes.txt is no volume and holds none of MR: this run takes .nii, "),
         ("cts", {}, "cts is no volume and holds none of MR"),
         (".", {"output": "sct.mha"}, "is one file and"),
-        (".", {"mask": "empty.mha"}, "--mask and --reference are of one volume"),
+        (".", {"mask": "empty.mha"}, "mask and reference are of one volume"),
         ("absent.mha", {}, "absent.mha does not exist"),
     ],
 )
@@ -464,5 +463,5 @@ def test_other_systems_have_no_mask_and_no_reference(tmp_path):
     workdir = untrained.save(tmp_path / "liver", config)
     path = _save(tmp_path / "ct.nii", _mr(shape=(4, 20, 20))[0])
     for option in ("mask", "reference"):
-        with pytest.raises(ConfigError, match="of systems that make synthetic CT"):
+        with pytest.raises(ConfigError, match="is of runs that make synthetic CT"):
             predict(str(workdir), str(path), str(tmp_path / "out"), **{option: str(path)})

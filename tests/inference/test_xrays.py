@@ -22,7 +22,7 @@ STORED, SIZE = 48, 32
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Workdirs: "grey", and "published", with RGB source, batch norm and dropout at test time."""
+    """Workdirs "grey" and "published"; the latter has RGB, batch norm and test-time dropout."""
     folder = tmp_path_factory.mktemp("runs")
     for name, variant in (("grey", "quickstart"), ("published", "as_published")):
         config = xray_lungs.get_config(variant)
@@ -61,13 +61,13 @@ def _resized(plane, shape):
 
 @functools.cache
 def _generator(workdir):
-    """(source, key of dropout) -> fake."""
+    """-> function: (source, key of dropout) -> fake."""
     _, system, generator, _ = load_run(workdir, "best")
     return jax.jit(functools.partial(generate, system, generator))
 
 
 def _seen(image):
-    """What the generator sees of a Pillow image of the channels that its run takes."""
+    """The generator's input from a Pillow image that has the channels of the run."""
     stored = image.resize((STORED, STORED), Image.Resampling.BILINEAR)
     channels = np.moveaxis(np.atleast_3d(stored), -1, 0)
     seen = np.rint([_resized(one, (SIZE, SIZE)) for one in channels]) / 127.5 - 1
@@ -75,7 +75,7 @@ def _seen(image):
 
 
 def _probability(workdir, image):
-    """Of an X-ray as above, without dropout."""
+    """The probability map of an X-ray as above, without dropout."""
     fake = _generator(workdir)(jnp.asarray(_seen(image), jnp.float32))
     return _resized((np.asarray(fake)[0, ..., 0] + 1) / 2, image.size[::-1])
 
@@ -99,7 +99,7 @@ def test_the_command_on_a_folder(runs, tmp_path):
         path = _save(source / f"{name}.png", pixels)
         path.rename(source / name)
     (source / "notes.txt").write_text("not an X-ray")
-    _save(output / "a.png", _xray((9, 9), 5))  # of a former run
+    _save(output / "a.png", _xray((9, 9), 5))  # from an earlier run
     arguments = [f"--workdir={runs['grey']}", f"--input={source}", f"--output={output}"]
     out, _ = commands.run("launch.predict", *arguments, "--mc_dropout=3")
     names = {"a.png": "a.PNG", "deeper/b.png": "deeper/b.png", "deeper/c.png": "deeper/c.png"}
@@ -132,7 +132,7 @@ def test_a_threshold(runs, tmp_path):
 
 
 def test_jsrt_is_inverted(runs, tmp_path):
-    film = (ndimage.zoom(_xray((128, 128)), 16, order=1) * 16.0).astype(">u2")  # of 12 bits
+    film = (ndimage.zoom(_xray((128, 128)), 16, order=1) * 16.0).astype(">u2")  # 12 bits
     (tmp_path / "JPCLN001.IMG").write_bytes(film.tobytes())
     predict(runs["grey"], str(tmp_path), str(tmp_path / "out"))
     white = np.rint((4095 - film.astype(float)) / 4095 * 255).astype(np.uint8)
@@ -143,7 +143,7 @@ def test_jsrt_is_inverted(runs, tmp_path):
 def test_largest_components(runs, tmp_path):
     path = str(_save(tmp_path / "xray.png", _xray((90, 70))))
     predict(runs["grey"], path, str(tmp_path / "all"))
-    predict(runs["grey"], path, str(tmp_path / "two"), components=2)
+    predict(runs["grey"], path, str(tmp_path / "two"), largest_components=2)
     found, count = ndimage.label(_mask(tmp_path / "all" / "xray.png"), np.ones((3, 3)))
     assert count > 2
     largest = 1 + np.argsort(np.bincount(found.ravel())[1:])[-2:]

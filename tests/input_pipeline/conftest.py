@@ -36,7 +36,7 @@ def source(tmp_path):
 
 
 def data_config(data_dir, **fields):
-    """config.data of small images."""
+    """config.data for small images."""
     return ConfigDict(
         {
             "dataset": "lidc_masks",

@@ -1,4 +1,4 @@
-"""Writes pairs of MR and CT as SimpleITK does: an ellipsoid of a body, with a hole, in air."""
+"""Writes pairs of MR and CT with SimpleITK: an ellipsoidal body with a hole, in air."""
 
 import numpy as np
 import SimpleITK as sitk
@@ -46,5 +46,5 @@ def write_pair(folder, seed=0, ending=".nii.gz", source="mr", mask=True, axes="L
 
 
 def pictures(path):
-    """What SimpleITK reads, as [slices, rows, columns]."""
+    """The array [slices, rows, columns] that SimpleITK reads."""
     return sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"))

@@ -65,7 +65,7 @@ def test_crops_agree_with_tensorflows_resize():
         for key, method in (("source", "nearest"), ("target", "bilinear"))
     }
     out = run(batch, load_size=load)
-    tolerance = {"source": 0, "target": 1}  # antialiased, halves may round the other way
+    tolerance = {"source": 0, "target": 1}  # antialiased: halves may round the other way
     places = set()
     for i in range(BATCH):
         found = {}

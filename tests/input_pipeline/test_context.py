@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from input_pipeline.preparation import builder
 from input_pipeline import pipeline, prepared
 from input_pipeline.example_slices import with_neighbours
+from input_pipeline.preparation import builder
 from input_pipeline.prepare import prepare
 from input_pipeline.prepared_files import Example
 from jax_pix2pix.errors import DataError
@@ -31,7 +31,7 @@ def _records(data, split="train"):
 
 
 def _neighbour(records, index, offset):
-    """The record so many slices above, or the last on the way there that is of the stretch."""
+    """The record `offset` slices above, or the last one of the stretch on the way there."""
     while offset:
         this, towards = records[index], index + np.sign(offset)
         if not 0 <= towards < len(records):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from input_pipeline.order import global_indices, steps_per_epoch
-from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
+from jax_pix2pix.errors import DataError
 
 
 def epoch(seed, number, batch_size, examples):

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from input_pipeline.preparation import builder
 from input_pipeline import pipeline, prepared
+from input_pipeline.preparation import builder
 from input_pipeline.prepare import prepare
-from jax_pix2pix.errors import DataError
 from input_pipeline.tf_cpu import tf
+from jax_pix2pix.errors import DataError
 from tests import commands
 from tests.input_pipeline.conftest import OPTIONS, data_config, read_split, write_slice
 
@@ -60,7 +60,7 @@ def test_batches_hold_the_records_of_their_indices(data):
             np.testing.assert_array_equal(batch["source"][i], records[index]["mask"])
             np.testing.assert_array_equal(batch["target"][i], records[index]["image"])
         seen += list(batch["index"])
-    assert len(set(seen)) == 12  # an epoch: the 3 of 15 that fill no batch are left out
+    assert len(set(seen)) == 12  # an epoch leaves out the 3 of 15 that fill no batch
 
 
 @pytest.mark.parametrize("fields", [{}, AUGMENTED], ids=["plain", "augmented"])
@@ -205,7 +205,7 @@ def test_not_prepared_gives_the_command_to_run(data, source):
         pipeline.train_batches(data, 0, 1)
     command = str(caught.value).split("run ", 1)[1].replace("DIR", str(source), 1).split()
     assert command[:3] == ["python", "-m", "launch.prepare"]
-    # With the same config, val/ of the source must lead where the pipeline looks.
+    # With the same config, preparation must write where the pipeline looks.
     fields = ("data_dir", "image_size", "mask_resize", "mask_values", "validation_fraction")
     config = [f"--config.data.{name}={data[name]}" for name in fields]
     commands.run(command[2], command[3], "--config=configs/lidc_mask2ct.py", *config)
@@ -260,6 +260,6 @@ def test_a_damaged_shard_is_named(data, harm):
 @pytest.mark.slow
 def test_sees_no_gpu_and_needs_no_jax():
     assert not tf.config.get_visible_devices("GPU")
-    # TensorFlow imports JAX where it can.
+    # TensorFlow imports JAX if it can.
     code = "import sys; sys.modules['jax'] = None; from input_pipeline import pipeline"
     subprocess.run([sys.executable, "-c", code], check=True)

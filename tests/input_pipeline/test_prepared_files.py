@@ -1,4 +1,4 @@
-"""The description of a prepared folder: as TFDS reads it, and nothing else is accepted."""
+"""A prepared folder's description is read as TFDS reads it, and nothing else is accepted."""
 
 import json
 import shutil
@@ -30,13 +30,13 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def data(whole, tmp_path):
-    """config.data of a copy."""
+    """config.data for a copy of the folder."""
     shutil.copytree(whole, tmp_path / "data")
     return data_config(tmp_path / "data", batch_size=1)
 
 
 def refusal(data, name):
-    """What is said of this file of the folder, having checked that it is one line."""
+    """The error about this file of the folder, after a check that it is one line."""
     path = prepared.ensure_prepared(data) / name
     with pytest.raises(DataError, match="delete the folder and prepare it again") as caught:
         pipeline.check_training(data)
@@ -47,7 +47,7 @@ def refusal(data, name):
 
 
 def change(data, name, edit):
-    """Has edit(content) change a JSON file of the folder, or give what to write instead."""
+    """Changes a JSON file of the folder by edit(content), which may return a replacement."""
     path = prepared.ensure_prepared(data) / name
     content = json.loads(path.read_text())
     path.write_text(json.dumps(edit(content) or content))
@@ -69,7 +69,7 @@ def legacy(name):
     return {"type": name, "content": {}, "proto_cls": ""}
 
 
-# Each has TFDS import the module of NAMED.
+# Each makes TFDS import the module of NAMED.
 HOSTILE = {
     "at the top": lambda top: {**top, "pythonClassName": NAMED},
     "within": lambda top: top["featuresDict"]["features"]["class"].update(pythonClassName=NAMED),
@@ -94,7 +94,7 @@ def test_no_module_that_a_folder_names_is_imported(data, tmp_path, monkeypatch, 
     ran = tmp_path / "evil_features.ran"
     refusal(data, "features.json")
     assert not ran.exists() and "evil_features" not in sys.modules
-    # It does harm where TFDS opens the folder.
+    # It does harm when TFDS opens the folder.
     with pytest.raises(Exception):  # noqa: B017  whatever it makes of the class that is not there
         tfds.builder_from_directory(prepared.ensure_prepared(data))
     assert ran.exists()
@@ -105,7 +105,7 @@ def tensor(top):
     return top["featuresDict"]["features"]["image"]["tensor"]
 
 
-# name: (file, content -> another in its place, or None where it was changed; part of the message).
+# name: (file, content -> its replacement, or None if changed in place; part of the message).
 DAMAGED = {
     "a list": ("features.json", lambda top: [top], "list indices"),
     "no features": ("features.json", lambda top: top.pop("featuresDict") and None, "featuresDict"),

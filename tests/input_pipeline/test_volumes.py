@@ -18,7 +18,7 @@ def data(sample_data_dir):
     data = get_config("quickstart").data
     data.data_dir = str(sample_data_dir)
     data.update({"image_size": 32, "load_size": 0})
-    data.update({"test_fraction": 0.15, "validation_fraction": 0.1})  # 8 slices, and 4 about them
+    data.update({"test_fraction": 0.15, "validation_fraction": 0.1})  # 8 slices, and 4 around them
     return data
 
 
@@ -94,7 +94,7 @@ def test_runs_of_slices_are_crops_of_one_patient(data, cache):
 
 @pytest.mark.parametrize(("split", "runs"), [("train", 4 + 4), ("validation", 1 + 1), ("test", 2)])
 def test_evaluation_in_3d_counts_each_slice_once(data, split, runs):
-    """19, 20 and 8 slices are runs of 5, the last of which overlap; 2 are fewer than a run."""
+    """Runs of 5 cover 19, 20 and 8 slices; the last ones overlap. 2 slices are less than a run."""
     data.update({"depth": DEPTH, "empty_slices": 1.0, "batch_size": 3})
     images, _ = _records(data, split)
     counted = []

@@ -9,7 +9,7 @@ SPACING_MM = (0.7, 1.1, 2.5)  # along the axes of a file
 
 
 def axes_affine(order, signs):
-    """The affine of axes that run along the anatomical axes `order`, forth or back."""
+    """The affine of axes that run along the anatomical axes `order`, forwards or back."""
     affine = np.eye(4)
     affine[:3, :3] = 0
     for axis, (world, sign) in enumerate(zip(order, signs, strict=True)):
@@ -19,7 +19,7 @@ def axes_affine(order, signs):
 
 
 def save(path, voxels, affine=None, kind=nib.Nifti1Header, **fields):
-    """Writes voxels as they are, and a header of which any field can be overwritten. -> path."""
+    """Writes voxels unchanged, and a header whose fields can be overwritten. -> path."""
     affine = np.diag([*SPACING_MM, 1.0]) if affine is None else affine
     header = kind(endianness=">" if voxels.dtype.str[0] == ">" else "<")
     header.set_data_dtype(voxels.dtype)

@@ -11,7 +11,7 @@ from launch import ablation
 from tests import commands, untrained
 
 ALL = {"adversarial": 1, "reconstruction": 100, "projection": 100, "segmentation": 10}
-WITHOUT = {  # by dimensions
+WITHOUT = {  # {dimensions: ...}
     3: {
         "A": ("reconstruction", "projection", "segmentation"),
         "B": ("projection", "segmentation"),
@@ -34,7 +34,7 @@ def test_a_row_has_its_terms_and_no_others(dimensions, row):
     of_row = ablation.row_config(config, row)
     expected = ALL | dict.fromkeys(WITHOUT[dimensions][row], 0)
     assert {term: of_row.loss[f"{term}_weight"] for term in ALL} == expected
-    assert config.loss.segmentation_weight == 10  # the config itself is as it was
+    assert config.loss.segmentation_weight == 10  # the config itself is unchanged
     of_row.loss = config.loss
     assert of_row.to_dict() == config.to_dict()
 

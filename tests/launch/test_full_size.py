@@ -1,4 +1,4 @@
-"""A published CT of full size, on the way from the scanner's files to stored slices and back."""
+"""A published CT of full size, from the scanner's files to stored slices and back."""
 
 import subprocess
 import sys
@@ -10,16 +10,16 @@ import pytest
 import SimpleITK as sitk
 
 from input_pipeline.prepare import prepared_directory
+from input_pipeline.samples.sources import ARCHIVES, sha256_of
 from jax_pix2pix.imaging.formats.dicom import read_series
 from jax_pix2pix.imaging.volume_file import read_ct, read_labels, write_mask
-from input_pipeline.samples.sources import ARCHIVES, sha256_of
 from tests.commands import run
 from tests.input_pipeline.conftest import read_split
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 (PACKAGE,) = (source for source in ARCHIVES if source.package.startswith("totalsegmentator"))
-UNREACHABLE = ("No matching distribution", "ConnectionError", "Timeout")  # in pip's words
+UNREACHABLE = ("No matching distribution", "ConnectionError", "Timeout")  # in pip's messages
 FILES = "tests/reference_files"
 LIVER = 5  # among the package's labels
 OPTIONS = {"stored_size": 160, "test_fraction": 0.15, "validation_fraction": 0.1}
@@ -39,7 +39,7 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """Folder of the files that totalsegmentator tests itself with: 20 slices, in JPEG 2000."""
+    """Folder of totalsegmentator's own test files: 20 slices, in JPEG 2000."""
     folder = tmp_path_factory.mktemp("package")
     name, version = PACKAGE.package.rsplit("-", 1)
     pip = [sys.executable, "-m", "pip", "download", "--dest", folder, "--no-deps"]
@@ -63,7 +63,7 @@ def lits(package, tmp_path_factory):
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(package / "example_ct_dicom")))
     ct = reader.Execute()
-    # The labels' file has its rows from the back to the front.
+    # The labels' file orders its rows from back to front.
     labels = np.asarray(nib.load(package / "example_seg_dicom.nii.gz").dataobj)
     labels = sitk.GetImageFromArray((labels == LIVER).transpose(2, 1, 0)[:, ::-1].astype(np.uint8))
     labels.CopyInformation(ct)

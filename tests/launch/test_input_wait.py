@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jax_pix2pix import sharding
+from jax_pix2pix.fit import Batches, fit
 from jax_pix2pix.logs.averages import Averages
 from jax_pix2pix.logs.clock import Clock
-from jax_pix2pix.fit import fit
 from jax_pix2pix.runs.workdir import build_system, example_batch
 from tests.tiny import tiny_config
 
@@ -38,15 +38,13 @@ def test_input_wait_is_the_share_of_time_in_the_iterator(tmp_path):
     def validation_batches():
         yield rows
 
+    patients = ["patient"] * config.data.batch_size
     fit(
         build_system(config),
         config,
         sharding.make_mesh(1, config.data.batch_size),
         tmp_path,
-        train_batches,
-        validation_batches,
-        ["patient"] * config.data.batch_size,
-        validation_batches,
+        Batches(train_batches, validation_batches, patients, validation_batches),
     )
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     fast, slow, fast_again = [x["input_wait"] for x in lines if x["split"] == "train"]

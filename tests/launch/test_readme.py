@@ -1,4 +1,4 @@
-"""Every command in the READMEs of launch/ is one that launch.submit or its own program takes."""
+"""launch.submit or the named program accepts every command in the READMEs of launch/."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from tests.commands import ROOT, submit
 
 READMES = sorted((ROOT / "launch").rglob("README.md"))
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-# Programs that are no part of the project; those below judge their lines themselves.
+# Programs that are no part of the project. Those below check their lines themselves.
 OTHERS = {
     "apptainer",
     "bash",
@@ -32,19 +32,19 @@ PARSERS = {"docker", "gcloud", "kubectl"}
 
 
 def commands(text):
-    """The lines of all code blocks, continued ones as one."""
+    """The lines of all code blocks, with continuation lines joined."""
     lines = "".join(BLOCK.findall(text)).replace("\\\n", "").splitlines()
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 def inline(text):
-    """Code of several words within sentences that begins like a command."""
+    """Inline code of several words that begins like a command."""
     found = [" ".join(code.split()) for code in re.findall("`([^`]+)`", BLOCK.sub("", text))]
     return [code for code in found if re.match(r"[a-z][\w./-]* ", code)]
 
 
 def every():
-    """(README, words of a command); without what is left open by an ellipsis."""
+    """(README, words of a command), without commands that an ellipsis leaves open."""
     for path in READMES:
         text = path.read_text(encoding="utf-8")
         for line in commands(text) + inline(text):
@@ -56,7 +56,7 @@ def every():
 
 @pytest.fixture(scope="module")
 def printed():
-    """{arguments of launch.submit as they stand in a README: what --dry_run printed}."""
+    """{arguments of launch.submit as in a README: output of --dry_run}."""
     lines = [line for path in READMES for line in commands(path.read_text(encoding="utf-8"))]
     calls = [
         re.split(r" (?:>|\||&&) ", line)[0].removeprefix("python -m launch.submit ")
@@ -78,7 +78,7 @@ def test_they_print_a_file(printed):
 
 
 def test_other_commands_are_known(tmp_path):
-    """Platforms, modules, files and scripts that they name are there."""
+    """The platforms, modules, files and scripts that they name exist."""
     gcloud = tmp_path / "gcloud"
     gcloud.write_text("#!/bin/bash\n")
     gcloud.chmod(0o755)
@@ -103,7 +103,7 @@ def test_other_commands_are_known(tmp_path):
 
 @pytest.mark.parametrize("program", sorted(PARSERS))
 def test_programs_understand_their_commands(program, tmp_path):
-    """They read flags before they look for an account, a cluster or a daemon, of which none is."""
+    """They read flags before they look for an account, a cluster or a daemon, which are absent."""
     if not shutil.which(program):
         pytest.skip(f"{program} is not installed")
     nobody = {

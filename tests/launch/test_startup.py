@@ -1,4 +1,4 @@
-"""A command imports what it uses, so that what cannot be is refused within a second or so."""
+"""A command imports only what it uses, so that it refuses wrong input within about a second."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ OTHERS = {"SimpleITK", "matplotlib", "pymedphys", "tensorboardX", "jinja2", "fss
 
 
 def _start(*arguments):
-    """A Python of its own. -> (names it imported, exit code, what else stderr has, CPU seconds)."""
+    """Runs a new Python. -> (names it imported, exit code, the rest of stderr, CPU seconds)."""
     process = subprocess.Popen(
         [sys.executable, "-X", "importtime", *arguments],
         cwd=commands.ROOT,
@@ -35,7 +35,7 @@ def _start(*arguments):
 
 @pytest.fixture(scope="module")
 def seconds_of_jax():
-    """CPU seconds of a process that imports JAX, which is the measure of this machine."""
+    """CPU seconds of a process that imports JAX, as a measure of this machine's speed."""
     names, code, _, seconds = _start("-c", "import jax")
     assert code == 0 and "jax" in names
     return seconds
@@ -43,7 +43,7 @@ def seconds_of_jax():
 
 @pytest.fixture
 def untrained(tmp_path):
-    """The workdir of a run that has not come to its first checkpoint, and a file for it."""
+    """The workdir of a run without a checkpoint yet, and an input file for it."""
     (tmp_path / "config.json").write_text(liver.get_config().to_json(), encoding="utf-8")
     (tmp_path / "ct.nii").touch()
     return tmp_path
@@ -57,7 +57,7 @@ def _check_refusal(started, seconds_of_jax, message):
 
 
 def test_predict_refuses_early(untrained, seconds_of_jax):
-    """All of its flags fit, and there is an input: only the checkpoint is missing."""
+    """All flags fit and the input exists: only the checkpoint is missing."""
     flags = [f"--input={untrained / 'ct.nii'}", f"--output={untrained / 'out'}"]
     started = _start("-m", "launch.predict", f"--workdir={untrained}", *flags)
     _check_refusal(started, seconds_of_jax, "checkpoints does not exist: train first")
@@ -74,14 +74,14 @@ def test_compare_refuses_early(tmp_path, seconds_of_jax):
         Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / name / "a.png")
     folders = [f"--{name}={tmp_path / name}" for name in ("predictions", "references")]
     started = _start("-m", "launch.compare", *folders, "--regions=liver")
-    _check_refusal(started, seconds_of_jax, "--regions=liver: 'liver' is not a new name")
+    _check_refusal(started, seconds_of_jax, "regions=liver: 'liver' is not a new name")
 
 
 def test_prediction_does_without_tensorflow():
-    """And without what few runs need, until they do."""
-    names, code, error, _ = _start("-c", "import launch.predict_run")
+    """It also does without modules that few runs need, until they need them."""
+    names, code, error, _ = _start("-c", "import jax_pix2pix.inference.folders")
     assert code == 0, error
-    assert {"jax", "launch.predict_run"} <= names
+    assert {"jax", "jax_pix2pix.inference.folders"} <= names
     assert not names & (OTHERS | {"tensorflow", "tensorflow_datasets", "array_record"})
 
 

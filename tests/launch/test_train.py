@@ -1,4 +1,4 @@
-"""What launch.train refuses, each in one line."""
+"""launch.train refuses wrong arguments in one line each."""
 
 import re
 
@@ -6,9 +6,9 @@ import pytest
 
 from configs.lidc_mask2ct import get_config
 from input_pipeline import prepared
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.errors import ConfigError
-from launch.train import train
+from input_pipeline.dataset import Dataset
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.train import train
 from tests import commands
 
 
@@ -49,8 +49,8 @@ def test_refusals(sample_data_dir, tmp_path, overrides, message):
         {"data.data_dir": str(sample_data_dir), "data.batch_size": 16} | overrides
     )
     with pytest.raises((ConfigError, DataError), match=re.escape(message)):
-        train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()  # it would be of the config that is refused
+        train(config, tmp_path / "run", Dataset(config.data))
+    assert not (tmp_path / "run").exists()  # it would hold the refused config
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,12 @@ def test_a_workdir_keeps_the_record_of_its_data(sample_data_dir, tmp_path):
     class Stopped(Exception):
         pass
 
-    def stop(*arguments):
-        raise Stopped
+    class Stopping(Dataset):
+        def train_batches(self, *arguments):
+            raise Stopped
 
     with pytest.raises(Stopped):
-        train(config, tmp_path / "run", train_batches=stop)
+        train(config, tmp_path / "run", Stopping(config.data))
     record = prepared.ensure_prepared(config.data) / "preparation.json"
     assert (tmp_path / "run" / "preparation.json").read_bytes() == record.read_bytes()
 
@@ -103,7 +104,7 @@ def test_unprepared_data_names_the_command(tmp_path):
     config = get_config()
     config.data.data_dir = f"{tmp_path}/data"
     with pytest.raises(DataError) as refused:
-        train(config, tmp_path / "run")
+        train(config, tmp_path / "run", Dataset(config.data))
     line = str(refused.value)
     assert f"{tmp_path}/data/lidc_masks/" in line
     assert "run python -m launch.prepare --source=DIR with the same --config" in line
@@ -114,4 +115,4 @@ def test_unwritable_workdir_is_named(sample_data_dir, tmp_path):
     config = get_config("quickstart")
     config.data.data_dir = str(sample_data_dir)
     with pytest.raises(OSError, match=str(tmp_path / "file")):
-        train(config, tmp_path / "file")
+        train(config, tmp_path / "file", Dataset(config.data))

@@ -1,4 +1,4 @@
-"""Every command on volumes with liver and tumour, from NIfTI files to scores on their voxels."""
+"""All commands on volumes with liver and tumour, from NIfTI files to scores on their voxels."""
 
 import json
 
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 @pytest.fixture(scope="module")
 def lits(tmp_path_factory):
-    """Eight volumes of 40 x 36 x 10 voxels: a liver of 100 HU in each, and in it a tumour of 0."""
+    """Eight volumes of 40 x 36 x 10 voxels, each with a liver of 100 HU and a tumour of 0 HU."""
     folder = tmp_path_factory.mktemp("lits")
     rng = np.random.default_rng(0)
     x, y, z = np.mgrid[:40, :36, :10]

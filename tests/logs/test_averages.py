@@ -1,4 +1,4 @@
-"""Lines of logging intervals, of runs that were interrupted in the middle of one too."""
+"""Lines of logging intervals, also for runs that were interrupted inside an interval."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.tiny import tiny_config
 
 
 def _train(workdir, first, last, keep=()):
-    """Steps of a loop without networks; NaN and skips among their metrics."""
+    """Runs steps of a loop without networks; their metrics include NaN and skips."""
     config = tiny_config()
     config.log_every_steps, config.epochs, config.steps_per_epoch = 10, 2, 15
     config.max_skipped = 10

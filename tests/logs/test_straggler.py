@@ -1,4 +1,4 @@
-"""Which process makes the others wait, in closed forms; faults/test_observability.py has one."""
+"""Finding the process that delays others, in closed forms; faults/test_observability.py has one."""
 
 import time
 
@@ -9,7 +9,7 @@ from jax_pix2pix.logs.straggler import HostTime, compare, gather, line
 
 
 def test_step_times_at_each_process_own_pace():
-    """A device needs 0.1 s; the hosts hold theirs up for 0, 0.3, 0.05 and 0.02 s more."""
+    """A device needs 0.1 s; its host delays it by 0, 0.3, 0.05 or 0.02 s more."""
     compared = compare(np.array([0.0, 0.3, 0.05, 0.02]), np.full(4, 0.4))
     assert compared["process"] == 1
     assert compared["slowest_seconds"] == pytest.approx(0.4)

@@ -1,4 +1,4 @@
-"""Trackers, for real: MLflow in a folder, Weights & Biases offline; and when they fail."""
+"""Real trackers, MLflow in a folder and Weights & Biases offline, and their failures."""
 
 import os
 import shutil
@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
-from jax_pix2pix.runs import checkpoint
+from jax_pix2pix.environment import environment
+from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.logs import trackers, writers
 from jax_pix2pix.logs.clock import Clock
-from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.metrics_log import points, read_metrics
 from tests import commands, mlflow_store, wandb_files
@@ -29,7 +29,7 @@ def offline(monkeypatch):
 
 
 def _train(workdir, tracker, first, last):
-    """Steps of a run without a network; its lines are the same whenever a step is trained."""
+    """Runs steps without a network; a step's lines are the same whenever it is trained."""
     clock = Clock()
     clock.book("startup")
     asked = [tracker] if tracker else []
@@ -46,7 +46,7 @@ def _train(workdir, tracker, first, last):
 
 
 def _expected(workdir):
-    """{name: [(step, value)]} of metrics.jsonl."""
+    """{name: [(step, value)]} from metrics.jsonl."""
     values = {}
     for line in read_metrics(str(workdir)):
         for key, value in points(line).items():
@@ -55,7 +55,7 @@ def _expected(workdir):
 
 
 def _goodput(histories):
-    """Takes the shares of the time, of the last step alone, out of the histories."""
+    """Removes the shares of the time from the histories; they exist only for the last step."""
     shares = {key: histories.pop(key) for key in list(histories) if key.startswith("goodput/")}
     assert {step for values in shares.values() for step, _ in values} == {STEPS}
     assert sum(value for values in shares.values() for _, value in values) == pytest.approx(1)
@@ -115,7 +115,7 @@ def test_a_tracker_that_is_asked_for_late_gets_what_was_before(tmp_path, name):
     assert len(losses) == STEPS
 
 
-OF_STORES = [  # the folder here, the run's name and where it says that it is
+OF_STORES = [  # the local folder, the run's name and its recorded place
     ("run", "liver_7", "s3://bucket/team/liver_7"),
     ("run/scale_0", "liver_7/scale_0", "s3://bucket/team/liver_7/scale_0"),
 ]
@@ -127,7 +127,7 @@ def test_runs_have_the_names_that_their_users_gave(tmp_path, folder, name, url):
     given = "s3://bucket/team/liver_7/"
     _train(tmp_path / folder, trackers.mlflow_writer(str(tmp_path / "ml"), "f", given), 1, STEPS)
     _, run, _ = mlflow_store.read(tmp_path / "ml", "f")
-    revision = checkpoint.environment()["revision"]
+    revision = environment()["revision"]
     assert run.info.run_name == name
     assert (run.data.tags["workdir"], run.data.tags["revision"]) == (url, revision)
     _train(tmp_path / folder, trackers.wandb_writer("f", given), 1, STEPS)

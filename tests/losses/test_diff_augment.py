@@ -1,4 +1,4 @@
-"""DiffAugment: what each change does to source and image, in 2D and 3D."""
+"""DiffAugment: the effect of each change on source and image, in 2D and 3D."""
 
 import itertools
 
@@ -7,22 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_pix2pix.losses.diff_augment import diff_augment
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.losses.diff_augment import diff_augment
 
-SHAPES = [(16, 24), (8, 16, 16)]  # shifts of up to an eighth: 2 and 3; 1, 2 and 2 pixels
+SHAPES = [(16, 24), (8, 16, 16)]  # shifts up to an eighth: 2 and 3; 1, 2 and 2 pixels
 KEY = jax.random.key(0)
 
 
 def _pair(spatial, n):
-    """n times the same source and image, of 2 channels and 1, in (-1, 1)."""
+    """n copies of a source with 2 channels and an image with 1, in (-1, 1)."""
     rng = np.random.default_rng(0)
     pair = (rng.uniform(-0.9, 0.9, (*spatial, c)).astype(np.float32) for c in (2, 1))
     return [np.tile(x, (n, *[1] * x.ndim)) for x in pair]
 
 
 def _shifted(x, shift):
-    """x [*spatial, c] moved towards higher places by shift pixels, -1 where nothing comes from."""
+    """x [*spatial, c] moved by `shift` pixels towards higher indices; -1 fills the gap."""
     moved = np.full_like(x, -1)
     to = tuple(slice(max(s, 0), m + min(s, 0)) for s, m in zip(shift, x.shape, strict=False))
     of = tuple(slice(max(-s, 0), m - max(s, 0)) for s, m in zip(shift, x.shape, strict=False))

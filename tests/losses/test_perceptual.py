@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from configs.lidc_mask2ct import get_config
-from jax_pix2pix.losses import terms
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.losses import terms
 from jax_pix2pix.losses.perceptual import perceptual_distance, read_vgg16, vgg16_features
 from jax_pix2pix.runs.workdir import build_system, load_run
 from tests import untrained
 
-# torchvision's configuration D up to relu4_3: channels of convolutions and "M", a max-pooling.
+# torchvision's configuration D up to relu4_3: channels of convolutions, and "M" for max-pooling.
 LAYERS = (2, 3, "M", 4, 4, "M", 5, 4, 6, "M", 5, 7, 4)
 OUTPUTS = (3, 8, 15, 22)  # relu1_2, relu2_2, relu3_3, relu4_3
 
@@ -34,7 +34,7 @@ def _vgg16():
 
 @pytest.fixture
 def saved(tmp_path):
-    """(path, features) of a network with a head, which is not read."""
+    """(path, features) of a network with a head; the head is not read."""
     features = _vgg16()
     module = nn.ModuleDict({"features": features, "classifier": nn.Linear(4, 2)})
     path = tmp_path / "vgg16.safetensors"
@@ -95,7 +95,7 @@ def test_equal_images_have_no_distance(saved):
 
 
 def _generator_loss(path, weight):
-    """(source, target, fake) -> (G's loss, metrics), with a D of one hidden layer."""
+    """-> function: (source, target, fake) -> (G's loss, metrics), with a D of one hidden layer."""
     config = get_config()
     config.loss.perceptual_weight, config.loss.perceptual_weights_file = weight, str(path)
     _, loss = terms.pix2pix_losses(config)

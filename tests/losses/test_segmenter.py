@@ -1,4 +1,4 @@
-"""Segmenters as files, against the same U-Net of torch.nn.functional, and the loss made of them."""
+"""Segmenters as files against the same U-Net in torch.nn.functional, and the loss with them."""
 
 import json
 from pathlib import Path
@@ -16,9 +16,9 @@ import torch.nn.functional as F
 
 from configs import lidc_mask2ct, liver_3d, xray_lungs
 from configs.lung_segmenter import get_config
-from jax_pix2pix.losses import segmenter
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.losses import segmenter
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.runs.workdir import load_run
 from launch.export_segmenter import export
@@ -83,7 +83,7 @@ def _changed(path, folder, arrays=None, metadata=None):
 
 
 def _theirs(path, hu):
-    """The probabilities of a file's network of two halvings, in float64: tensor [n, 1, d, h, w]."""
+    """Probabilities of a file's network with two halvings, float64 tensor [n, 1, d, h, w]."""
     arrays = {name: x.double() for name, x in safetensors.torch.load_file(path).items()}
 
     def layer(name, x, convolve, order):
@@ -144,7 +144,7 @@ def test_equal_volumes_have_no_distance(exported):
 
 
 def test_the_file_gives_the_runs_probabilities(workdir, exported):
-    """At the size that the run sees, up to the rounding of weights to float16."""
+    """They agree at the run's size, up to the rounding of weights to float16."""
     config, system, generator, _ = load_run(workdir, "best")
     stored = np.random.default_rng(0).integers(-1200, 1200, (2, *SIZE, 1), np.int16)
 
@@ -176,7 +176,7 @@ def test_the_embedded_segmenter_finds_the_lungs_of_another_patient():
 
 
 def test_the_embedded_segmenter_leads_from_an_empty_volume_to_lungs():
-    """Where a generator begins: everything is soft tissue."""
+    """An empty volume, all soft tissue, is where a generator begins."""
     target = _embedded_sample("subset0") / 1000
     distance = jax.jit(jax.value_and_grad(segmenter.segmentation_distance("", (-1000, 1000))))
     start, gradient = distance(jnp.zeros_like(target), target)

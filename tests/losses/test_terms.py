@@ -11,9 +11,9 @@ import torch
 from monai.losses import DiceLoss
 
 from configs.lidc_mask2ct import get_config
-from jax_pix2pix.losses import terms
 from jax_pix2pix import sharding
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.losses import terms as losses
 from jax_pix2pix.losses.gradient_penalties import r1_penalty
 from jax_pix2pix.models.patchgan import PatchGAN
 from jax_pix2pix.runs.workdir import build_system
@@ -28,20 +28,20 @@ def test_binary_cross_entropy(label):
     expected = torch.nn.functional.binary_cross_entropy_with_logits(
         torch.tensor(LOGITS), torch.full((5,), label)
     )
-    np.testing.assert_allclose(terms.binary_cross_entropy(LOGITS, label), expected, rtol=1e-6)
+    np.testing.assert_allclose(losses.binary_cross_entropy(LOGITS, label), expected, rtol=1e-6)
 
 
 def test_least_squares():
     logits = jnp.array([0.0, 3.0])
-    assert terms.least_squares(logits, 1.0) == (1 + 4) / 2
-    assert terms.least_squares(logits, 0.0) == 9 / 2
+    assert losses.least_squares(logits, 1.0) == (1 + 4) / 2
+    assert losses.least_squares(logits, 0.0) == 9 / 2
 
 
 def test_hinge_has_a_margin_for_the_discriminator_and_none_for_the_generator():
     logits = jnp.array([-2.0, 0.5, 2.0])
-    np.testing.assert_allclose(terms.hinge(logits, 1.0), (3 + 0.5 + 0) / 3, rtol=1e-6)
-    np.testing.assert_allclose(terms.hinge(logits, 0.0), (0 + 1.5 + 3) / 3, rtol=1e-6)
-    np.testing.assert_allclose(terms.negative_mean(logits, 1.0), -0.5 / 3, rtol=1e-6)
+    np.testing.assert_allclose(losses.hinge(logits, 1.0), (3 + 0.5 + 0) / 3, rtol=1e-6)
+    np.testing.assert_allclose(losses.hinge(logits, 0.0), (0 + 1.5 + 3) / 3, rtol=1e-6)
+    np.testing.assert_allclose(losses.negative_mean(logits, 1.0), -0.5 / 3, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_soft_dice_and_its_gradient_are_monais(float64, shape):
     theirs = channels_first(fake).requires_grad_()
     loss = DiceLoss(batch=True, smooth_nr=1, smooth_dr=1)(theirs, channels_first(target))
     loss.backward()
-    value, gradient = jax.value_and_grad(terms.soft_dice)(fake, target)
+    value, gradient = jax.value_and_grad(losses.soft_dice)(fake, target)
     assert float(value) == pytest.approx(loss.item(), abs=1e-12)
     np.testing.assert_allclose(gradient, np.moveaxis(theirs.grad.numpy(), 1, -1), atol=1e-12)
     nothing = np.zeros(shape)
-    assert terms.soft_dice(nothing, nothing) == 0
+    assert losses.soft_dice(nothing, nothing) == 0
 
 
 def _assert_pytorchs(ours, theirs, shape):
@@ -95,7 +95,7 @@ def _assert_pytorchs(ours, theirs, shape):
     """
     rng = np.random.default_rng(0)
     fake, target = rng.uniform(-1, 1, (2, *shape))
-    target = 0.7 * fake + 0.3 * target  # not at random against each other
+    target = 0.7 * fake + 0.3 * target  # correlated
 
     def channels_first(x):
         return torch.tensor(np.moveaxis(x, -1, 1))
@@ -111,14 +111,14 @@ def _assert_pytorchs(ours, theirs, shape):
 
 
 def _torch_ms_ssim(a, b, levels):
-    """Wang et al. 2003, section 3, by convolution with an 11 x 11 window: [n, 1, ..., h, w]."""
+    """Wang et al. 2003, section 3, with an 11 x 11 window by convolution: [n, 1, ..., h, w]."""
     n, (h, w) = len(a), a.shape[-2:]
     a, b = a.reshape(-1, 1, h, w), b.reshape(-1, 1, h, w)
     offsets = torch.arange(11, dtype=a.dtype) - 5
     window = torch.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
     window = (window / window.sum())[None, None]
     weights = torch.tensor([0.0448, 0.2856, 0.3001, 0.2363, 0.1333], dtype=a.dtype)[:levels]
-    c1, c2 = 0.02**2, 0.06**2  # of the range 2
+    c1, c2 = 0.02**2, 0.06**2  # for the range 2
     factors = []
     for level in range(levels):
         mean_a, mean_b, aa, bb, ab = (
@@ -138,26 +138,26 @@ def _torch_ms_ssim(a, b, levels):
 )
 def test_ms_ssim_is_that_of_convolutions(float64, shape, levels):
     def ours(fake, target):
-        return terms.ms_ssim(fake, target, levels).mean()
+        return losses.ms_ssim(fake, target, levels).mean()
 
     _assert_pytorchs(ours, lambda a, b: _torch_ms_ssim(a, b, levels).mean(), shape)
 
 
 def test_ms_ssim_of_one_scale_is_ssim_and_of_equal_images_one():
     a, b = np.random.default_rng(0).uniform(-1, 1, (2, 2, 44, 44, 1)).astype(np.float32)
-    similarity = terms.SSIM_FORMS["unclipped"](a, b)
-    np.testing.assert_allclose(terms.ms_ssim(a, b, levels=1), similarity, rtol=1e-5)
-    np.testing.assert_allclose(terms.ms_ssim(a, a, levels=3), 1, rtol=1e-5)
+    similarity = losses.SSIM_FORMS["unclipped"](a, b)
+    np.testing.assert_allclose(losses.ms_ssim(a, b, levels=1), similarity, rtol=1e-5)
+    np.testing.assert_allclose(losses.ms_ssim(a, a, levels=3), 1, rtol=1e-5)
 
 
 def test_ms_ssim_keeps_the_type_of_its_images(float64):
     image = jnp.zeros((1, 22, 22, 1), jnp.float32)
-    assert terms.ms_ssim(image, image, levels=2).dtype == jnp.float32
+    assert losses.ms_ssim(image, image, levels=2).dtype == jnp.float32
 
 
 def test_ms_ssim_of_opposite_images_is_the_floor_with_a_finite_gradient():
     a = np.random.default_rng(0).uniform(0, 1, (1, 22, 22, 1)).astype(np.float32)
-    value, gradient = jax.value_and_grad(lambda x: terms.ms_ssim(x, 1 - a, levels=2)[0])(a)
+    value, gradient = jax.value_and_grad(lambda x: losses.ms_ssim(x, 1 - a, levels=2)[0])(a)
     assert value == pytest.approx(1e-3) and np.isfinite(gradient).all()
 
 
@@ -165,8 +165,8 @@ def test_ms_ssim_of_opposite_images_is_the_floor_with_a_finite_gradient():
 def test_ms_ssim_names_levels_that_do_not_fit(levels, most):
     image = np.zeros((1, 88, 90, 1), np.float32)
     with pytest.raises(ConfigError, match=rf"ms_ssim_levels is {levels}: .*88 x 90.* 1 to {most}"):
-        terms.ms_ssim(image, image, levels)
-    assert terms.ms_ssim(image, image, most).shape == (1,)
+        losses.ms_ssim(image, image, levels)
+    assert losses.ms_ssim(image, image, most).shape == (1,)
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 9, 1), (2, 4, 5, 6, 1)])
@@ -178,14 +178,14 @@ def test_gradient_difference_and_its_gradient(float64, shape):
             terms.append(torch.nn.functional.mse_loss(ours, real))
         return sum(terms) / len(terms)
 
-    _assert_pytorchs(terms.gradient_difference, theirs, shape)
+    _assert_pytorchs(losses.gradient_difference, theirs, shape)
 
 
 def test_gradient_difference_of_ramps():
-    """Slopes 2 and 5 along rows, 0 along columns; whether up or down does not matter."""
+    """Slopes are 2 and 5 along rows and 0 along columns; their sign does not matter."""
     ramp = np.arange(6, dtype=np.float32)[None, :, None, None] * np.ones((1, 6, 6, 1), np.float32)
-    np.testing.assert_allclose(terms.gradient_difference(2 * ramp, 5 * ramp), 9 / 2)
-    assert terms.gradient_difference(2 * ramp, -2 * ramp) == 0
+    np.testing.assert_allclose(losses.gradient_difference(2 * ramp, 5 * ramp), 9 / 2)
+    assert losses.gradient_difference(2 * ramp, -2 * ramp) == 0
 
 
 WINDOW_HU = (-1024, 3000)
@@ -206,15 +206,15 @@ def test_dice_of_structures_and_its_gradient(float64, shape):
         ]
         return 1 - sum(dice) / 3
 
-    # Within some 300 HU, or no pixel is near an edge.
+    # Values span some 300 HU, else no pixel would be near an edge.
     def ours(fake, target):
-        return terms.structure_dice(WINDOW_HU)(0.15 * fake - 0.5, 0.15 * target - 0.5)
+        return losses.structure_dice(WINDOW_HU)(0.15 * fake - 0.5, 0.15 * target - 0.5)
 
     _assert_pytorchs(ours, lambda a, b: theirs(0.15 * a - 0.5, 0.15 * b - 0.5), shape)
 
 
 def test_dice_of_structures_is_zero_for_equal_images_and_two_thirds_for_air_as_bone():
-    dice = terms.structure_dice(WINDOW_HU)
+    dice = losses.structure_dice(WINDOW_HU)
     image = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 1)).astype(np.float32)
     assert dice(image, image) == pytest.approx(0, abs=1e-6)
     air, bone = np.full((1, 64, 64, 1), -1.0, np.float32), np.full((1, 64, 64, 1), 1.0, np.float32)
@@ -234,7 +234,7 @@ def test_feature_matching_is_of_hidden_layers_and_moves_the_fake_alone(float64, 
         return [layer[:scales] if scales > 1 else layer[0] for layer in layers]
 
     fake, real = features(), features()
-    value, (by_fake, by_real) = jax.value_and_grad(terms.feature_matching, (0, 1))(fake, real)
+    value, (by_fake, by_real) = jax.value_and_grad(losses.feature_matching, (0, 1))(fake, real)
     theirs = [torch.tensor(x, requires_grad=True) for x in jax.tree.leaves(fake[:-1])]
     distances = [
         torch.nn.functional.l1_loss(a, torch.tensor(b))
@@ -294,7 +294,7 @@ def _loss_config(**fields):
 
 
 def _traced(config):
-    """(what is computed in both losses, calls of D in each) with a D of one hidden layer."""
+    """(operations in both losses, calls of D in each loss), with a D of one hidden layer."""
     source, target, fake = np.random.default_rng(0).uniform(-1, 1, (3, 1, 24, 24, 1))
     calls = []
 
@@ -304,7 +304,7 @@ def _traced(config):
         return [source + 2 * image, jnp.sin(source * image)]
 
     names, counts = set(), []
-    d_loss, g_loss = terms.pix2pix_losses(config)
+    d_loss, g_loss = losses.pix2pix_losses(config)
     key = jax.random.key(0)
     for loss, more in ((d_loss, (key,)), (g_loss, ())):
         calls.clear()
@@ -354,7 +354,7 @@ def test_weighted_terms_add_up(float64):
         del update_stats
         return [source + 2 * image, jnp.sin(source * image)]
 
-    d_loss, g_loss = terms.pix2pix_losses(config)
+    d_loss, g_loss = losses.pix2pix_losses(config)
     loss, metrics = g_loss(discriminate, source, target, fake)
     assert metrics.keys() == {"loss_G", *terms}
     assert len(set(map(float, metrics.values()))) == 1 + len(terms)
@@ -374,7 +374,7 @@ def test_every_scale_of_the_logits_counts_the_same():
         del source
         return [(jnp.tile(image, (1, 8, 8, 1)), jnp.tile(image + 3, (1, 3, 3, 1)))]
 
-    d_loss, g_loss = terms.pix2pix_losses(_loss_config(**{"loss.adversarial": "lsgan"}))
+    d_loss, g_loss = losses.pix2pix_losses(_loss_config(**{"loss.adversarial": "lsgan"}))
     black, white = jnp.zeros((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1))
     _, metrics = d_loss(discriminate, black, white, black, None)
     assert (metrics["D_real"], metrics["D_fake"]) == ((0 + 9) / 2, (0 + 9) / 2)
@@ -393,7 +393,7 @@ def test_logits_of_both_are_those_of_each(float64, scales):
     def discriminate(source, image):
         return net.apply(variables, source, image, train=True)
 
-    both = terms.logits_of_both(discriminate, source, real, fake)
+    both = losses.logits_of_both(discriminate, source, real, fake)
     for image, logits in zip((real, fake), both, strict=True):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-14),
@@ -408,7 +408,7 @@ def test_logits_of_both_move_nothing_between_devices():
 
     @jax.jit
     def both(source, real, fake):
-        return terms.logits_of_both(lambda source, x: [source * x], source, real, fake)
+        return losses.logits_of_both(lambda source, x: [source * x], source, real, fake)
 
     text = both.lower(image, image, image).compile().as_text()
     assert "num_partitions=8" in text
@@ -418,13 +418,13 @@ def test_logits_of_both_move_nothing_between_devices():
 def test_soft_dice_is_of_masks_and_of_them_alone():
     config = _loss_config(**{"loss.dice_weight": 3.0, "loss.l1_weight": 0.0})
     with pytest.raises(ConfigError, match=r"loss\.dice_weight needs masks as targets"):
-        terms.pix2pix_losses(config)
+        losses.pix2pix_losses(config)
     config.evaluation = ml_collections.ConfigDict({"regions": {"lungs": (1,)}})
-    _, g_loss = terms.pix2pix_losses(config)
+    _, g_loss = losses.pix2pix_losses(config)
     target = jnp.asarray([[[[1.0], [-1.0], [-1.0], [1.0]]]])
     fake = jnp.asarray([[[[1.0], [1.0], [-1.0], [0.0]]]])
     loss, metrics = g_loss(lambda source, image: [image], target, target, fake)
-    # Probabilities 1, 1, 0 and 0.5, of which 1 and 0.5 lie inside a mask of two.
+    # Probabilities are 1, 1, 0 and 0.5; a 1 and the 0.5 lie inside a mask of two pixels.
     assert metrics["soft_dice"] == pytest.approx(1 - (2 * 1.5 + 1) / (2.5 + 2 + 1))
     assert loss == pytest.approx(metrics["G_adversarial"] + 3 * metrics["soft_dice"])
 
@@ -433,4 +433,4 @@ def test_structures_need_a_target_in_hu():
     config = _loss_config(**{"loss.structure_weight": 1.0})
     del config.data.window_hu
     with pytest.raises(ConfigError, match=r"loss\.structure_weight needs a target in HU"):
-        terms.pix2pix_losses(config)
+        losses.pix2pix_losses(config)

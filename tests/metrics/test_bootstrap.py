@@ -1,4 +1,4 @@
-"""Intervals by patient against resampling written out, and against all resamples there are."""
+"""Intervals by patient against written-out resampling, and against all possible resamples."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from jax_pix2pix.metrics.bootstrap import bootstrap_interval
 
 
 def _data(patients, seed=0):
-    """Values that lie close together within a patient, of patients with 1 to 9 images."""
+    """Values of patients with 1 to 9 images, close together within a patient."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 10, patients)
     groups = np.repeat([f"patient {i}" for i in range(patients)], sizes)
@@ -29,7 +29,7 @@ def test_interval_is_that_of_resampled_patients():
     expected = np.percentile(means, [2.5, 97.5])
     interval = bootstrap_interval(values, groups)
     assert interval == pytest.approx(expected, abs=0.04 * (expected[1] - expected[0]))
-    # Images resampled as if they were independent would look more certain than they are.
+    # Resampling images as if they were independent would give too narrow an interval.
     images = bootstrap_interval(values, np.arange(len(values)))
     assert images[1] - images[0] < 0.7 * (interval[1] - interval[0])
 
@@ -41,7 +41,7 @@ def test_two_patients_in_closed_form():
 
 
 def test_four_patients_by_all_resamples():
-    """All 256 resamples; both percentiles lie well inside a step of their distribution."""
+    """All 256 resamples are drawn; both percentiles lie well inside a step of the distribution."""
     sums, counts = np.array([3.0, 10.0, 2.0, 1.0]), np.array([1, 5, 4, 1])
     groups = np.repeat(list("abcd"), counts)
     values = np.repeat(sums / counts, counts)

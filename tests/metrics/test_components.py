@@ -19,7 +19,7 @@ def _expected(mask, count):
 @pytest.mark.parametrize("count", [1, 2, 5, 1000])
 @pytest.mark.parametrize("shape", [(40, 50), (12, 20, 22)])
 def test_components_are_scikit_images(shape, count):
-    """Noise has many components of one size, so that the order among equals is seen too."""
+    """Noise has many components of one size, so that their order is tested too."""
     rng = np.random.default_rng(count)
     for mask in (blobs(rng, shape), rng.random(shape) < 0.04, np.asfortranarray(blobs(rng, shape))):
         kept = largest_components(mask, count)

@@ -7,7 +7,17 @@ from scipy.ndimage import gaussian_filter
 
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.metrics import dose
-from jax_pix2pix.metrics.dose import MASS_ATTENUATION, dose_at_volume, dosimetry, dvh, gamma_pass_rate, mass_density, photon_dose, radiological_depth, target_sphere
+from jax_pix2pix.metrics.dose import (
+    MASS_ATTENUATION,
+    dose_at_volume,
+    dosimetry,
+    dvh,
+    gamma_pass_rate,
+    mass_density,
+    photon_dose,
+    radiological_depth,
+    target_sphere,
+)
 
 ALONG = {0: (1, 0), 90: (0, -1), 180: (-1, 0), 270: (0, 1)}
 
@@ -31,7 +41,7 @@ def test_mass_density_is_piecewise_linear():
 @pytest.mark.parametrize("angle", ALONG)
 @pytest.mark.parametrize("spacing_mm", [(3, 2, 2), (2, 1.5, 2.5)])
 def test_depth_in_homogeneous_density(angle, spacing_mm):
-    """Half a voxel and all the voxels before it, in g / cm2, in more slices than go at once."""
+    """Depth is half a voxel plus all voxels before it, in g / cm2, in more slices than a batch."""
     shape = (19, 20, 23)
     depth = radiological_depth(np.full(shape, 1.1), spacing_mm, ALONG[angle])
     axis = 1 if angle in (0, 180) else 2
@@ -40,8 +50,8 @@ def test_depth_in_homogeneous_density(angle, spacing_mm):
         voxels = voxels[::-1]
     expected = np.expand_dims(voxels, [a for a in range(3) if a != axis])
     expected = np.broadcast_to(expected * spacing_mm[axis] / 10 * 1.1, shape)
-    # At the border the density falls to zero within a voxel: the rays' samples see it exactly
-    # where they lie on the voxels, and to step ** 2 / 4 over that voxel elsewhere.
+    # At the border the density falls to zero within a voxel. Samples of rays see that exactly if
+    # they lie on voxels, and otherwise with an error of step ** 2 / 4 over that voxel.
     blur_mm = 0 if spacing_mm[1] == spacing_mm[2] else 1.5**2 / 4 / 2.5
     inside = (slice(None), slice(1, -1), slice(1, -1))
     np.testing.assert_allclose(depth[inside], expected[inside], atol=1e-12 + 0.11 * blur_mm)
@@ -49,7 +59,7 @@ def test_depth_in_homogeneous_density(angle, spacing_mm):
 
 @pytest.mark.parametrize("angle", [0, 30, 72, 200])
 def test_depth_dose_in_a_water_cylinder(angle):
-    """On the central axis exp(-mu d), d being the chord to the surface, at any angle."""
+    """The dose on the central axis is exp(-mu d) at any angle; d is the chord to the surface."""
     spacing_mm, radius = (4.0, 1.0, 1.0), 55.0
     rows, columns = np.indices((121, 121)) - 60
     mask = np.broadcast_to(rows**2 + columns**2 < radius**2, (5, 121, 121)).copy()
@@ -61,7 +71,7 @@ def test_depth_dose_in_a_water_cylinder(angle):
     axis = (abs(v) < 20) & (np.hypot(u, v) < radius - 3)
     assert axis.sum() > 3000
     np.testing.assert_allclose(found[2][axis], expected[axis], rtol=0.004)
-    # Out of the field there is none, at its edge half of it.
+    # The dose is zero outside the field, and half at its edge.
     assert found[2][(abs(v) > 52) & mask[2]].max() < 1e-3
     edge = (abs(abs(v) - 37) < 0.1) & (abs(u) < 30)
     np.testing.assert_allclose(found[2][edge] / expected[edge], 0.5, atol=0.03)
@@ -72,14 +82,14 @@ def test_turned_anatomy_in_turned_beams():
     spacing_mm = (3, 3, 3)
     centre = np.array([30.0, 51.0, 66.0])
     there = photon_dose(ct, mask, spacing_mm, centre, 12, (20, 111))
-    turned = [np.rot90(x, axes=(1, 2)) for x in (ct, mask)]  # new row: from the old columns' end
+    turned = [np.rot90(x, axes=(1, 2)) for x in (ct, mask)]  # new rows: old columns from their end
     centre = np.array([30.0, 39 * 3 - 66.0, 51.0])
     here = photon_dose(*turned, spacing_mm, centre, 12, (290, 21))
     np.testing.assert_allclose(here, np.rot90(there, axes=(1, 2)), rtol=1e-9, atol=1e-12)
 
 
 def test_beams_come_from_where_they_say():
-    """0 degrees from the front, the first row; 90 from the patient's left, the last column."""
+    """0 degrees is from the front, the first row; 90 from the patient's left, the last column."""
     mask = np.ones((6, 30, 30), bool)
     centre = np.array([9.0, 43.5, 43.5])
     front, left = (
@@ -110,7 +120,7 @@ def test_dosimetry_is_normalised_on_the_real_ct():
 
 def test_target_is_inside_the_body():
     mask = np.zeros((10, 40, 40), bool)
-    mask[:, 2:38, 2:8] = mask[:, 2:8, 2:38] = True  # an angle: its centroid is outside
+    mask[:, 2:38, 2:8] = mask[:, 2:8, 2:38] = True  # L-shaped: its centroid is outside
     centre, radius = target_sphere(mask, (2, 1, 1))
     z, y, x = np.rint(centre / (2, 1, 1)).astype(int)
     assert mask[z, y, x] and radius == pytest.approx(0.3 * 20)
@@ -139,9 +149,9 @@ def test_gamma_of_a_scaled_level_dose(scale, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize(("shift_mm", "expected"), [(1.85, 100), (2.1, 0)])
 def test_gamma_of_a_shifted_ramp(shift_mm, expected):
-    """On a slope of g % a mm gamma is shift x g / sqrt(2 ** 2 + (2 g) ** 2) at 2 % and 2 mm."""
+    """On a slope of g % per mm gamma is shift x g / sqrt(2 ** 2 + (2 g) ** 2) at 2 % and 2 mm."""
     x = np.arange(41) * 0.5
-    counted = (x >= 3) & (x <= 17)  # what is beyond has a neighbour on one side only
+    counted = (x >= 3) & (x <= 17)  # points beyond have a neighbour on one side only
     slope = 100 / 17
     assert (shift_mm * slope / np.hypot(2, 2 * slope) < 1) == (expected == 100)
     reference, shifted = (

@@ -1,4 +1,4 @@
-"""Otsu's thresholds against scikit-image and against the search through all of them."""
+"""Otsu's thresholds against scikit-image and against a search through all thresholds."""
 
 import itertools
 

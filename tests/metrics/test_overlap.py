@@ -1,4 +1,4 @@
-"""Overlap against MONAI and scikit-learn; sums over padding and devices."""
+"""Overlap against MONAI and scikit-learn, and sums over padding and devices."""
 
 import warnings
 
@@ -19,7 +19,7 @@ CASES = [(shape, name) for shape in SHAPES for name in pairs(SHAPES[0])]
 
 
 def _whole(counts):
-    """Counts of all slices together."""
+    """The counts of all slices together."""
     return {name: np.asarray(count).sum(dtype=np.int64) for name, count in counts.items()}
 
 
@@ -56,12 +56,12 @@ def test_empty_masks():
     assert invented["dice"] == invented["iou"] == invented["specificity"] == 0
     assert np.isnan(invented["sensitivity"])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing is divided by zero on the way
+        warnings.simplefilter("error")  # no division by zero on the way
         overlap_scores(**overlap_counts(np.zeros((2, 3, 4, 5), bool), empty))
 
 
 def test_one_entry_for_each_slice_and_threshold():
-    """Those of slices are scikit-learn's, thresholds are an axis more, NumPy's are JAX's."""
+    """Slices match scikit-learn, thresholds add an axis, and NumPy's counts match JAX's."""
     rng = np.random.default_rng(1)
     reference = blobs(rng, (3, 4, 10, 12))
     probability = rng.random(reference.shape, np.float32) * 0.6 + reference * 0.3
@@ -84,7 +84,7 @@ def test_one_entry_for_each_slice_and_threshold():
 
 @pytest.mark.parametrize("shape", [(16, 20, 24), (16, 3, 20, 24)])
 def test_sums_are_exact_under_padding_and_sharding(shape):
-    """Over eight devices and with noise in the rows of weight 0, as over the real rows alone."""
+    """Eight devices, and noise in rows of weight 0, give the sums over the real rows alone."""
     rng = np.random.default_rng(2)
     prediction, reference = rng.random(shape) < 0.4, rng.random(shape) < 0.3
     weight = np.ones(len(prediction), np.float32)
@@ -106,6 +106,6 @@ def test_sums_are_exact_under_padding_and_sharding(shape):
 
 
 def test_sums_of_a_large_volume_do_not_overflow():
-    """800 slices of 512 x 512, many times over: beyond 32 bits."""
+    """800 slices of 512 x 512, many times over, are beyond 32 bits."""
     counts = {"tp": 3 * 2**32, "fp": 2**32, "fn": 2**32, "tn": 2**32}
     assert overlap_scores(**counts)["dice"] == 0.75

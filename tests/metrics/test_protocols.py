@@ -1,4 +1,4 @@
-"""Protocols against scikit-image, and against the definitions written out window by window."""
+"""Protocols against scikit-image and against definitions written out window by window."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def pair(request):
 
 
 def _inside(mask):
-    """Of each voxel, whether it is in the mask and its window of 7 within the volume."""
+    """Whether each voxel is in the mask with its window of 7 inside the volume."""
     inside = np.zeros_like(mask)
     inside[3:-3, 3:-3, 3:-3] = mask[3:-3, 3:-3, 3:-3]
     return inside
@@ -100,7 +100,7 @@ def test_dm_pix_2d_is_scikit_images_gaussian_form_slice_by_slice(pair):
 
 
 def _ms_ssim(ct, sct, mask):
-    """Of volumes in [-1024, 3071] HU, by the definition, and each scale's value."""
+    """(MS-SSIM of volumes in [-1024, 3071] HU by its definition, each scale's value)."""
     missing = [max(0, 97 - size) for size in mask.shape]
     margin = [(size // 2, size - size // 2) for size in missing]
     images = [np.pad(np.where(mask, x, -1024) + 1024.0, margin, "edge") for x in (ct, sct)]
@@ -113,7 +113,7 @@ def _ms_ssim(ct, sct, mask):
 
 
 def _some_of(mask):
-    """A voxel in 200 of a mask, and all around its middle, where the last scale looks."""
+    """One of 200 voxels of a mask, and all around its middle, which the last scale uses."""
     some = mask & (np.random.default_rng(3).random(mask.shape) < 0.005)
     middle = tuple(slice(48 - max(0, 97 - n) // 2, 50 - max(0, 97 - n) // 2) for n in mask.shape)
     some[middle] = mask[middle]
@@ -158,7 +158,7 @@ def test_what_is_too_small_is_undefined():
         [scores[n]["ssim"] for n in ("synthrad2023", "skimage_default", "dm_pix_2d")]
     ).all()
     corner = np.zeros((20, 30, 30), bool)
-    corner[:3, :3, :3] = True  # no whole window lies about any of its voxels
+    corner[:3, :3, :3] = True  # no voxel has a whole window
     ct, sct, _ = random_pair(corner.shape)
     scores = compare(ct, sct, corner, ["synthrad2023", "synthrad2025"])
     assert np.isnan(scores["synthrad2023"]["ssim"]) and np.isnan(scores["synthrad2025"]["ms_ssim"])

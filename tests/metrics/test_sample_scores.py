@@ -1,4 +1,4 @@
-"""Scores of samples against scikit-image, SciPy, closed forms and definitions written out."""
+"""Scores of samples against scikit-image, SciPy, closed forms and written-out definitions."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_what_is_remembered_by_heart():
 
 def test_diversity_of_samples_about_a_volume():
     volume = np.random.default_rng(1).normal(-400, 500, (5, 6, 7))
-    apart = np.array([30, 70]).reshape(2, 1, 1, 1)  # two samples 40 HU apart: a deviation of 20
+    apart = np.array([30, 70]).reshape(2, 1, 1, 1)  # two samples 40 HU apart: deviation 20
     scores = diversity(volume + apart, 500.0)
     assert scores == pytest.approx({"diversity": 0.04, "diversity_hu": 20})
     assert diversity(np.stack([volume] * 3), 500.0)["diversity_hu"] == pytest.approx(0, abs=1e-9)
@@ -97,7 +97,7 @@ def test_sifid_of_one_feature_and_of_constant_ones():
     a, b = facts(np.zeros((1, 2, 2)), x), facts(np.zeros((1, 2, 2)), y)
     expected = (x.mean() - y.mean()) ** 2 + (x.std(ddof=1) - y.std(ddof=1)) ** 2
     assert sample_scores.sifid(a, b) == pytest.approx(expected, rel=1e-9)
-    # No position differs from another: the covariances are singular.
+    # All positions are equal, so the covariances are singular.
     ones, twos = (facts(np.zeros((1, 2, 2)), np.full((50, 4), value)) for value in (1.0, 2.0))
     assert sample_scores.sifid(ones, twos) == pytest.approx(4)
 
@@ -109,7 +109,7 @@ def test_histogram_distance_is_the_shift_and_the_sorted_difference():
     other = np.rint(rng.normal(100, 50, hu.shape))
     a, shifted, b = (facts(x, features) for x in (hu, hu[::-1] + 37, other))
     assert sample_scores.hu_histogram_distance(a, shifted) == pytest.approx(37)
-    # Of equally many values: the mean difference of the sorted ones.
+    # With equal counts of values it is the mean difference of the sorted ones.
     expected = np.abs(np.sort(hu.ravel()) - np.sort(other.ravel())).mean()
     assert sample_scores.hu_histogram_distance(a, b) == pytest.approx(expected, rel=1e-9)
     rounded = facts(hu + 0.4, features)

@@ -1,4 +1,4 @@
-"""A patient's scores: what they are made of, which names they have, what is undefined."""
+"""A patient's scores: their parts, their names and undefined ones."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from jax_pix2pix.metrics import protocols, sct_scores
 from jax_pix2pix.metrics.dose import dosimetry
-from jax_pix2pix.metrics.mask_scores import case_scores, json_case, over_cases
+from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
 from jax_pix2pix.metrics.structures import structure_scores, structures
 from tests.synthetic_ct import abdomen_pair
 
@@ -21,7 +21,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def scores(pair):
-    return sct_scores.score_patient(*pair, SPACING_MM)
+    return sct_scores.score_ct(*pair, SPACING_MM)
 
 
 def test_structures_share_out_the_mask():
@@ -36,14 +36,14 @@ def test_scores_are_those_of_their_parts(pair, scores):
     for name, values in protocols.compare(ct, sct, mask).items():
         for metric, value in values.items():
             assert scores[f"{name}.{metric}"] == value
-    bone = case_scores((sct > 250) & mask, (ct > 250) & mask, SPACING_MM)
+    bone = score_masks((sct > 250) & mask, (ct > 250) & mask, SPACING_MM)
     assert scores["bone.dice"] == bone["dice"] and 0.1 < bone["dice"] < 1
     assert scores["bone.hd95_mm"] == bone["hd95_mm"] > 0
     doses = dosimetry(ct, sct, mask, SPACING_MM)
     assert scores["gamma_3_3"] == doses.gamma_pass_rate(3, 3)
     assert scores["gamma_2_2"] == doses.gamma_pass_rate(2, 2)
     differences = doses.differences()
-    assert scores["delta_d98"] == differences["d98"] < 0  # 20 HU too bright: it attenuates more
+    assert scores["delta_d98"] == differences["d98"] < 0  # 20 HU too bright attenuates more
     assert scores["delta_body_dmean"] == differences["body_dmean"]
 
 
@@ -57,8 +57,8 @@ def test_a_structure_that_neither_volume_has_is_undefined(pair):
 
 def test_names_do_not_depend_on_the_volume(pair, scores):
     ct, sct, mask = pair
-    unknown = sct_scores.score_patient(ct, sct, mask, None)
-    one_slice = sct_scores.score_patient(*(x[5:6] for x in pair), SPACING_MM)
+    unknown = sct_scores.score_ct(ct, sct, mask, None)
+    one_slice = sct_scores.score_ct(*(x[5:6] for x in pair), SPACING_MM)
     for other in (unknown, one_slice):
         assert list(other) == list(scores)
         assert np.isnan([other[name] for name in sct_scores.DOSE_SCORES]).all()
@@ -68,7 +68,7 @@ def test_names_do_not_depend_on_the_volume(pair, scores):
 
 
 def test_only_what_is_asked_for(pair):
-    scores = sct_scores.score_patient(*pair, SPACING_MM, protocols=["dm_pix_2d"], dose=False)
+    scores = sct_scores.score_ct(*pair, SPACING_MM, protocols=["dm_pix_2d"], dose=False)
     assert {name.split(".")[0] for name in scores} == {"dm_pix_2d", "bone", "soft_tissue", "air"}
 
 

@@ -57,7 +57,7 @@ def test_identical_images_score_one():
 
 
 def test_only_the_unclipped_form_has_its_full_gradient_on_a_flat_image():
-    """On a flat image dm_pix's clipping leaves little of it in float32; there the forms differ."""
+    """On a flat image dm_pix's clipping leaves little of the gradient in float32."""
     a = jnp.asarray(_pair()[0], jnp.float32)
 
     def size(form):

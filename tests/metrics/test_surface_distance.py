@@ -54,7 +54,7 @@ def test_distances_are_monais_and_the_definitions(shape, spacing_mm, name):
     assd = compute_average_surface_distance(*one_hot, symmetric=True, **options)
     assert distances["assd_mm"] == pytest.approx(assd.item(), rel=1e-6, abs=1e-6)
     hd95 = compute_hausdorff_distance(*one_hot, percentile=95, **options)
-    # In float32 MONAI looks for the percentile up to 1e-4 of a place beside it.
+    # MONAI's float32 places the percentile up to 1e-4 of a place off.
     _, directed, _ = get_edge_surface_distance(
         *(mask[0, 0] for mask in one_hot), spacing=spacing_mm, symmetric=True
     )
@@ -73,7 +73,7 @@ def test_empty_masks():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_field_around_the_masks_changes_nothing(name):
-    """Cropping to both masks' box is exact; only the border of the field would move a surface."""
+    """Cropping to both masks' box is exact; only the field's border would move a surface."""
     prediction, reference = pairs((7, 18, 20))[name]
     margin = [(9, 2), (0, 30), (5, 0)]
     around = [np.pad(mask, margin) for mask in (prediction, reference)]
@@ -85,7 +85,7 @@ def test_the_field_around_the_masks_changes_nothing(name):
 
 @pytest.mark.slow
 def test_a_volume_of_full_size_takes_seconds():
-    """512 x 512 x 400 with a liver of 7 million voxels: most of it is cropped away."""
+    """512 x 512 x 400 voxels with a liver of 7 million; most of the volume is cropped away."""
     z, y, x = np.ogrid[-80:80, -140:140, -155:155]
     liver = (z / 80) ** 2 + (y / 140) ** 2 + (x / 155) ** 2 < 1
     prediction, reference = np.zeros((2, 400, 512, 512), bool)

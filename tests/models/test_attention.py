@@ -19,7 +19,7 @@ def _inputs(spatial, *channels):
 
 
 def _variables(module, *inputs, **kwargs):
-    """Random ones of the size of 1, where initial weights leave little of what is tested."""
+    """Random variables of size about 1, as initial weights leave little of what is tested."""
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **kwargs))["params"]
     leaves, structure = jax.tree.flatten(shapes)
     rng = np.random.default_rng(1)
@@ -31,14 +31,14 @@ def _channels_first(x):
 
 
 def _convolve(params, x):
-    """Our kernel [1, ..., in, out] as PyTorch's convolution of x [n, in, *spatial]."""
+    """PyTorch's convolution of x [n, in, *spatial] with our kernel [1, ..., in, out]."""
     kernel, bias = (torch.tensor(np.asarray(params[name])) for name in ("kernel", "bias"))
     kernel = kernel.permute(-1, -2, *range(kernel.ndim - 2))
     return (F.conv2d if x.ndim == 4 else F.conv3d)(x, kernel, bias)
 
 
 def _assert_same(apply, inputs, theirs, their_inputs):
-    """Outputs and the gradients of a weighted sum of them."""
+    """Compares outputs, and the gradients of a weighted sum of them."""
     weights = np.random.default_rng(2).normal(size=inputs[0].shape)
 
     @jax.jit
@@ -157,7 +157,7 @@ def test_a_map_of_too_many_pixels_is_named(largest, larger):
 
 
 def test_weights_of_many_pixels_add_up_in_bfloat16():
-    """4096 equal weights: added in bfloat16 they would stop at 256 of them."""
+    """Added in bfloat16, 4096 equal weights would stop at the sum of 256 of them."""
     x = jnp.ones((1, 64, 64, 8), jnp.bfloat16)
     module = SelfAttention(jnp.bfloat16)
     params = jax.tree.map(jnp.zeros_like, module.init(jax.random.key(0), x)["params"])

@@ -25,7 +25,7 @@ def _channels_first(x):
 
 
 def _torch_results(function, x, weight, g, **options):
-    """-> output and gradients in channels-last order, the kernel's in PyTorch's."""
+    """-> output and gradients in channels-last order, but the kernel's in PyTorch's order."""
     x = torch.tensor(_channels_first(x), requires_grad=True)
     weight = torch.tensor(weight, requires_grad=True)
     y = function(x, weight, **options)
@@ -55,7 +55,7 @@ def _check_module(module, function, to_weight, to_kernel, x, **options):
 
 
 def _swap(kernel_or_weight, order, ndim):
-    """[k, ..., in, out] -> PyTorch's weight with the two channels in ``order`` first."""
+    """[k, ..., in, out] -> PyTorch's weight, the two channel axes first, in ``order``."""
     return np.ascontiguousarray(
         kernel_or_weight.transpose(*[ndim + o for o in order], *range(ndim))
     )
@@ -100,7 +100,7 @@ def test_conv_transpose_is_pytorchs(float64, spatial, channels, kernel, stride, 
 
 
 def _maps(g, small_channels=3, large_channels=5):
-    """Random (large, small, kernel) of a Geometry."""
+    """Random (large, small, kernel) for a Geometry."""
     channels = (small_channels, large_channels)
     kernel = (g.kernel,) * g.ndim + (channels if g.transposed else channels[::-1])
     return (
@@ -126,7 +126,7 @@ FORMS = [
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("form", "ndim", "kernel", "stride", "padding"), FORMS)
 def test_forms_equal_native_ones(float64, form, ndim, kernel, stride, padding, transposed):
-    """Each form of each map, on odd sizes too: platform and shape decide which training uses."""
+    """Tests each form of each map, odd sizes too; platform and shape decide training's form."""
     even_only = form in ("_scatter_shifts", "_scatter_subpixel")
     size = (8, 6, 10)[:ndim] if even_only else (9, 6, 7)[:ndim]
     g = maps.Geometry(kernel, stride, padding, size, transposed)
@@ -137,7 +137,7 @@ def test_forms_equal_native_ones(float64, form, ndim, kernel, stride, padding, t
     _close(ours, getattr(maps, f"_{operation}_native")(*inputs[operation], g))
 
 
-# The shapes of the flagship and of a 3D scale: what the CPU chooses for each, against PyTorch.
+# Shapes of the flagship and of a 3D scale: the CPU's choice for each, against PyTorch.
 @pytest.mark.parametrize(
     ("form", "operation", "g", "channels"),
     [
@@ -166,7 +166,7 @@ def test_cpu_gets_the_form_that_was_measured(monkeypatch, form, operation, g, ch
 @pytest.mark.slow
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_second_derivatives(float64, ndim):
-    """A gradient penalty differentiates the gradient: compare with autodiff of the native form."""
+    """A gradient penalty needs them: compared with autodiff of the native form."""
     g = maps.Geometry(4, 2, 1, (4, 6, 2)[:ndim], transposed=False)
     large, _, w = _maps(g)
 
@@ -187,7 +187,7 @@ def test_bfloat16_accumulates_in_float32():
     rounded = maps._correlate_taps(small.astype(jnp.bfloat16), large.astype(jnp.bfloat16), g)
     assert rounded.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(rounded, np.float32), exact, rtol=1e-2)
-    # CPUs accumulate wide anyway; elsewhere, and where products are summed, the type decides.
+    # CPUs accumulate wide anyway; elsewhere, and in sums of products, the type decides.
     half = jnp.ones((2, 2), jnp.bfloat16)
     assert maps._product(half, half).dtype == jnp.float32
 

@@ -1,4 +1,4 @@
-"""The critic's constraints, and what it learns when only it is trained."""
+"""The critic's constraints, and what it learns when it is trained alone."""
 
 import functools
 
@@ -14,7 +14,7 @@ from jax_pix2pix.runs.workdir import build_system
 
 def _liver(variant="", **fields):
     config = get_config(variant)
-    config.dtype = "float32"  # tests say when they want less
+    config.dtype = "float32"  # tests ask for less explicitly
     config.data.image_size = 32
     config.data.batch_size = 4
     config.steps_per_epoch = 1000
@@ -36,7 +36,7 @@ def _state(system):
 
 
 def _distances(system, steps):
-    """The distance of one fixed fake's features while only D is trained, and D at the end."""
+    """The feature distance of one fixed fake while only D is trained, and D at the end."""
     batch = _batch()
     state = _state(system)
     source, target = system.normalise(batch)
@@ -78,7 +78,7 @@ def _distances(system, steps):
 def test_the_distance_grows_when_only_the_critic_is_trained(constraint, norm):
     fields = {"discriminator.constraint": constraint, "discriminator.norm": norm}
     distances, d = _distances(_liver(**fields), 150)
-    # The first update clips what the initial weights exceed.
+    # The first update clips initial weights that exceed the limit.
     assert distances[-1] > 1.5 * distances[1]
     if constraint == "clip":
         bounds = [float(jnp.abs(x).max()) for x in jax.tree.leaves(d.params)]

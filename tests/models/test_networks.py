@@ -56,7 +56,7 @@ def test_patchgan_returns_every_level_with_the_logits_last(spatial):
 
 
 def test_a_logit_sees_70_pixels():
-    """Receptive field of the middle logit, by its gradient with respect to the image."""
+    """The receptive field of the middle logit, from its gradient with respect to the image."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 128, 128, 1)), jnp.float32)
     net = PatchGAN(width=2, norm="none")  # an instance norm sees the whole image
     params = _initial(net, x, x)
@@ -108,7 +108,7 @@ def test_optional_parts_of_the_unet_keep_its_shape_and_matter(spatial, options):
         assert channels == params["params"][f"encode_{level - 1}"]["kernel"].shape[-1]
         params["params"]["self_attention"]["gamma"] = jnp.ones(())
     decoded = params["params"]["decode_1"]["kernel"].shape[-2]
-    assert decoded == (16 if "skips" in options else 32)  # 2 * width, and a skip of as many
+    assert decoded == (16 if "skips" in options else 32)  # 2 * width, plus as many from a skip
 
     def energy(params):
         y = net.apply(params, x, train=False)
@@ -116,7 +116,7 @@ def test_optional_parts_of_the_unet_keep_its_shape_and_matter(spatial, options):
 
     gradients, y = jax.jit(jax.grad(energy, has_aux=True))(params)
     assert y.shape == (2, *spatial, 1) and float(jnp.abs(y).max()) <= 1
-    # A query's constant offset changes no softmax: a key's bias has no gradient but rounding.
+    # A constant offset per query changes no softmax, so a key's bias has no gradient but rounding.
     without = {k for k, g in _leaves(gradients).items() if not (g != 0).any()}
     assert without <= {"['params']['self_attention']['key']['bias']"}
 
@@ -170,7 +170,7 @@ def test_scales_are_networks_that_see_smaller_images(spatial, scales):
     assert [[x.shape[1] for x in level] for level in features] == [
         [*(sides // 2)], [*(sides // 4)], [*(sides // 4 - 1)]
     ]  # fmt: skip
-    # Each is the single network with its weights, on means of 2**scale pixels a side.
+    # Each is the single network with its weights, on means over 2**scale pixels per side.
     single = net.clone(scales=1)
     for scale in range(scales):
         prefix = f"scale_{scale}_"

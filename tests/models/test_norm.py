@@ -1,4 +1,4 @@
-"""Instance norm with its activation against PyTorch, and what its derivative keeps."""
+"""Instance norm with its activation against PyTorch, and what its derivative stores."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def test_value_and_gradient_are_pytorchs(float64, shape, slope):
 
 @pytest.mark.parametrize("slope", SLOPES)
 def test_gradient_of_the_gradient_is_pytorchs(float64, slope):
-    """As gradient penalties need it."""
+    """Gradient penalties need it."""
     rng = np.random.default_rng(0)
     x, weights = rng.normal(3, 2, SHAPES[0]), rng.normal(size=SHAPES[0])
 
@@ -89,7 +89,7 @@ def test_slope_is_the_activations(kind):
     ("layer", "theirs"), [(Conv, F.conv2d), (ConvTranspose, F.conv_transpose2d)]
 )
 def test_a_bias_before_an_instance_norm_is_idle(float64, layer, theirs):
-    """PyTorch adds it and its norm takes it away; here it is not added. Its gradient is 0."""
+    """PyTorch adds it and its norm removes it; here it is not added. Its gradient is 0."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 8, 8, 3))
     conv = layer(5, idle_bias=True, dtype=jnp.float64)

@@ -1,4 +1,4 @@
-"""Changes of size against PyTorch's."""
+"""Resizing against PyTorch's."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def test_adaptive_pool_and_its_gradient_are_pytorchs(float64, spatial):
 
 
 def test_pool_of_bfloat16_sums_in_float32():
-    """A mean of 400 numbers near 1 that bfloat16 cannot add up."""
+    """bfloat16 cannot add up the 400 numbers near 1 of this mean."""
     x = 1 + 0.01 * np.random.default_rng(0).standard_normal((1, 160, 160, 1))
     x = jnp.asarray(x, jnp.bfloat16)
     pooled = adaptive_average_pool(x, 8)
@@ -79,7 +79,7 @@ def test_linear_resize_and_its_gradient_are_pytorchs_with_aligned_corners(float6
 
 @pytest.mark.parametrize("size", [(9, 4), (3, 17), (8, 8)])
 def test_linear_resize_keeps_corners_and_ramps(float64, size):
-    """What is linear in the pixels' positions from corner to corner stays so."""
+    """A ramp that is linear from corner to corner stays linear."""
 
     def ramp(rows, columns):
         y, x = np.linspace(0, 1, rows)[:, None], np.linspace(0, 1, columns)

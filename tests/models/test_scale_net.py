@@ -1,4 +1,4 @@
-"""The networks of one scale of the pyramid: sizes, what a pixel sees, and blocks of a whole."""
+"""The networks of one scale of the pyramid: sizes, receptive fields, and blocks of a whole."""
 
 import functools
 
@@ -26,7 +26,7 @@ def _inputs(net, size, batch_size=1, dtype=np.float32):
 
 
 def _initial(net, *inputs):
-    """Variables as if the network had trained: signals keep their size from layer to layer."""
+    """Variables as after training: signals keep their size from layer to layer."""
     variables = jax.jit(functools.partial(net.init, train=False))(jax.random.key(0), *inputs)
     rng = np.random.default_rng(1)
 
@@ -68,7 +68,7 @@ def test_generator_keeps_any_size_and_every_parameter_matters(size):
 
 @pytest.mark.parametrize("size", [(3, 4, 5), (16, 21)])
 def test_noise_and_image_are_added(size):
-    """In the interior, what is taken from the image and given to the noise changes nothing."""
+    """Moving the image's values into the noise's interior changes nothing."""
     net = _generator(len(size))
     image, noise = _inputs(net, size)
     variables = _initial(net, image, noise)
@@ -83,7 +83,7 @@ def test_noise_and_image_are_added(size):
 
 
 def test_noise_sizes():
-    """5 more on each side of a volume; of a slab so too, and a multiple of 8."""
+    """5 more on each side, for a volume and for a slab; a slab's is also a multiple of 8."""
     assert _generator(3).noise_size((4, 28, 30)) == (14, 38, 40)
     assert _generator(2).noise_size((28, 38)) == (40, 48)
     assert _generator(2).noise_size((141, 6)) == (152, 16)
@@ -110,7 +110,7 @@ def test_discriminator_does_not_look_at_the_source():
 
 
 def _seen(gradient):
-    """Along each spatial axis, the first and the last index whose gradient is not zero."""
+    """The first and the last index with a nonzero gradient, along each spatial axis."""
     spatial = range(1, gradient.ndim - 1)
     found = np.nonzero(np.asarray(gradient))
     return [(int(found[axis].min()), int(found[axis].max())) for axis in spatial]
@@ -144,7 +144,7 @@ def test_a_block_with_a_halo_of_5_is_the_whole_volumes(float64, low):
     variables = _initial(net, image, noise)
     first = [max(a - 5, 0) for a in low]
     last = [min(a + side + 5, m) for a, m in zip(low, size, strict=True)]
-    # The padding is that of the volume at its ends, and elsewhere lies beyond the halo.
+    # Padding is the volume's own at its ends, and elsewhere lies beyond the halo.
     window = [slice(a, b) for a, b in zip(first, last, strict=True)]
     padded = [slice(a, b + 10) for a, b in zip(first, last, strict=True)]
     block = _output(net, variables, image[:, *window], noise[:, *padded])
@@ -155,7 +155,7 @@ def test_a_block_with_a_halo_of_5_is_the_whole_volumes(float64, low):
 
 
 def test_a_block_with_a_halo_of_40_is_the_whole_slabs(float64):
-    """Blocks begin where pooling windows do, and so do their halos; 32 are not enough."""
+    """Blocks and their halos begin where pooling windows do; a halo of 32 is not enough."""
     net = _generator(2, dtype=jnp.float64)
     _, noise = _inputs(net, (150, 6), dtype=np.float64)
     variables = _initial(net, noise, noise)

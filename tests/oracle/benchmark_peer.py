@@ -1,9 +1,10 @@
-"""The process that measures PyTorch: the oracle's step, as fast as PyTorch makes it honestly.
+"""The process that measures PyTorch: the oracle's step, as fast as PyTorch can run it fairly.
 
-One variant a process: "eager", "channels_last", "compile" (torch.compile of networks and losses),
-"compile_channels_last". Adam is the faster of fused and foreach. Input is normalised beforehand,
-which JAX does inside the step. bfloat16 is autocast in the networks; losses are float32, as in JAX.
-On GPUs TF32 is allowed where JAX allows it, and cuDNN picks its algorithms by trial.
+Each process has one variant: "eager", "channels_last", "compile" (torch.compile of networks and
+losses) or "compile_channels_last". Adam is the faster of fused and foreach. Input is normalised
+beforehand, which JAX does inside the step. bfloat16 is autocast in the networks; losses are
+float32, as in JAX. On GPUs TF32 is allowed where JAX allows it, and cuDNN picks its algorithms by
+trial.
 """
 
 import functools
@@ -21,7 +22,7 @@ from tests.oracle import lidc_mask2ct_torch as oracle
 from tests.oracle.training import adam
 
 WARM_UP_STEPS = 3
-FIXED = {  # what the oracle has only one form of
+FIXED = {  # fields for which the oracle has only one form
     "generator.dropout_levels": 3,
     "generator.skips": True,
     "generator.attention_gates": False,
@@ -131,7 +132,7 @@ class Peer:
         }
 
     def _adam_seconds(self, form):
-        """The fastest update of both networks by the gradients at hand."""
+        """Seconds of the fastest update of both networks with the present gradients."""
         self._optimise_with(form)
         times = []
         for _ in range(3):
@@ -178,7 +179,7 @@ class Peer:
 
 
 class _Parameters:
-    """What adam asks of a module."""
+    """The part of a module that `adam` needs."""
 
     def __init__(self, parameters):
         self.parameters = lambda: parameters

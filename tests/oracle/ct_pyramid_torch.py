@@ -2,8 +2,8 @@
 
 Written from the specification alone. Volumes: [n, 1, d, h, w] in [-1, 1]. Slabs: [n, d, h, w], the
 slices as channels. Any float dtype. Norms have PyTorch's defaults: eps 1e-5, instance norm without
-parameters, batch norm with them and momentum 0.1. Convolutions k3 that a norm follows have no bias,
-the others have one.
+parameters, batch norm with them and momentum 0.1. Convolutions k3 before a norm have no bias, the
+others have one.
 """
 
 from itertools import pairwise
@@ -24,20 +24,20 @@ REAL, FAKE, G_TARGET = 1.0, 0.0, 0.9
 
 
 def resize(x, size):
-    """[n, c, *spatial] -> [n, c, *size], linear, the corners' pixels on the corners."""
+    """[n, c, *spatial] -> [n, c, *size], linear, with corner pixels aligned."""
     return F.interpolate(x, size=tuple(size), mode=LINEAR[x.ndim - 2], align_corners=True)
 
 
 class _Generator(nn.Module):
-    """What both have: the noise is added to the padded image, and the coarser image at the end."""
+    """The common part: adds noise to the padded image, and the coarser image at the end."""
 
     def noise_size(self, size):
         return tuple(m + sum(self.margins(m)) for m in size)
 
     def forward(self, image, noise, residual=True):
-        """image: the coarser scale's, at this scale's size; zeros and no residual at scale 0.
+        """image: the coarser scale's image at this scale's size; at scale 0 zeros and no residual.
 
-        noise: [n, c, *noise_size], times its amplitude.
+        noise: [n, c, *noise_size], already times its amplitude.
         """
         size = image.shape[2:]
         margins = [m for side in reversed(size) for m in self.margins(side)]
@@ -72,7 +72,7 @@ class VolumeGenerator(_Generator):
 
 
 class SlabGenerator(_Generator):
-    """Three poolings and three transposed convolutions, two convolutions between any of them."""
+    """Three poolings and three transposed convolutions, with two convolutions between each."""
 
     def __init__(self, slices, width=256, levels=3, norm="batch"):
         super().__init__()
@@ -113,7 +113,7 @@ class SlabGenerator(_Generator):
 
 
 class Discriminator(nn.Module):
-    """Logits at every pixel; ``channels`` are a slab's slices, 1 of a volume."""
+    """Logits at every pixel. ``channels``: a slab's number of slices, or 1 for a volume."""
 
     def __init__(self, width=16, layers=4, norm="batch", ndim=3, channels=1):
         super().__init__()
@@ -126,7 +126,7 @@ class Discriminator(nn.Module):
         self.apply(init_weights)
 
     def forward(self, x):
-        """List of the feature maps after each layer's activation; the last is the logits."""
+        """A list of the feature maps after each layer's activation; the last is the logits."""
         features = [x]
         for conv, norm in zip(self.layers[:-1], self.norms, strict=True):
             features.append(F.leaky_relu(norm(conv(features[-1])), 0.2))
@@ -134,12 +134,12 @@ class Discriminator(nn.Module):
 
 
 def as_volumes(image):
-    """[n, d, h, w] of either form."""
+    """Either form -> [n, d, h, w]."""
     return image[:, 0] if image.ndim == 5 else image
 
 
 def intensity_projections(fake, real):
-    """MSE of mean- and of maximum-intensity projections along the three axes: the mean of six."""
+    """The mean of six MSEs, of mean- and maximum-intensity projections along the three axes."""
     fake, real = as_volumes(fake), as_volumes(real)
     terms = []
     for axis in (1, 2, 3):
@@ -149,7 +149,7 @@ def intensity_projections(fake, real):
 
 
 def boundary_slices(fake, real):
-    """As published: MSE of the first slices along the three axes, their mean."""
+    """The published form: the mean MSE of the first slices along the three axes."""
     fake, real = as_volumes(fake), as_volumes(real)
     first = [F.mse_loss(fake.select(axis, 0), real.select(axis, 0)) for axis in (1, 2, 3)]
     return sum(first) / 3
@@ -159,9 +159,9 @@ PROJECTIONS = {"intensity": intensity_projections, "boundary_slices": boundary_s
 
 
 def gradient_penalty(discriminate, real, fake, epsilon):
-    """Gulrajani et al. 2017: (|gradient| - 1)**2 between real and fake, mean over images.
+    """Gulrajani et al. 2017: (|gradient| - 1)**2 between real and fake, averaged over images.
 
-    epsilon: the share of the real one, [n, 1, ...]. The gradient is of the logits' mean.
+    epsilon: the share of the real image, [n, 1, ...]. The gradient is that of the logits' mean.
     """
     between = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
     logits = discriminate(between)[-1]
@@ -173,9 +173,9 @@ def gradient_penalty(discriminate, real, fake, epsilon):
 def discriminator_loss(
     discriminate, real, fake, *, adversarial="lsgan", penalty_weight=0.1, epsilon=None, aside=None
 ):
-    """-> {"loss_d", "real", "fake"} and "penalty" of "wgan".
+    """-> {"loss_d", "real", "fake"}, and "penalty" for "wgan".
 
-    aside: what is asked for the penalty in place of ``discriminate``.
+    aside: the function to use for the penalty instead of ``discriminate``.
     """
     real_logits, fake_logits = discriminate(real)[-1], discriminate(fake)[-1]
     if adversarial == "lsgan":
@@ -195,7 +195,7 @@ def generator_loss(
 ):  # fmt: skip
     """-> {"loss_g", "adversarial", "reconstruction", "projection", "segmentation"}.
 
-    weights: of the four terms. segmenter: image -> probabilities, or None for no such term.
+    weights: those of the four terms. segmenter: image -> probabilities, or None for no such term.
     """
     logits = discriminate(sample)[-1]
     lsgan = adversarial == "lsgan"
@@ -215,15 +215,15 @@ def step(
     generator, discriminator, real, samples, reconstruction, *, residual, learning_rate=5e-4,
     generator_updates=3, epsilons=None, adversarial="lsgan", penalty_weight=0.1, **g_options,
 ):  # fmt: skip
-    """One iteration, in place: an update of D on each sample, then G's on the last one.
+    """One iteration, in place: an update of D on each sample, then G's updates on the last one.
 
-    samples: (image, noise) of each update of D. reconstruction: (image, noise), the image without
+    samples: (image, noise) for each update of D. reconstruction: (image, noise), the image without
     random noise. G's running statistics move in its own updates, with the sample and then with the
-    reconstruction; D's in its own, the real one first, and not with the gradient penalty.
-    epsilons: of the penalty, one an update.
+    reconstruction. D's move in its own, the real image first, and not with the gradient penalty.
+    epsilons: those of the penalty, one per update.
 
     Returns:
-        (a dict of losses and ``grads``, name -> numpy, for each update of D, likewise of G).
+        (list for D, list for G): for each update a dict of losses and ``grads``, name -> numpy.
     """
     optimizers = [adam(module, learning_rate) for module in (generator, discriminator)]
     optimizer_g, optimizer_d = optimizers

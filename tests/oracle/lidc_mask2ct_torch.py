@@ -49,7 +49,7 @@ def ssim(a, b, clip=False, epsilon=DM_PIX_EPSILON, max_val=2.0):
 
 
 def _pull(logits, target, kind):
-    """Mean BCE ('bce') or squared error ('lsgan') of logits against one target."""
+    """The mean BCE ('bce') or squared error ('lsgan') of logits against one target."""
     loss = {"bce": F.binary_cross_entropy_with_logits, "lsgan": F.mse_loss}[kind]
     return loss(logits, torch.full_like(logits, target))
 
@@ -77,7 +77,7 @@ def step(
 ):  # fmt: skip
     """``training.two_updates`` with these ``options``.
 
-    Of D before its update are ``real_logits`` and ``fake_logits``, after it ``fake_logits_g``.
+    ``real_logits`` and ``fake_logits`` come from D before its update, ``fake_logits_g`` after it.
     """
     fake = generator(mask, dropout_masks, dropout_layout)
 

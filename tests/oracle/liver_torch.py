@@ -4,12 +4,12 @@ Written from the specification alone; 2D and 3D by ``ndim``. Source: [n, c, *spa
 Masks: [n, classes, *spatial] in [0, 1], one channel of foreground or a softmax's classes with the
 background first. Convolutions that a batch norm follows have no bias, the others have one.
 
-Spectral norm (Miyato et al. 2018) is PyTorch's, with one power iteration a training forward. What
-it keeps is the vector u of the outputs, as in the paper: v = W'u / |W'u|, u = Wv / |Wv|, then
-sigma = u'Wv. PyTorch keeps v and starts with u = Wv / |Wv|, half an iteration away, so it is given
-the transposed matrix here. ``Critic.vectors`` are the u [out], to be read or filled (with any
-length but 0) before a step. Norms are max(|x|, 1e-12), in JAX's Flax sqrt(|x|**2 + 1e-12): a
-relative difference of 5e-13 / |W'u|**2.
+Spectral norm (Miyato et al. 2018) is PyTorch's, with one power iteration per training forward. It
+keeps the vector u of the outputs, as in the paper: v = W'u / |W'u|, u = Wv / |Wv|, then
+sigma = u'Wv. PyTorch keeps v and starts with u = Wv / |Wv|, half an iteration away, so it gets the
+transposed matrix here. ``Critic.vectors`` are the u [out], to be read or filled (with any length
+but 0) before a step. Norms are max(|x|, 1e-12), but sqrt(|x|**2 + 1e-12) in Flax: the relative
+difference is 5e-13 / |W'u|**2.
 """
 
 from functools import partial
@@ -33,7 +33,7 @@ def _double(x):
 
 
 class Generator(nn.Module):
-    """Four strided convolutions down, three doublings up, and the head's fourth.
+    """Four strided convolutions down, three doublings up, and a fourth doubling in the head.
 
     Sigmoid for 1 class, softmax for more. ``as_published``: the head's ReLU comes before its
     doubling, so that masks are unbounded above and consist of blocks of two pixels.
@@ -87,7 +87,7 @@ class _Weight(nn.Module):
 class Critic(nn.Module):
     """Features of the part of an image that a mask shows.
 
-    ``constraint``: "spectral", "clip" (of all parameters, in ``constrain``) or "none".
+    ``constraint``: "spectral", "clip" (all parameters, in ``constrain``) or "none".
     """
 
     def __init__(self, width=128, classes=1, ndim=2, constraint="spectral"):
@@ -110,12 +110,12 @@ class Critic(nn.Module):
 
     @property
     def vectors(self):
-        """Of a spectral critic: each layer's u [out], PyTorch's v of the transposed matrix."""
+        """A spectral critic's u [out] of each layer, PyTorch's v of the transposed matrix."""
         spectral = self.layers if self.constraint == "spectral" else ()
         return [layer.parametrizations.weight[1]._v for layer in spectral]
 
     def forward(self, source, mask):
-        """Maps [n, c, 8, ...] of all three layers, after their activations."""
+        """The maps [n, c, 8, ...] of all three layers, after their activations."""
         foreground = mask if mask.shape[1] == 1 else mask[:, 1:]
         x, maps = (source + 1) / 2 * foreground, []
         for conv, norm in zip(self.layers[:2], self.norms, strict=True):
@@ -125,14 +125,14 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def constrain(self):
-        """After each update: clips every parameter, as SegAN does, where that is the constraint."""
+        """Clips every parameter after an update, as SegAN does, if that is the constraint."""
         if self.constraint == "clip":
             for parameter in self.parameters():
                 parameter.clamp_(-CLIP, CLIP)
 
 
 def distance(critic, source, a, b):
-    """Mean over the layers of the mean absolute difference of two masks' features."""
+    """The mean absolute difference of two masks' features, averaged over the layers."""
     pairs = zip(critic(source, a), critic(source, b), strict=True)
     return torch.stack([F.l1_loss(x, y) for x, y in pairs]).mean()
 
@@ -143,9 +143,9 @@ def step(
 ):  # fmt: skip
     """``training.two_updates`` with these ``options``: losses, gradients, ``fake``.
 
-    The critic maximises the distance, ``as_published`` it minimises it. Its vectors u move with
-    each of the two forwards of its own update, the true mask's first; both forwards of G's update
-    begin where that left them, and leave them there.
+    The critic maximises the distance; ``as_published`` it minimises it. Its vectors u move with
+    each of the two forwards of its own update, the true mask's first. Both forwards of G's update
+    begin with these vectors and leave them unchanged.
     """
     sign = 1 if as_published else -1
 

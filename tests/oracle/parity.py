@@ -16,7 +16,7 @@ from tests.oracle import ct_pyramid_torch, liver_torch, pix2pix, training
 
 
 def system(config, dtype, **fields):
-    """A config's System, with these fields of it replaced."""
+    """The System of a config with these fields replaced."""
     config.dtype = dtype
     config.steps_per_epoch = 1
     config.update_from_flattened_dict(fields)
@@ -24,7 +24,7 @@ def system(config, dtype, **fields):
 
 
 def networks(*modules, dtype=torch.float64):
-    """The oracle's networks in this type, with running statistics as if they had trained."""
+    """The oracle's networks in this type, with running statistics as after training."""
     for module in modules:
         for layer in module.modules():
             if isinstance(layer, training.BATCH_NORMS):
@@ -39,7 +39,7 @@ def to_torch(x):
 
 
 def channels_last(x):
-    """The inverse, of a tensor or an array."""
+    """The inverse of `to_torch`, for a tensor or an array."""
     return np.moveaxis(np.asarray(x.detach() if isinstance(x, torch.Tensor) else x), 1, -1)
 
 
@@ -56,7 +56,7 @@ def dropout_masks(generator, source, seed=1):
 
 
 def _our_name(module, path):
-    """The name in our networks of an oracle's layer."""
+    """The name of an oracle's layer in our networks."""
     group, _, number = path.partition(".")
     number = int(number or 0)
     if isinstance(module, PYRAMID):
@@ -104,7 +104,7 @@ def _our_pyramid_name(module, group, number):
 
 
 def to_flax(module, values, dtype):
-    """{PyTorch name: array in PyTorch's layout} -> our params, or gradients likewise."""
+    """{PyTorch name: array in PyTorch's layout} -> our params or gradients."""
     params = {}
     for name, value in values.items():
         # Spectral norm renames a weight to parametrizations.weight.original.
@@ -158,7 +158,7 @@ def state(system, generator, discriminator, dtype):
 
 
 def apply(module, network, *inputs, masks=()):
-    """A network's output in training."""
+    """A network's output in training mode."""
 
     def forward(network, *inputs):
         variables = {"params": network.params, "batch_stats": network.batch_stats}
@@ -185,7 +185,7 @@ def feed(masks):
 
 
 def capture_gradients(system):
-    """The system with optimisers that note the gradients they get; -> (system, list)."""
+    """-> (the system with optimisers that record their gradients, the list of these)."""
     seen = []
 
     def noting(optimizer):
@@ -224,7 +224,7 @@ def one_step(system, state, batch, masks=()):
 
 
 def pix2pix_losses(expected):
-    """An oracle's losses by our names, of systems with an adversarial and an L1 loss."""
+    """An oracle's losses by our names, for systems with an adversarial and an L1 loss."""
     names = {
         "loss_D": "loss_d",
         "loss_G": "loss_g",
@@ -235,7 +235,7 @@ def pix2pix_losses(expected):
 
 
 def assert_losses(metrics, expected, tolerance):
-    """metrics against {name of ours: the oracle's value}."""
+    """Compares metrics with {our name: the oracle's value}."""
     for name, value in expected.items():
         np.testing.assert_allclose(
             metrics[name], value, rtol=tolerance, atol=tolerance, err_msg=name
@@ -243,7 +243,7 @@ def assert_losses(metrics, expected, tolerance):
 
 
 def assert_same_step(ours, generator, discriminator, expected):
-    """Gradients, new weights and new statistics, after the oracle's step on the same."""
+    """Compares gradients, new weights and new statistics with those of the oracle's step."""
     for network, gradients, module, theirs in (
         (ours.state.discriminator, ours.d_gradients, discriminator, expected["grads_d"]),
         (ours.state.generator, ours.g_gradients, generator, expected["grads_g"]),
@@ -253,8 +253,8 @@ def assert_same_step(ours, generator, discriminator, expected):
 
 
 def assert_same_network(network, module):
-    """Weights and statistics after the same updates."""
-    # Adam makes a step of its rate from a gradient that is noise: kernels alone have none.
+    """Compares weights and statistics after the same updates."""
+    # Adam makes a full step from a gradient that is only noise; kernels have no such gradients.
     params = _params(module, jnp.float64)
     assert jax.tree.structure(network.params) == jax.tree.structure(params)
     for layer in params:
@@ -270,17 +270,17 @@ def assert_same_network(network, module):
 
 
 def _comparable(batch_stats):
-    """Without variances, of which PyTorch keeps the unbiased ones, and without sigma."""
+    """batch_stats without variances, as PyTorch keeps unbiased ones, and without sigma."""
     leaves = jax.tree_util.tree_leaves_with_path(batch_stats)
     names = {jax.tree_util.keystr(path): {"": value} for path, value in leaves}
     return {k: v for k, v in names.items() if not k.endswith(("['var']", "sigma']"))}
 
 
 def assert_trees(ours, theirs):
-    """{layer: tree of arrays} to 1e-9 of each layer's largest value."""
+    """Compares {layer: tree of arrays} to 1e-9 of each layer's largest value."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for layer in theirs:
-        # Biases before an instance norm have a zero gradient: compare on the layer's scale.
+        # Biases before an instance norm have a zero gradient, so compare on the layer's scale.
         scale = max(np.abs(x).max() for x in jax.tree.leaves(theirs[layer]))
         jax.tree.map(
             lambda a, b, layer=layer, scale=scale: np.testing.assert_allclose(

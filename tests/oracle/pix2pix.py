@@ -1,4 +1,4 @@
-"""pix2pix's two networks in PyTorch, with what differs between systems as arguments.
+"""pix2pix's two networks in PyTorch, with arguments for the differences between systems.
 
 Images: NCHW in [-1, 1], any float dtype. Norms have PyTorch's defaults: eps 1e-5, instance norm
 without parameters, batch norm with them and momentum 0.1.
@@ -16,9 +16,9 @@ NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d, "none": nn.Iden
 class UNet(nn.Module):
     """``depth`` strided convolutions down, as many transposed ones up, then tanh.
 
-    ``bias``: of every convolution but the last, which has one. ``norm_bottleneck``: no norm
-    can be where the smallest map is 1 x 1. Without ``skips`` the decoder sees its own maps alone.
-    ``dropout_levels``: of the decoder's first levels.
+    ``bias``: for every convolution except the last, which always has one. ``norm_bottleneck``: must
+    be false where the smallest map is 1 x 1. Without ``skips`` the decoder sees its own maps alone.
+    ``dropout_levels``: number of the decoder's first levels that have dropout.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class UNet(nn.Module):
         self.apply(init_weights)
 
     def forward(self, x, dropout_masks=None, dropout_layout="NCHW"):
-        """Image for source ``x``; given 0/1 keep masks replace random dropout, in any mode."""
+        """The image for source ``x``. Given 0/1 keep masks replace random dropout in any mode."""
         skips = []
         for conv, norm in zip(self.down, self.down_norms, strict=True):
             x = F.leaky_relu(norm(conv(x)), 0.2, inplace=True)
@@ -74,7 +74,7 @@ class PatchGAN(nn.Module):
         self.apply(init_weights)
 
     def forward(self, source, image):
-        """List of the feature maps after each layer's activation; the last is the logits."""
+        """A list of the feature maps after each layer's activation; the last is the logits."""
         features = [torch.cat([source, image], dim=1)]
         for conv, norm in zip(self.layers[:-1], self.norms, strict=True):
             features.append(F.leaky_relu(norm(conv(features[-1])), 0.2, inplace=True))

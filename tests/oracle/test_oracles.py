@@ -1,4 +1,4 @@
-"""The oracles themselves: shapes, closed forms of their sizes, and that training goes uphill."""
+"""The oracles themselves: shapes, closed forms of their sizes, and the direction of training."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_ssim_is_scikit_images():
 
 
 def test_xray_lungs():
-    """Sizes: the official code's U-Net 256 for 3 -> 3 channels has 54,414,979 parameters."""
+    """The official code's U-Net 256 for 3 -> 3 channels has 54,414,979 parameters."""
     to_one_channel = 2 * (128 * 16 + 1)
     no_norm_at_one_pixel = 2 * 512
     published = xray_lungs_torch.Generator(source_channels=3, norm="batch")
@@ -90,7 +90,7 @@ def test_liver(ndim):
 
 
 def test_liver_default_size():
-    """The closed form above at width 64 and 128."""
+    """The closed form above holds at width 64 and 128."""
     assert _size(liver_torch.Generator()) == 4_305_153
     assert _size(liver_torch.Critic(constraint="none")) == 299_137
 
@@ -108,7 +108,7 @@ def test_critic_sees_the_image_under_the_foreground_only():
     masks = torch.zeros(1, 3, 16, 16)
     masks[:, 1, :8], masks[:, 0, 8:] = 1, 1
     other = source.clone()
-    other[:, :, 8:] = 0.3  # changed where the background is
+    other[:, :, 8:] = 0.3  # changes the background only
     for a, b in zip(critic(source, masks), critic(other, masks), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     black, nothing = torch.full_like(source, -1), torch.zeros_like(masks)
@@ -118,7 +118,7 @@ def test_critic_sees_the_image_under_the_foreground_only():
 
 
 def test_spectral_norm_is_the_power_iteration_of_the_paper():
-    """From any u: v = W'u, u = Wv, both normalised, sigma = u'Wv; finally the largest value."""
+    """From any u: v = W'u, u = Wv, both normalised, sigma = u'Wv; it ends at the largest value."""
     torch.manual_seed(0)
     critic = liver_torch.Critic(4).double()
     layer, u = critic.layers[1], critic.vectors[1]
@@ -137,7 +137,7 @@ def test_spectral_norm_is_the_power_iteration_of_the_paper():
 
 
 def _only_the_critic(constraint, as_published):
-    """-> distances by step while G stands still."""
+    """-> the distance at each step while only the critic trains."""
     torch.manual_seed(0)
     generator = liver_torch.Generator(4).double()
     critic = liver_torch.Critic(8, constraint=constraint).double()
@@ -159,7 +159,7 @@ def _only_the_critic(constraint, as_published):
 @pytest.mark.slow
 @pytest.mark.parametrize("constraint", ["spectral", "clip"])
 def test_critic_maximises_the_distance_and_the_published_one_minimises_it(constraint):
-    # The first step of "clip" has not been clipped yet.
+    # At its first step "clip" has not clipped yet.
     up = _only_the_critic(constraint, False)[1:]
     down = _only_the_critic(constraint, True)[1:]
     assert up[-1] > 1.1 * up[0]
@@ -167,7 +167,7 @@ def test_critic_maximises_the_distance_and_the_published_one_minimises_it(constr
 
 
 def test_ct_pyramid_sizes():
-    """27 weights a pair of channels in 3D, 9 in 2D, 16 a transposed one; two numbers a norm."""
+    """Weights per channel pair: 27 in 3D, 9 in 2D, 16 if transposed; a norm has two per channel."""
     volumes, slabs = ct_pyramid_torch.VolumeGenerator(), ct_pyramid_torch.SlabGenerator(7)
     assert _size(volumes) == 27 * (2 * 32 + 3 * 32**2) + 1 + 4 * 2 * 32
     assert _size(slabs) == (
@@ -185,7 +185,7 @@ def test_ct_pyramid_sizes():
 
 
 def test_ct_pyramid_losses_by_hand():
-    """Networks whose last layer is 0: logits of 0, and images that are the coarser one."""
+    """With a last layer of 0, logits are 0 and an image is the coarser one."""
     g, d = ct_pyramid_torch.VolumeGenerator(2).double(), ct_pyramid_torch.Discriminator(2).double()
     for module in (g.layers[-1], d.layers[-1]):
         torch.nn.init.zeros_(module.weight)
@@ -198,7 +198,7 @@ def test_ct_pyramid_losses_by_hand():
     assert created[0]["projection"] == pytest.approx(0.01)
     total = 0.81 + 100 * 0.01 + 100 * 0.01 + 10 * 0.04
     assert [loss["loss_g"] for loss in created] == pytest.approx([total] * 3)
-    # Wasserstein: no gradient at all is 1 away from the norm that the penalty asks for.
+    # Wasserstein: a zero gradient is 1 away from the norm that the penalty asks for.
     ones = [torch.ones(1, 1, 1, 1, 1).double()] * 3
     judged, _ = ct_pyramid_torch.step(
         g, d, real, [pair] * 3, pair, adversarial="wgan", epsilons=ones, **options
@@ -207,7 +207,7 @@ def test_ct_pyramid_losses_by_hand():
 
 
 def test_ct_pyramid_projections_by_hand():
-    """One bright voxel: in the maximum of 1 pixel, in the mean of as many as the axis is long."""
+    """One bright voxel is 1 in a maximum projection, and 1 / length of the axis in a mean one."""
     real = torch.zeros(1, 1, 2, 3, 4)
     fake = real.clone()
     fake[..., 1, 2, 3] = 1

@@ -8,8 +8,8 @@ import torch
 
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix.adversarial import generate
-from tests.oracle import parity
 from tests.oracle import lidc_mask2ct_torch as oracle
+from tests.oracle import parity
 
 SIZE, BATCH = 128, 2
 
@@ -25,7 +25,7 @@ def _networks(width, dtype=torch.float64):
 
 
 def _images():
-    """A stored batch with smooth content and its PyTorch form in float64."""
+    """A stored batch with smooth content, and its PyTorch form in float64."""
     rng = np.random.default_rng(0)
     mask = 127 * rng.integers(0, 3, (BATCH, 8, 8, 1)).repeat(SIZE // 8, 1).repeat(SIZE // 8, 2)
     ct = 120 * mask / 254 + rng.integers(0, 120, mask.shape)
@@ -61,7 +61,7 @@ def test_initial_weights_follow_the_papers_distribution():
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [8, pytest.param(64, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_float32_outputs_and_losses(width):
-    """To 1e-5: outputs, logits before D's update, and every loss."""
+    """Outputs, logits before D's update and every loss agree to 1e-5."""
     system = _system(width, "float32")
     generator, discriminator = _networks(width, torch.float32)
     batch, mask, ct = _images()
@@ -101,7 +101,7 @@ def _losses(expected):
 @pytest.mark.parametrize("adversarial", ["bce", "lsgan", "hinge"])
 @pytest.mark.parametrize("ssim", ["dm_pix", pytest.param("unclipped", marks=pytest.mark.long)])
 def test_float64_gradients(float64, adversarial, ssim):
-    """To 1e-9 of each layer's largest gradient: one D and one G update, G through the new D."""
+    """One update of D, then one of G, agree to 1e-9 of each layer's largest gradient."""
     width = 8
     system = _system(width, "float64", **{"loss.adversarial": adversarial, "loss.ssim": ssim})
     generator, discriminator = _networks(width)

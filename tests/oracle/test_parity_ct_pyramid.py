@@ -16,9 +16,8 @@ from configs import ct_pyramid_2d, ct_pyramid_3d
 from jax_pix2pix.adversarial import TrainState, generate, train_step
 from jax_pix2pix.models.scale_net import SlabGenerator, VolumeGenerator
 from jax_pix2pix.runs.workdir import abstract_state
-from tests.oracle import parity
 from tests.oracle import ct_pyramid_torch as oracle
-from tests.oracle import training
+from tests.oracle import parity, training
 
 CONFIGS = {2: ct_pyramid_2d, 3: ct_pyramid_3d}
 SIZES = {2: [(8, 8), (12, 12)], 3: [(2, 8, 8), (3, 12, 12)]}
@@ -27,7 +26,7 @@ TERMS = ("reconstruction", "projection", "segmentation")
 
 
 class Segmenter(torch.nn.Module):
-    """A U-Net of one halving, on 4 x 8 x 8 voxels, whose [-1, 1] is that of the volumes."""
+    """A U-Net with one halving, on 4 x 8 x 8 voxels, in the volumes' range [-1, 1]."""
 
     SIZE = (4, 8, 8)
 
@@ -37,7 +36,7 @@ class Segmenter(torch.nn.Module):
         self.decode = torch.nn.ConvTranspose3d(2, 1, 4, 2, 1)
 
     def forward(self, image):
-        """Probabilities of either form of volumes."""
+        """Probabilities for either form of volumes."""
         x = oracle.resize(oracle.as_volumes(image)[:, None].clamp(-1, 1), self.SIZE)
         hidden = torch.nn.functional.leaky_relu(self.encode(x), 0.2)
         return (torch.tanh(self.decode(hidden)) + 1) / 2
@@ -78,7 +77,7 @@ def _config(ndim, scale, segmenter_path, **fields):
     config.data.batch_size = 2
     config.pyramid.min_size, config.pyramid.max_size, config.pyramid.depth_divisor = 8, 12, 4
     config.pyramid.scale = scale
-    config.epochs = 2  # the rate falls after one step, and not after one update
+    config.epochs = 2  # the rate falls after one step, not after one update
     config.generator.width = config.discriminator.width = 4
     config.generator.norm = config.discriminator.norm = "batch"
     config.loss.segmentation_weights_file = segmenter_path
@@ -87,7 +86,7 @@ def _config(ndim, scale, segmenter_path, **fields):
 
 
 def _networks(config):
-    """Of the scales up to the one that trains, and its discriminator."""
+    """The generators of the scales up to the trained one, and its discriminator."""
     torch.manual_seed(0)
     width, norm, depth = config.generator.width, config.generator.norm, config.data.depth
     if config.pyramid.dimensions == 2:
@@ -100,7 +99,7 @@ def _networks(config):
         critic = oracle.Discriminator(config.discriminator.width, norm=config.discriminator.norm)
     for module in (*made, critic):
         for parameter in module.parameters():
-            if parameter.ndim > 1:  # initial weights of 0.02 make images of almost nothing
+            if parameter.ndim > 1:  # initial weights of 0.02 make almost empty images
                 torch.nn.init.kaiming_normal_(parameter)
     *generators, critic = parity.networks(*made, critic)
     return generators[1 - config.pyramid.scale :], critic
@@ -146,13 +145,13 @@ def _of_net(network):
 class Iteration:
     state: TrainState
     metrics: dict[str, Any]
-    gradients: list  # of each update
-    noises: list  # of the nets' calls, times their amplitudes
-    shares: list  # of the real volumes in what the gradient penalty looks at
+    gradients: list  # for each update
+    noises: list  # for the nets' calls, times their amplitudes
+    shares: list  # shares of the real volumes in the input of the gradient penalty
 
 
 def _iteration(system, state, batch):
-    """train_step, and all that it drew."""
+    """Runs train_step and records all that it drew."""
     noted, gradients = parity.capture_gradients(system)
     noises, shares = [], []
 
@@ -178,7 +177,7 @@ def _iteration(system, state, batch):
 
 
 def _coarser(generators, noises, sizes):
-    """The frozen scales' image, upsampled: the input of the trained one; zeros at scale 0."""
+    """The frozen scales' image, upsampled as the trained scale's input; zeros at scale 0."""
     image = None
     for number, (size, noise) in enumerate(zip(sizes, noises, strict=True)):
         blank = torch.zeros(*noise.shape[:2], *size, dtype=noise.dtype)
@@ -191,15 +190,15 @@ def _coarser(generators, noises, sizes):
 
 
 def _inputs(config, generators, noises, z_rec):
-    """What the nets were called on, in PyTorch's layout.
+    """The inputs of the nets, in PyTorch's layout.
 
-    -> (image, noise) of the samples of D's updates, and of the reconstruction.
+    -> (image, noise) for the samples of D's updates, and for the reconstruction.
     """
     sizes = SIZES[config.pyramid.dimensions][: len(generators)]
     calls = [parity.to_torch(noise) for noise in noises]
     images = [calls[i : i + len(sizes)] for i in range(0, len(calls), len(sizes))]
     samples, reconstructions = images[0::2], images[1::2]
-    # The last one of D is of G, too, whose further updates keep the noise.
+    # D's last sample is also G's, and G's further updates keep its noise.
     of_d = config.pyramid.discriminator_updates
     assert len(samples) == len(reconstructions) == of_d + config.pyramid.generator_updates - 1
     for sample in samples[of_d:]:
@@ -223,7 +222,7 @@ def _inputs(config, generators, noises, z_rec):
 INSTANCE = {"generator.norm": "instance", "discriminator.norm": "instance"}
 WGAN = {"loss.adversarial": "wgan", "loss.gradient_penalty_weight": 0.1}
 PUBLISHED = {"loss.projection": "boundary_slices", "loss.segmentation_gradient": False}
-CASES = {  # dimensions, scale, updates of each network, fields
+CASES = {  # {name: (dimensions, scale, updates of each network, fields)}
     "3d_batch_0": (3, 0, 1, {}),
     "3d_batch_1": (3, 1, 3, {}),
     "3d_instance_1": (3, 1, 1, INSTANCE),
@@ -234,7 +233,7 @@ CASES = {  # dimensions, scale, updates of each network, fields
     "2d_instance_1": (2, 1, 1, INSTANCE),
     "2d_wgan_1": (2, 1, 1, WGAN | {"pyramid.border_noise": True}),
 }
-SLOW = set(CASES) - {"2d_batch_1"}  # to compile
+SLOW = set(CASES) - {"2d_batch_1"}  # slow to compile
 LONG = SLOW - {"3d_instance_1", "2d_batch_0", "2d_wgan_1"}
 
 
@@ -245,7 +244,7 @@ def _case(name):
 
 @pytest.mark.parametrize("name", [_case(name) for name in CASES])
 def test_an_iteration_is_pytorchs(float64, segmenter, name):
-    """Losses and gradients of all updates to 1e-9, then weights and statistics."""
+    """Losses and gradients of all updates agree to 1e-9, and so do weights and statistics."""
     ndim, scale, updates, fields = CASES[name]
     config = _config(ndim, scale, segmenter[1], **fields)
     config.pyramid.discriminator_updates = config.pyramid.generator_updates = updates
@@ -296,7 +295,7 @@ def test_an_iteration_is_pytorchs(float64, segmenter, name):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_evaluation_is_pytorchs(float64, ndim, segmenter):
-    """The reconstruction with running statistics, at scale 1."""
+    """It is the reconstruction with running statistics, at scale 1."""
     config = _config(ndim, 1, segmenter[1])
     system = parity.system(config, "float64")
     generators, critic = _networks(config)
@@ -315,7 +314,7 @@ def test_evaluation_is_pytorchs(float64, ndim, segmenter):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_parameter_counts(ndim):
-    """At the config's own width."""
+    """They are compared at the config's own width."""
     config = CONFIGS[ndim].get_config()
     config.loss.segmentation_weight = 0.0
     state = abstract_state(parity.system(config, "float32"), config)
@@ -331,7 +330,7 @@ def test_parameter_counts(ndim):
 @pytest.mark.slow
 @pytest.mark.parametrize(("ndim", "attached"), [(3, True), (2, False)])
 def test_each_term_reaches_every_parameter_of_g(float64, segmenter, ndim, attached):
-    """But the segmentation that is detached, as published, none."""
+    """The detached segmentation, as published, reaches none."""
     config = _config(ndim, 1, segmenter[1], **{"loss.segmentation_gradient": attached})
     gradients = _gradients_of_terms(config)
     assert set(gradients) == {"loss_G", "G_adversarial", *TERMS}
@@ -345,7 +344,7 @@ def test_each_term_reaches_every_parameter_of_g(float64, segmenter, ndim, attach
 
 
 def _gradients_of_terms(config):
-    """{name of a loss of G: its gradient by the parameters of the trained net}."""
+    """{name of a loss of G: its gradient with respect to the trained net's parameters}."""
     system = parity.system(config, "float64")
     generators, critic = _networks(config)
     batch, _ = _images(config)
@@ -378,7 +377,7 @@ def _gradients_of_terms(config):
 
 
 def test_fixed_noise_belongs_to_its_example(segmenter):
-    """By seed and index, whatever else is in the batch."""
+    """It depends on seed and index, not on the rest of the batch."""
 
     def fixed(reverse=False, **fields):
         config = _config(3, 1, segmenter[1], **fields)

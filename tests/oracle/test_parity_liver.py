@@ -9,11 +9,11 @@ import torch
 from configs import liver, liver_3d
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.runs.workdir import abstract_state
-from tests.oracle import parity
 from tests.oracle import liver_torch as oracle
+from tests.oracle import parity
 from tests.oracle.training import unmoved
 
-CASES = {  # config, variant, fields
+CASES = {  # {name: (config, variant, fields)}
     "clip": (liver, "", {}),
     "spectral": (liver, "", {"discriminator.constraint": "spectral"}),
     "as_published": (liver, "as_published", {}),
@@ -39,8 +39,8 @@ def _networks(config, dtype=torch.float64):
         config.discriminator.width, classes, ndim, config.discriminator.constraint
     )
     for u, layer in zip(critic.vectors, critic.layers, strict=False):
-        u.normal_()  # far from the singular vectors, as ours start
-        # Flax adds 1e-12 to a squared norm, PyTorch does not: 1e-9 of the smallest kernels.
+        u.normal_()  # far from the singular vectors, as in our start
+        # Flax adds 1e-12 to a squared norm and PyTorch does not: 1e-9 for the smallest kernels.
         layer.parametrizations.weight.original.data *= 5
     generator = oracle.Generator(config.generator.width, classes, ndim, as_published=published)
     return parity.networks(generator, critic, dtype=dtype)
@@ -86,7 +86,7 @@ def _losses(expected):
 
 @pytest.mark.parametrize("name", CASES)
 def test_parameter_counts(name):
-    """At the config's own width."""
+    """They are compared at the config's own width."""
     config = _config(name, 64)
     state = abstract_state(parity.system(config, "float32"), config)
     for network, module in zip(
@@ -103,7 +103,7 @@ def _slow_in_3d(names):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _slow_in_3d(["spectral", "as_published", "tumour", "3d"]))
 def test_float32_outputs_and_losses(name):
-    """To 1e-5: evaluation and training outputs, pooled features, losses."""
+    """Evaluation and training outputs, pooled features and losses agree to 1e-5."""
     config = _config(name, 4)
     system = parity.system(config, "float32")
     generator, critic = _networks(config, torch.float32)
@@ -134,7 +134,7 @@ def test_float32_outputs_and_losses(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", _slow_in_3d(CASES))
 def test_float64_gradients(float64, name):
-    """To 1e-9 of each layer's largest gradient: one critic and one G update, G through the new."""
+    """One update of the critic, then one of G, agree to 1e-9 of each layer's largest gradient."""
     config = _config(name, 4)
     system = parity.system(config, "float64")
     generator, critic = _networks(config)

@@ -9,8 +9,8 @@ import torch
 from configs.mri2ct import get_config
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.runs.workdir import abstract_state
-from tests.oracle import parity
 from tests.oracle import mri2ct_torch as oracle
+from tests.oracle import parity
 
 
 def _config(variant="", **fields):
@@ -58,7 +58,7 @@ def test_parameter_counts(variant):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["", "as_published"])
 def test_float32_forward_and_losses(variant):
-    """Outputs to 1e-5 at 256 x 256, in evaluation and in training, and 15 x 15 logits."""
+    """Outputs at 256 x 256, in evaluation and training, and 15 x 15 logits agree to 1e-5."""
     config = _config(variant)
     system = parity.system(config, "float32")
     generator, discriminator = _networks(config, torch.float32)
@@ -96,7 +96,7 @@ def test_float32_forward_and_losses(variant):
     ],
 )
 def test_float64_gradients(float64, variant, fields):
-    """To 1e-9 of each layer's largest gradient, and the weights and statistics after the step."""
+    """Gradients to 1e-9 of each layer's largest one, and weights and statistics after the step."""
     config = _config(variant, **fields)
     system = parity.system(config, "float64")
     generator, discriminator = _networks(config)

@@ -31,7 +31,7 @@ def _config(variant, **fields):
 
 
 def _images(config, size, batch_size):
-    """A stored batch and its PyTorch form in float64, [-1, 1] both."""
+    """A stored batch, and its PyTorch form in float64, source and mask in [-1, 1]."""
     rng = np.random.default_rng(0)
     cell = size // 8
     lungs = rng.integers(0, 2, (batch_size, 8, 8, 1)).repeat(cell, 1).repeat(cell, 2)
@@ -64,7 +64,7 @@ def test_parameter_counts(variant):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["", "as_published"])
 def test_float32_outputs_and_losses(variant):
-    """To 1e-5, at full size and depth: evaluation and training outputs, logits, losses."""
+    """Evaluation and training outputs, logits and losses agree to 1e-5 at full size and depth."""
     config = _config(variant)
     system = parity.system(config, "float32")
     generator, discriminator = _networks(config, torch.float32)
@@ -99,7 +99,7 @@ def test_float32_outputs_and_losses(variant):
     ("variant", "batch_size"), [("", 1), ("", 3), ("as_published", 1), ("as_published", 3)]
 )
 def test_float64_gradients(float64, variant, batch_size):
-    """To 1e-9 of each layer's largest gradient, over a bottleneck of one pixel."""
+    """They agree to 1e-9 of each layer's largest gradient, over a bottleneck of one pixel."""
     config = _config(variant, **{"generator.depth": 5})
     system = parity.system(config, "float64")
     generator, discriminator = _networks(config)

@@ -1,6 +1,6 @@
-"""What the oracles of all systems share: initial weights, Adam, the two updates of a step.
+"""Code that the oracles of all systems share: initial weights, Adam, the two updates of a step.
 
-PyTorch alone. Kernel layouts at the end are those of JAX, [*spatial, in, out].
+It needs PyTorch alone. Kernel layouts at the end are those of JAX, [*spatial, in, out].
 """
 
 import torch
@@ -12,7 +12,7 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def init_weights(module):
-    """DCGAN's: weights N(0, 0.02), norms' scales N(1, 0.02), else 0 (for ``Module.apply``)."""
+    """Sets DCGAN's weights: N(0, 0.02), norms' scales N(1, 0.02), else 0. For ``Module.apply``."""
     if isinstance(module, CONVOLUTIONS + BATCH_NORMS):
         nn.init.normal_(module.weight, float(isinstance(module, BATCH_NORMS)), 0.02)
         if module.bias is not None:
@@ -62,21 +62,21 @@ def two_updates(
 
 
 def unmoved(network, *inputs):
-    """A network's output, while its running statistics and spectral vectors stay as they are.
+    """A network's output, with its running statistics and spectral vectors left unchanged.
 
-    D's in G's update, as in JAX, where that update returns no statistics of D.
+    It is for D in G's update, as in JAX that update returns no statistics of D.
     """
     buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
     return functional_call(network, buffers, inputs)
 
 
 def conv_kernel(w):
-    """Convolution's weight or gradient [out, in, *spatial] -> [*spatial, in, out]."""
+    """A convolution's weight or gradient [out, in, *spatial] -> [*spatial, in, out]."""
     return w.transpose(*range(2, w.ndim), 1, 0)
 
 
 def conv_transpose_kernel(w):
-    """ConvTranspose2d weight or gradient [in, out, kh, kw] -> [kh, kw, in, out], NOT flipped.
+    """A ConvTranspose2d weight or gradient [in, out, kh, kw] -> [kh, kw, in, out], NOT flipped.
 
     Output pixel 2y + i - 1 receives input y times tap i: the adjoint of Conv2d with the same
     array read as [out, in, kh, kw]. Correlating the dilated input needs kh and kw flipped.

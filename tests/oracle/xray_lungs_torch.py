@@ -1,7 +1,7 @@
 """Independent PyTorch oracle of chest X-ray -> lung mask: pix2pix as its paper and code have it.
 
 Written from the specification alone. Images: NCHW in [-1, 1], the mask one channel, any float
-dtype. The U-Net's bottleneck is one pixel: 2**depth is the images' side, 256 by default.
+dtype. The U-Net's bottleneck is one pixel: images have 2**depth pixels per side, 256 by default.
 """
 
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from tests.oracle.training import two_updates, unmoved
 
 
 class Generator(UNet):
-    """``norm``: "instance", or "batch" as published; none at the 1 x 1 map."""
+    """``norm``: "instance", or "batch" as published. The 1 x 1 map has none."""
 
     def __init__(self, width=64, depth=8, source_channels=1, norm="instance", dropout=0.5):
         super().__init__(width, depth, norm, dropout, source_channels, False, False)
@@ -38,7 +38,7 @@ def step(
 ):  # fmt: skip
     """``training.two_updates`` with these ``options``: logits, losses, gradients, ``fake``.
 
-    Of D before its update are ``real_logits`` and ``fake_logits``, after it ``fake_logits_g``.
+    ``real_logits`` and ``fake_logits`` come from D before its update, ``fake_logits_g`` after it.
     """
     fake = generator(source, dropout_masks, dropout_layout)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, how they are named, and restoring elsewhere."""
+"""Checkpoints: which are kept, their names, and restoring elsewhere."""
 
 import errno
 import json
@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_pix2pix.runs import checkpoint, file_digests
+from jax_pix2pix import environment as surroundings
 from jax_pix2pix import sharding
-from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.runs import file_digests
+from jax_pix2pix.runs.checkpoint import Checkpoints
 
 SHAPES = {"kernel": jax.ShapeDtypeStruct((4, 16), jnp.float32)}
 
@@ -30,7 +31,7 @@ def _state(value, fsdp=1):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Five steps, of which 20 has the best score and 50 none, as after SIGTERM."""
+    """Five steps; step 20 has the best score, and step 50 has none, as after SIGTERM."""
     checkpoints = Checkpoints(tmp_path / "checkpoints", "ssim", keep_last=2)
     for step, ssim in ((10, 0.1), (20, 0.5), (30, 0.3), (40, 0.4), (50, None)):
         checkpoints.save(step, _state(step), ssim and {"ssim": ssim})
@@ -50,7 +51,7 @@ def test_keeps_the_last_and_the_best(saved):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_is_the_lowest(tmp_path, value):
-    for scores in ({1: 0.5, 2: value}, {3: 0.3, 4: 0.2, 5: 0.1}):  # of two starts
+    for scores in ({1: 0.5, 2: value}, {3: 0.3, 4: 0.2, 5: 0.1}):  # two starts
         checkpoints = Checkpoints(tmp_path / "checkpoints", "ssim", keep_last=1)
         for step, ssim in scores.items():
             checkpoints.save(step, _state(step), {"ssim": ssim})
@@ -100,8 +101,8 @@ def test_says_where_it_comes_from(saved):
 
 
 def test_a_package_that_is_not_there_is_said(monkeypatch):
-    monkeypatch.setattr(checkpoint, "PACKAGES", ("jax", "no-such-package"))
-    environment = checkpoint.environment.__wrapped__()
+    monkeypatch.setattr(surroundings, "PACKAGES", ("jax", "no-such-package"))
+    environment = surroundings.environment.__wrapped__()
     assert environment["jax"] == jax.__version__
     assert environment["no-such-package"] == "not installed"
 
@@ -120,18 +121,18 @@ def test_versions_are_recorded_without_importing(saved, package):
 
 def test_recording_does_not_import_tensorflow():
     code = (
-        "import sys; from jax_pix2pix.checkpoint import environment; environment(); "
+        "import sys; from jax_pix2pix.environment import environment; environment(); "
         "sys.exit(any(name.split('.')[0] == 'tensorflow' for name in sys.modules))"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=300)
 
 
 def test_what_the_compiler_is_told_is_recorded(monkeypatch):
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_some_flag=true")
-    before = checkpoint.environment.__wrapped__()
+    before = surroundings.environment.__wrapped__()
     with jax.default_matmul_precision("highest"):
-        environment = checkpoint.environment.__wrapped__()
+        environment = surroundings.environment.__wrapped__()
     assert before["matmul_precision"] is None and environment["matmul_precision"] == "highest"
     assert environment["LIBTPU_INIT_ARGS"] == "--xla_tpu_some_flag=true"
     assert environment["platform"] == jax.devices()[0].client.platform_version
@@ -144,15 +145,15 @@ def test_two_changes_of_a_commit_are_two_revisions(tmp_path, monkeypatch):
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     git("init", "-q")
-    path = tmp_path / "checkpoint.py"
-    monkeypatch.setattr(checkpoint, "__file__", str(path))
+    path = tmp_path / "environment.py"
+    monkeypatch.setattr(surroundings, "__file__", str(path))
     path.write_bytes(b"whole\n")
     git("add", ".")
     git("commit", "-q", "-m", "whole")
-    revisions = [checkpoint._revision()]
+    revisions = [surroundings._revision()]
     for content in (b"one\n", b"another, \xff\n"):
         path.write_bytes(content)
-        revisions.append(checkpoint._revision())
+        revisions.append(surroundings._revision())
     commit = git("rev-parse", "HEAD")
     assert revisions[0] == commit and len(set(revisions)) == 3
     assert all(re.fullmatch(rf"{commit}\+[0-9a-f]{{12}}", text) for text in revisions[1:])
@@ -189,4 +190,4 @@ def test_another_version_is_a_warning_that_names_it(saved):
         Checkpoints(saved, "ssim", read_only=True).restore(20, abstract)
     (message,) = [str(warning.message) for warning in warned if "jaxlib" in str(warning.message)]
     assert "optax was None, is " in message and "formerly was 1, is None" in message
-    assert message.count(" was ") == 4  # of "was written elsewhere" too
+    assert message.count(" was ") == 4  # one is in "was written elsewhere"

@@ -1,17 +1,17 @@
-"""What process 0 refuses, of several, as it sees it; with real processes in tests/faults."""
+"""Refusals of process 0 among several, from its own view; tests/faults has real processes."""
 
 import errno
 
 import jax
 import pytest
 
-from jax_pix2pix.runs import first_process
 from jax_pix2pix.errors import UnreachableError, WorkdirError
+from jax_pix2pix.runs import first_process
 
 
 @pytest.fixture
 def first_of_two(monkeypatch):
-    """This process takes itself for the first of two, which gets what it sends."""
+    """Makes this process the first of two, which receives its own broadcasts."""
     closed = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: closed.append(True))
@@ -29,7 +29,7 @@ def first_of_two(monkeypatch):
             PermissionError(errno.EACCES, "Permission denied", "runs/a/lock"),
             WorkdirError("[Errno 13] Permission denied: 'runs/a/lock'"),
         ),
-        # Of a file that is open: launch.train names the workdir, as it does for one process.
+        # An open file's error has no name: launch.train names the workdir, as for one process.
         (
             OSError(errno.ENOSPC, "No space left on device"),
             OSError(errno.ENOSPC, "No space left on device"),

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.runs.workdir import claim, read_config
+from jax_pix2pix.runs.workdir_files import claim, read_config
 from tests import commands
 from tests.faults import runs
 
@@ -54,9 +54,9 @@ def test_killed_run_resumes_bit_for_bit(uninterrupted, sample_data_dir, tmp_path
     ],
 )
 def test_the_other_systems_resume_bit_for_bit(system, tiny_run, sample_data_dir, tmp_path):
-    """With batch statistics and spectral norms' vectors among what a checkpoint holds.
+    """Their checkpoints also hold batch statistics and spectral norms' vectors.
 
-    From what a kill leaves that comes when all steps are logged and the last is not yet saved.
+    They resume after a kill that came when all steps were logged and the last was not yet saved.
     """
     whole, killed = tiny_run(system), tmp_path / "killed"
     shutil.copytree(whole, killed)
@@ -74,7 +74,7 @@ def test_checkpoint_is_of_its_step_although_training_went_on(uninterrupted):
     assert runs.state(uninterrupted)["step"] == STEPS
     steps = runs.steps(uninterrupted)
     assert [int(runs.state(uninterrupted, str(step))["step"]) for step in steps] == steps
-    # The last two, and the best if it is another.
+    # The last two are kept, and the best if it is another.
     assert steps[-2:] == [50, 60] and len(steps) <= 3
 
 

@@ -8,8 +8,8 @@ from sklearn.metrics import f1_score
 
 from configs.liver import get_config as liver
 from configs.xray_lungs import get_config as xray_lungs
-from jax_pix2pix.tasks.segmentation import segmentation
 from jax_pix2pix.sharding import batch_sharding, make_mesh, replicated, to_global
+from jax_pix2pix.tasks.segmentation import segmentation
 
 LABELS = np.random.default_rng(0).integers(0, 3, (8, 16, 16, 1)).astype(np.uint8)
 

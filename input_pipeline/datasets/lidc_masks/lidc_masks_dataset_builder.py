@@ -6,12 +6,12 @@ Source folder, of any size:
     {train,test}/{with_nodules,clean}/LIDC-IDRI-0001_combined_mask_0042.npy   0, lung 1, nodule 2
     {train,test}/{with_nodules,clean}/LIDC-IDRI-0001_lung_mask_0042.npy       0, lung 1
 
-Of a slice with both masks, the combined one is used. Masks may be .png as well. A third folder,
-val/, is the validation split; without it whole patients of train/ are held out. Hidden files, and
-whatever else lies beside these folders, are passed over.
+A slice with both masks uses the combined one. Masks may also be .png. An optional third folder,
+val/, is the validation split; without it, whole patients of train/ are held out. Hidden files and
+anything else beside these folders are ignored.
 
-Slices become stored_size x stored_size: the CT bilinearly, the mask by `mask_resize`. A slice that
-is not square is stretched, as the published system does.
+Slices are resized to stored_size x stored_size: the CT bilinearly, the mask by `mask_resize`. A
+slice that is not square is stretched, as in the published system.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ import numpy as np
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
 from input_pipeline.preparation.patients import ONE_PATIENT, check_one_split_each, split_by_patient
-from jax_pix2pix.imaging.safe_io import check_same_size, read_grey_png, read_mask
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.slices import resize, stored_mask
 from input_pipeline.preparation.source_folder import SourceFolder
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.safe_io import check_same_size, read_grey_png, read_mask
+from jax_pix2pix.imaging.slices import resize, stored_mask
 
 CLASSES = ("with_nodules", "clean")
 SALT = "lidc_masks"
@@ -47,8 +47,8 @@ class Slice(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Config(builder.Config):
-    mask_resize: str = "nearest"  # classes stay classes; "bilinear", antialiased, as published
-    mask_values: tuple = (0, 1, 2)  # on disk, of class 0, 1, ...
+    mask_resize: str = "nearest"  # keeps classes; "bilinear", antialiased, is as published
+    mask_values: tuple = (0, 1, 2)  # values on disk of class 0, 1, ...
     validation_fraction: float = 0.1  # of the patients of train/, where there is no val/
 
     def __post_init__(self):

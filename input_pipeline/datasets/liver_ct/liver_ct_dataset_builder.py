@@ -5,11 +5,11 @@ Source folder, in one of two layouts, at any depth:
     volume-3.nii, segmentation-3.nii                      LiTS; .nii.gz as well
     imagesTr/liver_3.nii.gz, labelsTr/liver_3.nii.gz      Medical Segmentation Decathlon, task 3
 
-Labels are 0 outside, 1 liver and 2 tumour. Hidden files, and files of other names, are passed over.
+Labels are 0 outside, 1 liver and 2 tumour. Hidden files and files of other names are ignored.
 
-Every slice is stored, from the feet up, as a radiological picture: the CT as int16 Hounsfield
-units, the labels as they are. A plane that is not square is padded with air, centred; then it
-becomes stored_size x stored_size, the CT antialiased and the labels to nearest.
+Every slice is stored, from the feet up, in radiological orientation: the CT as int16 Hounsfield
+units, the labels unchanged. A plane that is not square is centred and padded with air. It is then
+resized to stored_size x stored_size, the CT with antialiasing, the labels by nearest neighbour.
 """
 
 import dataclasses
@@ -22,24 +22,24 @@ import numpy as np
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
 from input_pipeline.preparation.patients import split_three_ways
+from input_pipeline.preparation.source_folder import SourceFolder
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.planes import stored_image, stored_labels, stored_spacing_mm
 from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_labels
-from jax_pix2pix.errors import DataError
-from input_pipeline.preparation.source_folder import SourceFolder
 
 TUMOUR = 2  # 1 is liver
 SALT = "liver_ct"
-LAYOUTS = {  # of a file and the folder that it is in
+LAYOUTS = {  # patterns of "folder/file"
     "LiTS": re.compile(r"[^/]*/((?P<labels>segmentation)|volume)-(?P<number>\d+)\.nii(\.gz)?"),
     "MSD": re.compile(r"((?P<labels>labels)|images)Tr/liver_(?P<number>\d+)\.nii(\.gz)?"),
 }
-OBLIQUE_DEGREES = 1.0  # more than this is told
+OBLIQUE_DEGREES = 1.0  # a larger tilt is reported
 
 
 class Plane(NamedTuple):
     patient: str  # volume-3 or liver_3
     slice_index: int  # from the feet
-    label: str  # "": the class is known when the labels are decoded
+    label: str  # "": only decoding the labels tells the class
     file_name: str  # of the CT volume, relative to the source folder
     mask_name: str
 
@@ -48,7 +48,7 @@ class Plane(NamedTuple):
 class Config(builder.Config):
     stored_size: int = 160
     test_fraction: float = 0.15  # of the volumes
-    validation_fraction: float = 0.1  # of the volumes that are left
+    validation_fraction: float = 0.1  # of the remaining volumes
     split_by: str = "volume"  # or "slice", as published: every volume is then in every split
 
     def __post_init__(self):
@@ -61,7 +61,7 @@ class Config(builder.Config):
 class Builder(builder.Builder):
     """DatasetBuilder of liver_ct; `input_pipeline.prepare` runs it.
 
-    A thread holds one volume at a time, and of that the CT or the labels.
+    A thread holds one volume at a time, either its CT or its labels.
     """
 
     description = "Abdominal CT slices with labels of liver and tumour."
@@ -102,7 +102,7 @@ class Builder(builder.Builder):
 
 
 def _class(labels):
-    """Of a slice as it is stored, since a few pixels may have been lost to nearest."""
+    """The class of the stored labels: nearest neighbour may have lost a few pixels."""
     if (labels == TUMOUR).any():
         return "tumour"
     return "liver" if labels.any() else "empty"
@@ -115,9 +115,9 @@ def find(source, config):
         Found, with items of Plane.
 
     Raises:
-        DataError: there are no volumes, or of both layouts; a file is there twice, unpaired, empty
-            or a link to elsewhere; a header cannot be used; or labels lie on other voxels than
-            their image.
+        DataError: there are no volumes, or volumes of both layouts; a file is duplicated, unpaired,
+            empty or a link to elsewhere; a header cannot be used; or labels are not on the voxels
+            of their image.
     """
     folder = SourceFolder(source)
     planes, oblique = [], []
@@ -139,7 +139,7 @@ def _split(planes, config):
     fractions = config.test_fraction, config.validation_fraction
     if config.split_by == "volume":
         return split_three_ways(planes, *fractions, SALT)
-    # Each slice as if it were a patient.
+    # Treat each slice as a patient.
     apart = {
         plane._replace(patient=f"{plane.patient}/{plane.slice_index}"): plane for plane in planes
     }
@@ -152,7 +152,7 @@ def _split(planes, config):
 
 
 def _pairs(folder):
-    """(patient, name of the CT, name of its labels) of all volumes, by number."""
+    """(patient, name of the CT, name of its labels) of all volumes, sorted by number."""
     images, labels = {}, {}
     for layout, match, name in _files(folder, folder.root):
         table = labels if match["labels"] else images
@@ -183,9 +183,9 @@ def _pairs(folder):
 
 
 def _files(folder, path):
-    """(layout, match of its name, name below the root) of the volumes in a folder and below it."""
+    """Yields (layout, match of the name, name below the root) of all volumes below a folder."""
     for entry in folder.entries(path):
-        if entry.is_dir(follow_symlinks=False):  # what a link leads to is found where it is
+        if entry.is_dir(follow_symlinks=False):  # a link's target is found in its own place
             yield from _files(folder, entry.path)
         for layout, pattern in LAYOUTS.items():
             match = pattern.fullmatch(f"{Path(path).name}/{entry.name}")

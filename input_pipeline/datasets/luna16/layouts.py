@@ -1,11 +1,11 @@
-"""How volumes lie in LUNA16, or in any folder, and which of them are held out. No TensorFlow.
+"""The layout of LUNA16, or of any folder of volumes, and which are held out. No TensorFlow.
 
-    subset0/ ... subset9/           volumes of any format of `raw.volume_file`, at any depth; the
+    subset0/ ... subset9/           volumes of any supported format, at any depth; the
                                     number decides the split
     seg-lungs-LUNA16/               lung masks of the same names
     patients.csv                    columns seriesuid, patient: series of one patient stay together
 
-Volumes in no subset are allowed. The series is the file's name without its ending.
+Volumes outside of the subsets are allowed. The series is the file's name without its ending.
 """
 
 import re
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from input_pipeline.preparation.patients import check_spelling, split_by_patient
-from jax_pix2pix.imaging.volume_file import ENDINGS, without_ending
-from jax_pix2pix.errors import DataError
 from input_pipeline.preparation.tables import read_table
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.volume_file import ENDINGS, without_ending
 
 MASKS = "seg-lungs-LUNA16"
 TABLE = "patients.csv"
 SUBSET = re.compile(r"subset(\d+)", re.IGNORECASE)
 SALT = "luna16"
-SPLITS = ("train", "validation", "test")  # a patient of several goes to the last of them
+SPLITS = ("train", "validation", "test")  # a patient in several of them goes to the last
 
 
 class Series(NamedTuple):
@@ -35,11 +35,11 @@ class Series(NamedTuple):
 
 
 def find_series(folder, with_masks):
-    """Lists the volumes of a SourceFolder, by name; masks count with `with_masks` only.
+    """Lists the volumes of a SourceFolder by name, and their masks if `with_masks`.
 
     Raises:
-        DataError: there are none; a series or its mask is there twice, or has no mask; a file is
-            empty or a link to elsewhere; or the table is wrong.
+        DataError: there are no volumes; a series or a mask is duplicated; a series has no mask; a
+            file is empty or a link to elsewhere; or the table is invalid.
     """
     volumes, masks = {}, {}
     for entry, parents in _files(folder, folder.root):
@@ -69,7 +69,7 @@ def find_series(folder, with_masks):
 
 
 def split(series, config, root):
-    """Splits by subset, and by patient where there is none.
+    """Splits by subset; patients in no subset are split by the hashes of their names.
 
     Args:
         series: list of Series.
@@ -79,7 +79,7 @@ def split(series, config, root):
         ({split: list of Series}, notes for the user).
 
     Raises:
-        DataError: none is left to train on, or two patients differ in case only.
+        DataError: no volume is left to train on, or two patients differ only in case.
     """
     check_spelling(series)
     splits_of = {}  # patient: numbers of SPLITS
@@ -128,14 +128,14 @@ def split(series, config, root):
 
 
 class Patient(NamedTuple):
-    """What `split_by_patient` needs."""
+    """A volume in the form that `split_by_patient` takes."""
 
     patient: str
     slice_index: int = 0
 
 
 def _hold_out(patients, fraction):
-    """(the others, a fraction of the patients); a single one is not held out."""
+    """(the others, a fraction of the patients). A single patient is not held out."""
     if len({one.patient for one in patients}) < 2:
         return patients, []
     rest, held_out, _ = split_by_patient(patients, fraction, SALT)
@@ -143,7 +143,7 @@ def _hold_out(patients, fraction):
 
 
 def _patients(folder, volumes):
-    """{series: patient}, of the table where there is one."""
+    """{series: patient} from the table; without a table each series is a patient."""
     path = folder.root / TABLE
     if not path.exists():
         return {name: name for name in volumes}
@@ -162,9 +162,9 @@ def _patients(folder, volumes):
 
 
 def _files(folder, path):
-    """(os.DirEntry, names of the folders from the root to it) of all volumes."""
+    """Yields (os.DirEntry, names of the folders from the root to it) of all volumes."""
     for entry in folder.entries(path):
-        if entry.is_dir(follow_symlinks=False):  # what a link leads to is found where it is
+        if entry.is_dir(follow_symlinks=False):  # a link's target is found in its own place
             yield from _files(folder, entry.path)
         elif entry.name.lower().endswith(ENDINGS):
             yield entry, Path(path).relative_to(folder.root).parts

@@ -1,12 +1,13 @@
-"""TFDS builder of chest CT volumes, LUNA16's or any others; `layouts.py` says how they lie.
+"""TFDS builder of chest CT volumes, LUNA16's or any others; `layouts.py` has their layout.
 
-Values are clipped to clip_hu; with isotropic_mm, volumes are resampled to cubes of that side. Then
-an example is the whole volume, whatever its aspect, of depth x stored_size x stored_size voxels on
-aligned corners; or one of `crops` crops of that shape at places drawn from the series and the
-crop's number. Where an axis shrinks, resampling is antialiased (`volume_resizing.py`).
+Values are clipped to clip_hu. With isotropic_mm, volumes are resampled to cubic voxels of that
+side. An example is then the whole volume, resized to depth x stored_size x stored_size voxels on
+aligned corners whatever its aspect; or one of `crops` crops of that shape. The series and the
+crop's number decide a crop's place. Where an axis shrinks, resampling is antialiased
+(`volume_resizing.py`).
 
-An example is a run of `depth` slices from the feet up, numbered so that no run joins the next. CT
-is int16 HU; lung masks, with lung_masks, are 1 in the lungs, to nearest.
+An example is a run of `depth` slices from the feet up, numbered so that no run joins the next. The
+CT is int16 HU. With lung_masks, masks are 1 in the lungs, resampled by nearest neighbour.
 """
 
 import collections
@@ -15,18 +16,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline.datasets.luna16 import layouts, volumes
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
-from input_pipeline.datasets.luna16 import layouts, volumes
-from jax_pix2pix.errors import DataError
 from input_pipeline.preparation.source_folder import SourceFolder
+from jax_pix2pix.errors import DataError
 
-OBLIQUE_DEGREES = 1.0  # more than this is told
+OBLIQUE_DEGREES = 1.0  # a larger tilt is reported
 
 
 class Plane(NamedTuple):
     patient: str
-    slice_index: int  # in all examples of the patient, with a gap of one number between them
+    slice_index: int  # over all examples of the patient, with a gap of one between them
     label: str  # ""
     file_name: str  # of the CT, relative to the source folder
     series: layouts.Series
@@ -35,14 +36,14 @@ class Plane(NamedTuple):
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Config(builder.Config):
     depth: int = 23  # slices of an example
-    crops: int = 0  # of each volume; 0 stores the whole of it, resized
-    isotropic_mm: float = 0.0  # side of the voxels to resample to first; 0 leaves them
+    crops: int = 0  # per volume; 0 stores the whole volume, resized
+    isotropic_mm: float = 0.0  # side of the voxels to resample to first; 0 keeps the voxels
     clip_hu: tuple = (-1000, 1000)
-    lung_masks: bool = False  # seg-lungs-LUNA16 as the masks of records
+    lung_masks: bool = False  # store seg-lungs-LUNA16 as masks
     test_subsets: tuple = (9,)
     validation_subsets: tuple = (8,)
     test_fraction: float = 0.15  # of the patients in no subset
-    validation_fraction: float = 0.1  # of those that are left
+    validation_fraction: float = 0.1  # of those that remain
 
     def __post_init__(self):
         super().__post_init__()
@@ -64,7 +65,7 @@ class Config(builder.Config):
 class Builder(builder.Builder):
     """DatasetBuilder of luna16; `input_pipeline.prepare` runs it.
 
-    A thread holds one volume at a time, and with lung_masks its examples beside the mask.
+    A thread holds one volume at a time; with lung_masks, its CT, its examples and its mask.
     """
 
     description = "Chest CT volumes, as runs of slices."
@@ -87,7 +88,7 @@ def find(source, config):
         Found, with items of Plane.
 
     Raises:
-        DataError: as `layouts.find_series`, `layouts.split` and `volumes.check`.
+        DataError: as in `layouts.find_series`, `layouts.split` and `volumes.check`.
     """
     folder = SourceFolder(source)
     found = layouts.find_series(folder, config.lung_masks)

@@ -1,17 +1,17 @@
 """A chest CT, whole or in crops, as slices of the stored size. No TensorFlow.
 
-`config` is the data set's Config throughout, and `series` of layouts.Series.
+Throughout, `config` is the data set's Config and `series` a layouts.Series.
 """
 
 import hashlib
 
 import numpy as np
 
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import volume_resizing
 from jax_pix2pix.imaging.volume_file import read_geometry, read_hu, read_labels
-from jax_pix2pix.errors import DataError
 
-# Of LUNA16's masks, 5 being the trachea; 1 of a mask of two values.
+# Labels of lungs: 3 and 4 in LUNA16's masks, where 5 is the trachea; 1 in a mask of two values.
 LUNG_LABELS = (1, 3, 4)
 
 
@@ -22,8 +22,8 @@ def check(root, series, config):
         Geometry of the volume.
 
     Raises:
-        DataError: a header cannot be used, the mask lies on other voxels, or the volume is smaller
-            than a crop.
+        DataError: a header cannot be used, the mask is on other voxels, or the volume has an axis
+            of one voxel or is smaller than a crop.
     """
     path = root / series.file_name
     grid = read_geometry(path)
@@ -79,7 +79,7 @@ def stored_spacing_mm(grid, config):
 
 
 def corner(series, number, shape, config):
-    """The first voxel of a crop: of the series and the number alone, so that it stays there.
+    """The first voxel of a crop. The series and the number alone decide it, so it stays there.
 
     Args:
         shape: of the volume, in voxels.
@@ -91,7 +91,7 @@ def corner(series, number, shape, config):
 
 
 def _records(values, name, resize, grid, series, config):
-    """[{name: [S, S, 1]}] of all slices of all examples."""
+    """[{name: [S, S, 1]}], one for each slice of each example."""
     if config.isotropic_mm:
         positions = volume_resizing.isotropic(values.shape, grid.spacing_mm, config.isotropic_mm)
         values = _rounded(resize(values, positions), values.dtype)
@@ -112,7 +112,7 @@ def _rounded(values, dtype):
 
 
 def _shape(grid, config):
-    """(slices, rows, columns) of the volume that is resized or cropped."""
+    """(slices, rows, columns) of the volume before it is resized or cropped."""
     if not config.isotropic_mm:
         return grid.shape
     positions = volume_resizing.isotropic(grid.shape, grid.spacing_mm, config.isotropic_mm)

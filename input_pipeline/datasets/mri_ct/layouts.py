@@ -1,16 +1,16 @@
-"""How pairs of a source, MR or cone beam CT, and a CT lie on disk. No TensorFlow.
+"""The layouts of pairs of a source, MR or cone beam CT, and a CT on disk. No TensorFlow.
 
-Pictures, PNG or JPEG, of equal names without ending, the source in A and the CT in B:
+Pictures, PNG or JPEG, whose names are equal without ending: the source in A, the CT in B:
 
     trainA/ trainB/ [valA/ valB/] [testA/ testB/]
     A/ B/                           or A/train/ B/train/ [A/val/ B/val/] [A/test/ B/test/]
     both side by side in one        or in train/ [val/] [test/]
 
-Registered volumes of any format of `raw.volume_file`:
+Registered volumes of any format of `imaging.volume_file`:
 
     pairs.csv                       columns patient, source, ct and, where there are masks, mask:
-                                    paths relative to the folder that it is in
-    .../PATIENT/                    mr or cbct, ct and, if there is one, mask: as in SynthRAD
+                                    paths relative to the table's folder
+    .../PATIENT/                    mr or cbct, ct and an optional mask, as in SynthRAD
 
 Nothing is decoded.
 """
@@ -20,20 +20,17 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from jax_pix2pix.imaging.volume_file import ENDINGS
-from jax_pix2pix.errors import DataError
 from input_pipeline.preparation.tables import read_table
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.safe_io import PICTURES
+from jax_pix2pix.imaging.volume_file import ENDINGS
 
-MODALITIES = ("mr", "cbct")
+MODALITIES = ("mr", "cbct", "ct")  # "ct": a CT is its own source
 SPLITS = ("train", "val", "test")
-PICTURES = (".png", ".jpg", ".jpeg")  # endings, in lower case
 PICTURE = re.compile(f"(?P<stem>.+)({'|'.join(map(re.escape, PICTURES))})", re.IGNORECASE)
 TABLE = "pairs.csv"
-MASKS_NOTE = "body masks from files"  # of a preparation, whose record prediction looks at
 COLUMNS = ("patient", "source", "ct")
-VOLUME = re.compile(
-    f"(?P<what>{'|'.join(MODALITIES)}|ct|mask)({'|'.join(map(re.escape, ENDINGS))})"
-)
+VOLUME = re.compile(f"(?P<what>{'|'.join(MODALITIES)}|mask)({'|'.join(map(re.escape, ENDINGS))})")
 
 
 class Pictures(NamedTuple):
@@ -41,7 +38,7 @@ class Pictures(NamedTuple):
 
     stem: str  # the name without ending
     source: str
-    ct: str  # the source's where both are side by side in it
+    ct: str  # equal to source where both are side by side in one file
 
 
 class Volumes(NamedTuple):
@@ -59,13 +56,13 @@ def find_pairs(folder, modality):
 
     Args:
         folder: SourceFolder.
-        modality: of MODALITIES, by which name the source of a pair of volumes is looked up.
+        modality: one of MODALITIES, the name of the source in a pair of volumes.
 
     Returns:
-        {split, of SPLITS: [Pictures] or [Volumes]}; only "train" where the source has no splits.
+        {split of SPLITS: [Pictures] or [Volumes]}; only "train" if the source has no splits.
 
     Raises:
-        DataError: none or several layouts fit; a file is misnamed, unpaired, empty, there twice or
+        DataError: none or several layouts fit; a file is misnamed, unpaired, empty, duplicated or
             a link to elsewhere; or a split is empty.
     """
     fitting = [name for name, (fits, _) in LAYOUTS.items() if fits(folder.root)]
@@ -79,11 +76,11 @@ def find_pairs(folder, modality):
     return LAYOUTS[name][1](folder, modality)
 
 
-# Each layout: the pairs, by split.
+# One function per layout, which returns the pairs by split.
 
 
 def _train_a(folder, modality):
-    del modality  # of volumes only, as below
+    del modality  # applies to volumes only, as below
     return _pictures(folder, "{}A", "{}B")
 
 
@@ -98,7 +95,7 @@ def _side_by_side(folder, modality):
 
 
 def _pictures(folder, source_place, ct_place, *without_splits):
-    """Pairs of the folders of each split, or of two folders `without_splits`."""
+    """Pairs from the folders of each split, or from the two folders `without_splits`."""
     places = {
         split: (source_place.format(split), ct_place.format(split))
         for split in SPLITS
@@ -166,7 +163,7 @@ def _from_table(folder, modality):
 def _within(file, root):
     try:
         return file.resolve().is_relative_to(root) and file.is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, or no name at all
+    except (OSError, RuntimeError, ValueError):  # the path is too long or invalid
         return False
 
 
@@ -175,10 +172,10 @@ def _by_folder(folder, modality):
 
 
 def _patients(folder, path, modality):
-    """The pairs of a folder and of those below it."""
+    """Yields the pairs of a folder and of the folders below it."""
     files = {}
     for entry in folder.entries(path):
-        if entry.is_dir(follow_symlinks=False):  # what a link leads to is found where it is
+        if entry.is_dir(follow_symlinks=False):  # a link's target is found in its own place
             yield from _patients(folder, entry.path, modality)
         elif match := VOLUME.fullmatch(entry.name):
             if match["what"] in files:
@@ -186,9 +183,9 @@ def _patients(folder, path, modality):
                     f"{entry.path} and {files[match['what']].path} are the same: remove one"
                 )
             files[match["what"]] = entry
-    if not files.keys() & {*MODALITIES, "ct"}:
+    if not files.keys() & set(MODALITIES):
         return
-    for what in (modality, "ct"):
+    for what in dict.fromkeys((modality, "ct")):
         if what not in files:
             other = ", ".join(sorted(entry.name for entry in files.values()))
             hint = "" if what == "ct" else ", or set config.data.modality"
@@ -197,14 +194,16 @@ def _patients(folder, path, modality):
                 f"folder away{hint}"
             )
     names = {
-        what: folder.add_volume(files[what]) for what in (modality, "ct", "mask") if what in files
+        what: folder.add_volume(files[what])
+        for what in dict.fromkeys((modality, "ct", "mask"))
+        if what in files
     }
     region = Path(names["ct"]).parent.parent.name
     yield Volumes(Path(path).name, region, names[modality], names["ct"], names.get("mask", ""))
 
 
 def _one_a_patient(folder, pairs):
-    """Slices are numbered by patient, so that a second volume would lie on the first."""
+    """Refuses a second pair of a patient, whose slices would have the numbers of the first."""
     seen = {}
     for pair in pairs:
         other = seen.setdefault(pair.patient, pair)
@@ -230,13 +229,13 @@ def _has_pictures(root):
 
 
 def _has_volumes(root):
-    """And no table, which says more."""
+    """Whether there are volumes and no table, which would take precedence."""
     return not (root / TABLE).exists() and any(
         VOLUME.fullmatch(name) for *_, names in os.walk(root) for name in names
     )
 
 
-LAYOUTS = {  # whether a root is laid out so, and what then lists a SourceFolder
+LAYOUTS = {  # (whether a root has the layout, what lists such a SourceFolder)
     "trainA and trainB": (_has("trainA", "trainB"), _train_a),
     "A and B": (_has("A", "B"), _a_b),
     "pictures side by side": (_has_pictures, _side_by_side),

@@ -1,25 +1,25 @@
 """TFDS builder of pairs of MR, or cone beam CT, and CT, slice by slice, with the body.
 
 Source folder: pictures in pairs or side by side, SynthRAD's folders, or a table of volumes;
-`layouts` shows each. The names of splits are the source's where it has some; otherwise, and for
-splits that it lacks, whole patients are held out. A picture's patient is what patient_pattern finds
-in its name, or, if the pattern has a "/", in its path within the source, `trainA/0001` say.
-Pictures that are called by numbers alone may have equal ones in several splits of the source.
+`layouts` shows each. The source's own splits are kept; for splits that it lacks, whole patients are
+held out. patient_pattern finds a picture's patient in its name or, if the pattern has a "/", in its
+path within the source, such as `trainA/0001`. Pictures that are named by numbers alone may have the
+same numbers in several splits of the source.
 
-Stored are the slices with some body, of stored_size x stored_size: axial ones from the feet up, or
+Slices that show some body are stored, at stored_size x stored_size: axial ones from the feet up, or
 those of another plane, see `planes.cut`:
 
-    image   uint16. MR: percentiles of what is in the body, of the whole volume, become 0 and 65535.
-            Cone beam CT: sixteenths of a HU above -1024. Picture: grey, white as 65535.
-    ct      int16 HU, outside of the body too; of a picture by image_window_hu.
-    mask    1 in the body: the mask's file, or Otsu's threshold of the source, what that encloses,
-            and of this the largest component (`body_mask`).
+    image   uint16. MR: percentiles of the whole volume's values in the body become 0 and 65535.
+            Cone beam CT and CT: sixteenths of a HU above -1024. Picture: grey, white as 65535.
+    ct      int16 HU, outside of the body too; image_window_hu converts a picture's grey.
+    mask    1 in the body: the mask's file; or else the source above Otsu's threshold, with its
+            holes filled, and then only the largest component (`body_mask`).
 
-A plane that is not square is padded, centred, with air: -1024 HU, or 0 of the image. Then image and
-CT are resized bilinearly, antialiased, and the mask to nearest.
+A plane that is not square is centred and padded with air: -1024 HU in the CT, 0 in the image. Then
+image and CT are resized bilinearly with antialiasing, and the mask by nearest neighbour.
 
-Volumes of a pair must lie on one grid. With `resample` source and mask are brought to the CT's, MR
-and cone beam CT linearly, the mask to nearest.
+The volumes of a pair must be on one grid. With `resample`, source and mask are resampled to the
+CT's grid: MR and cone beam CT linearly, the mask by nearest neighbour.
 """
 
 import concurrent.futures
@@ -32,23 +32,28 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.datasets.mri_ct import layouts
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
-from input_pipeline.datasets.mri_ct import layouts
-from jax_pix2pix.imaging import mr_pictures, mr_volumes
-from input_pipeline.preparation.patients import check_one_split_each, split_by_patient, split_three_ways
-from jax_pix2pix.imaging.planes import PLANES
-from jax_pix2pix.errors import DataError
+from input_pipeline.preparation.patients import (
+    check_one_split_each,
+    split_by_patient,
+    split_three_ways,
+)
 from input_pipeline.preparation.source_folder import SourceFolder
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import mr_pictures, mr_volumes
+from jax_pix2pix.imaging.planes import PLANES
+from jax_pix2pix.runs.workdir_files import MASKS_NOTE
 
 SALT = "mri_ct"
-OBLIQUE_DEGREES = 1.0  # more than this is told
-HANDFUL = 5  # pictures, each of which may well be of a patient of its own
+OBLIQUE_DEGREES = 1.0  # a larger tilt is reported
+HANDFUL = 5  # pictures; so few may well be of a patient each
 
 
 class Plane(NamedTuple):
     patient: str
-    slice_index: int  # of a volume; of a picture what follows the patient in its name
+    slice_index: int  # in a volume; for a picture, the number after its patient, or 0
     label: str  # the folder that holds the patients' folders, such as brain, or ""
     file_name: str  # of the source, relative to the source folder
     pair: layouts.Pictures | layouts.Volumes
@@ -57,22 +62,22 @@ class Plane(NamedTuple):
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Config(builder.Config):
     stored_size: int = 256
-    modality: str = "mr"  # or "cbct": the source of volumes
-    plane: str = "axial"  # or "coronal", "sagittal": of volumes
+    modality: str = "mr"  # or "cbct"; or "ct": the CT is its own source
+    plane: str = "axial"  # or "coronal", "sagittal"; volumes only
     mr_percentiles: tuple = (0.5, 99.5)  # of the values in the body
-    resample: bool = False  # source and mask to the CT's grid, where they are on another
-    image_window_hu: tuple = (-1024, 3071)  # of a picture of a CT: what 0 and 255 mean
+    resample: bool = False  # source and mask to the CT's grid, where theirs is another
+    image_window_hu: tuple = (-1024, 3071)  # HU of 0 and 255 in a picture of a CT
     source_side: str = "left"  # or "right": of two pictures side by side
-    # Matches a picture's whole name without ending, or with a "/" its path within the source;
-    # group 1 is the patient.
+    # Matches a picture's whole name without ending or, if it has a "/", the path within the source.
+    # Group 1 is the patient.
     patient_pattern: str = r"(.+?)(?:[_-](?:slice)?\d+)?"
     test_fraction: float = 0.15  # of the patients
-    validation_fraction: float = 0.1  # of the patients that are left
+    validation_fraction: float = 0.1  # of the remaining patients
 
     def __post_init__(self):
         super().__post_init__()
         if self.modality not in layouts.MODALITIES:
-            raise DataError(f'modality is "{self.modality}": use mr or cbct')
+            raise DataError(f'modality is "{self.modality}": use mr, cbct or ct')
         if self.plane not in PLANES:
             raise DataError(f'plane is "{self.plane}": use {", ".join(PLANES)}')
         if self.source_side not in ("left", "right"):
@@ -113,7 +118,7 @@ def find(source, config):
         Found, with items of Plane.
 
     Raises:
-        DataError: as `layouts.find_pairs`; a header cannot be used; volumes of a pair lie on
+        DataError: as in `layouts.find_pairs`; a header cannot be used; volumes of a pair lie on
             different voxels; a body cannot be read; patient_pattern does not match a name; a
             named patient is in two of the source's splits; or there are too few slices for three
             splits.
@@ -134,7 +139,7 @@ def find(source, config):
     notes += _doubts(given, config.patient_pattern)
     masked = sum(isinstance(pair, layouts.Volumes) and bool(pair.mask) for pair in pairs["train"])
     if masked:
-        notes.append(f"{layouts.MASKS_NOTE}: {masked} of {len(pairs['train'])}")
+        notes.append(f"{MASKS_NOTE}: {masked} of {len(pairs['train'])}")
     if oblique:
         notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
     shown = {plane.file_name for planes in given.values() for plane in planes}
@@ -171,7 +176,7 @@ def _of_pair(root, pair, config):
 
 
 def _split(root, given, config):
-    """{split: planes}, those that the source lacks held out of train/; and notes for the user."""
+    """({split: planes}, notes for the user). Splits that the source lacks are held out of train."""
     fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
     if given.keys() == {"train"}:
         return split_three_ways(
@@ -201,13 +206,13 @@ def _split(root, given, config):
 
 
 def _is_number(plane):
-    """Whether a picture is called by a number alone, which is no patient's name."""
+    """Whether a picture's name is a number alone, which names no patient."""
     stem = plane.pair.stem if isinstance(plane.pair, layouts.Pictures) else ""
     return stem.isdecimal() and plane.patient == stem
 
 
 def _doubts(given, pattern):
-    """Lines on pictures whose names may not tell who is whose."""
+    """Warnings about pictures whose names may not tell patients apart."""
     doubts = []
     pictures = [p for p in given["train"] if isinstance(p.pair, layouts.Pictures)]
     alone = len(pictures) > HANDFUL and len({p.patient for p in pictures}) == len(pictures)

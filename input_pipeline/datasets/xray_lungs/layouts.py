@@ -1,6 +1,6 @@
-"""How published sets of chest X-rays with lung masks lie on disk. No TensorFlow.
+"""The layouts of published sets of chest X-rays with lung masks on disk. No TensorFlow.
 
-Nothing is decoded, and whatever lies beside the folders of a layout is passed over.
+Nothing is decoded. Anything beside the folders of a layout is ignored.
 """
 
 import os
@@ -10,15 +10,15 @@ from jax_pix2pix.errors import DataError
 
 
 class Xray(NamedTuple):
-    file_name: str  # relative to the source folder, as all names here
-    mask_names: tuple  # one mask, or one a lung
+    file_name: str  # relative to the source folder, like all names here
+    mask_names: tuple  # one mask, or one per lung
 
 
 def find_xrays(folder):
     """Recognises the layout of a source folder and pairs its images with their masks.
 
     Returns:
-        (name of the layout, {stem: Xray}, number of images left out as they have no mask).
+        (name of the layout, {stem: Xray}, number of images left out because they have no mask).
 
     Raises:
         DataError: none or several layouts fit; a file is misnamed, unpaired, empty or a link to
@@ -39,7 +39,7 @@ def find_xrays(folder):
     return name, xrays, left_out
 
 
-# Each layout: ({stem: Xray}, number of images left out).
+# One function per layout, which returns ({stem: Xray}, number of images left out).
 
 
 def _img_mask(folder):
@@ -57,7 +57,7 @@ def _montgomery(folder):
 
 
 def _shenzhen(folder):
-    """Of its 662 images, 566 have a mask."""
+    """Shenzhen: 566 of its 662 images have a mask."""
     images = _files(folder, folder.root / "CXR_png", ".png")
     masks = _files(folder, folder.root / "mask", ".png", tail="_mask")
     with_mask = {stem: name for stem, name in images.items() if stem in masks}
@@ -68,7 +68,7 @@ def _jsrt(folder):
     images, masks = {}, {"left mask": {}, "right mask": {}}
     for place in _img_folders(folder.root):
         images = _files(folder, place, ".img", images, others=True)
-    for archive in ("", "scratch"):  # SCR's archive unpacks into the latter
+    for archive in ("", "scratch"):  # SCR's archive unpacks into "scratch"
         for fold in ("", "fold1/masks", "fold2/masks"):
             for side in ("left", "right"):
                 for space in (" ", "_"):
@@ -79,7 +79,7 @@ def _jsrt(folder):
 
 
 def _img_folders(root):
-    """The root, and the folder that JSRT's archive unpacks into, where they hold an .IMG file."""
+    """The root and the folder of JSRT's archive: those of the two that hold an .IMG file."""
     places = [place for place in (root, root / "All247images") if place.is_dir()]
     return [
         place
@@ -92,7 +92,7 @@ def _has(*names):
     return lambda root: all((root / name).is_dir() for name in names)
 
 
-LAYOUTS = {  # whether a root is laid out so, and what then lists a SourceFolder
+LAYOUTS = {  # (whether a root has the layout, what lists such a SourceFolder)
     "img_mask": (_has("img", "mask"), _img_mask),
     "montgomery": (_has("CXR_png", "ManualMask"), _montgomery),
     "shenzhen": (_has("CXR_png", "mask"), _shenzhen),
@@ -101,10 +101,10 @@ LAYOUTS = {  # whether a root is laid out so, and what then lists a SourceFolder
 
 
 def _files(folder, place, ending, table=None, tail="", others=False):
-    """Adds the files of a folder, NAME<tail><ending> each, to a table {NAME: file's name}.
+    """Adds a folder's files, called NAME<tail><ending>, to a table {NAME: file's name}.
 
     Args:
-        others: whether there may be other files, which are passed over.
+        others: whether there may be other files, which are ignored.
 
     Returns:
         The table, a new one if None was given.
@@ -130,7 +130,7 @@ def _files(folder, place, ending, table=None, tail="", others=False):
 
 
 def _paired(folder, images, masks):
-    """{stem: Xray} of a table of images and {what it is: table of masks}, all of one length."""
+    """{stem: Xray} from a table of images and {mask's kind: table of masks}, of equal stems."""
     for what, table in masks.items():
         for stem in sorted(images.keys() ^ table.keys()):
             missing = what if stem in images else "image"

@@ -1,23 +1,23 @@
 """TFDS builder of chest X-rays with masks of the lungs.
 
-The source folder is laid out in one of four ways, which is recognised:
+The source folder has one of four layouts, which is recognised:
 
     img/NAME.png                            mask/NAME.png
     CXR_png/NAME.png                        ManualMask/{leftMask,rightMask}/NAME.png    Montgomery
     CXR_png/NAME.png                        mask/NAME_mask.png                          Shenzhen
     NAME.IMG                                fold{1,2}/masks/{left,right} lung/NAME.gif  JSRT, SCR
 
-Of Shenzhen, images without a mask are left out. JSRT's images may lie in All247images/ and SCR's
+Images of Shenzhen without a mask are left out. JSRT's images may be in All247images/ and SCR's
 masks in scratch/, as their archives unpack, or in left_lung/ and right_lung/.
 
-PNGs are 8-bit grey or colour. 16-bit ones are refused: which part of their range holds the picture
-is not in the file. JSRT's 12 bits grow with the film's blackness, so lungs are bright there: they
-are inverted, so that bone is white as in the other sets, and scaled to 8 bits. A mask's values
-above 127 are lung; the masks of both lungs are united.
+PNGs are 8-bit grey or colour. 16-bit ones are refused, because the file does not say which part of
+their range holds the picture. JSRT's 12-bit values rise with the film's blackness, so its lungs are
+bright. They are inverted, so that bone is white as in the other sets, and scaled to 8 bits. A
+mask's values above 127 are lung. The masks of both lungs are united.
 
-X-rays become stored_size x stored_size: the image bilinearly, antialiased, the mask to the nearest
-pixel. One that is not square is stretched, as the published system does; stretching a prediction
-back is exact where cropping would lose, and its spacing is stored for both axes.
+X-rays are resized to stored_size x stored_size: the image bilinearly with antialiasing, the mask to
+the nearest pixel. An X-ray that is not square is stretched, as in the published system. Stretching
+a prediction back is exact, where cropping would lose pixels. The spacing of both axes is stored.
 """
 
 import dataclasses
@@ -26,26 +26,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline.datasets.xray_lungs.layouts import find_xrays
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
 from input_pipeline.preparation.patients import split_three_ways
-from jax_pix2pix.imaging.safe_io import check_same_size, read_binary_mask
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.slices import resize
 from input_pipeline.preparation.source_folder import SourceFolder
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.safe_io import check_same_size, read_binary_mask
+from jax_pix2pix.imaging.slices import resize
 from jax_pix2pix.imaging.xrays import read_xray, stored_image
-from input_pipeline.datasets.xray_lungs.layouts import find_xrays
 
 SALT = "xray_lungs"
 VIEW = re.compile(r".*_view_(\d+)")  # of several pictures of one patient
 # MCUCXR_0001_0 and CHNCXR_0001_0 end in a diagnosis; NAME_view_0012 is one view of several.
 PATIENT = r"((?:MCU|CHN)CXR_\d+|.+(?=_view_\d+$)|.+)"
-PIXEL_MM = {"montgomery": 0.0875, "jsrt": 0.175}  # before resizing; of the others it is unknown
+PIXEL_MM = {"montgomery": 0.0875, "jsrt": 0.175}  # before resizing; unknown for the others
 
 
 class Image(NamedTuple):
     patient: str
-    slice_index: int  # of VIEW, else 0
+    slice_index: int  # the number of VIEW, else 0
     label: str  # the layout
     file_name: str
     mask_names: tuple  # united
@@ -54,7 +54,7 @@ class Image(NamedTuple):
 @dataclasses.dataclass(kw_only=True, eq=False)
 class Config(builder.Config):
     stored_size: int = 512
-    source_channels: int = 1  # colours become grey by ITU-R 601; with 3, grey is repeated
+    source_channels: int = 1  # 1: colours become grey by ITU-R 601; 3: grey is repeated
     patient_pattern: str = PATIENT  # matches a file's name without ending; group 1 is the patient
     test_fraction: float = 0.2  # of the patients
     validation_fraction: float = 0.1  # of the patients not in the test
@@ -110,8 +110,8 @@ def find(source, config):
         Found, with items of Image.
 
     Raises:
-        DataError: as `layouts.find_xrays`; patient_pattern does not match a name; or there are too
-            few images for three splits.
+        DataError: as in `layouts.find_xrays`; patient_pattern does not match a name; or there are
+            too few images for three splits.
     """
     folder = SourceFolder(source)
     layout, xrays, left_out = find_xrays(folder)

@@ -1,4 +1,4 @@
-"""DICOM series of CT slices, in any transfer syntax that GDCM decodes: JPEG 2000 too."""
+"""Reads DICOM series of CT slices in any transfer syntax that GDCM decodes, also JPEG 2000."""
 
 import contextlib
 import statistics
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.formats.dicom_lengths import check_lengths, is_dicom
 from jax_pix2pix.imaging.formats.nifti import geometry_of, scanner_header
-from jax_pix2pix.imaging.volume import Volume, check_affine
 from jax_pix2pix.imaging.formats.voxels import MAX_BYTES
 from jax_pix2pix.imaging.safe_io import unreadable
-from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.volume import Volume, check_affine
 
 MODALITY, INTERCEPT, SLOPE = "0008|0060", "0028|1052", "0028|1053"
 SAME_DIRECTION = 1e-3
@@ -21,7 +21,7 @@ TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
 
 
 def read_series(folder):
-    """Reads the one series of CT slices in a folder; other files there are passed over.
+    """Reads the one series of CT slices in a folder; ignores files there that are not DICOM.
 
     Returns:
         Volume of int16: Hounsfield units.
@@ -29,7 +29,7 @@ def read_series(folder):
     Raises:
         DataError: the folder holds no series, or several; a file cannot be read, or is no CT slice;
             the slices differ in size or direction, are sheared by a tilted gantry, or lie at
-            unequal distances, since one is missing or there twice.
+            unequal distances, because one is missing or there twice.
     """
     with _no_warnings():
         slices = sorted((_Slice(path) for path in _files(folder)), key=lambda one: one.height)
@@ -44,7 +44,7 @@ def read_series(folder):
 
 @contextlib.contextmanager
 def _no_warnings():
-    """Keeps ITK from printing what is a DataError here, and of files that are no DICOM."""
+    """Keeps ITK from printing what is a DataError here, and about files that are not DICOM."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -62,7 +62,7 @@ def _files(folder):
                 raise unreadable(path, "a DICOM slice", error) from error
     try:
         series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    except RuntimeError as error:  # of a slice, and it does not say of which
+    except RuntimeError as error:  # it does not say which slice
         raise unreadable(folder, "a DICOM series", str(error).strip().splitlines()[-1]) from error
     if not series:
         raise DataError(f"{folder} holds no DICOM series: give the folder that its slices lie in")
@@ -72,7 +72,7 @@ def _files(folder):
             "folder of its own"
         )
     files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    # GDCM passes over damaged slices in silence.
+    # GDCM skips damaged slices without a warning.
     for path in sorted(set(Path(folder).iterdir()) - set(map(Path, files))):
         if path.name == "DICOMDIR" or path.name[0] == "." or not path.is_file():
             continue
@@ -82,7 +82,7 @@ def _files(folder):
 
 
 class _Slice:
-    """A file of a series. Raises DataError where it is no CT slice or cannot be read."""
+    """A file of a series. Raises DataError if it is not a CT slice or cannot be read."""
 
     def __init__(self, path):
         self.path = path
@@ -122,7 +122,7 @@ class _Slice:
         try:
             return read()
         except RuntimeError as error:
-            # ITK's text is many lines, the last of which tells what happened.
+            # ITK's text has many lines; the last one tells what happened.
             raise unreadable(self.path, "a DICOM slice", str(error).splitlines()[-1]) from error
 
 
@@ -145,7 +145,7 @@ def _geometry(folder, slices):
     distances = np.diff([one.height for one in slices])
     usual = statistics.median_low(distances)
     for one, other, distance in zip(slices, slices[1:], distances, strict=False):
-        # So that a distance that is not a number is refused too.
+        # Negated, the condition refuses a distance of NaN too.
         if not (distance > 0 and abs(distance - usual) <= SAME_DISTANCE * usual):
             raise DataError(
                 f"{one.path} and {other.path} are {distance:g} mm apart, the others {usual:g} mm: "

@@ -1,4 +1,4 @@
-"""MetaImage, the format of ITK and of many challenges.
+"""Reads and writes MetaImage, the format of ITK and of many challenges.
 
 A .mha file holds its voxels; a .mhd file may name another one in its folder, .raw or .zraw.
 """
@@ -12,18 +12,25 @@ from pathlib import Path
 
 import numpy as np
 
-from jax_pix2pix.imaging.formats import text_header
-from jax_pix2pix.imaging.formats.text_header import COMPRESSION, TO_RAS, Stored, integers, numbers, shown
-from jax_pix2pix.imaging.volume import Geometry, check_affine
-from jax_pix2pix.imaging.formats.voxels import to_volume
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.formats import text_header
+from jax_pix2pix.imaging.formats.text_header import (
+    COMPRESSION,
+    TO_RAS,
+    Stored,
+    integers,
+    numbers,
+    shown,
+)
+from jax_pix2pix.imaging.formats.voxels import to_volume
+from jax_pix2pix.imaging.volume import Geometry, check_affine
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
     "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8",
     "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
-# The format has several names for the same, and a value for what is not said.
+# The format has several names for some fields, and defaults for absent ones.
 ALIASES = {
     "Position": "Offset", "Origin": "Offset", "Rotation": "TransformMatrix",
     "Orientation": "TransformMatrix", "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
@@ -32,7 +39,7 @@ DEFAULTS = {
     "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0", "ElementSpacing": "1 1 1",
     "BinaryDataByteOrderMSB": "False", "CompressedData": "False",
 }  # fmt: skip
-# What is read in one form only.
+# Fields that are read in one form only.
 ONLY = {
     "BinaryData": ("True", "save it in binary"),
     "ElementNumberOfChannels": ("1", "save one number a voxel"),
@@ -45,11 +52,11 @@ YES = ("true", "t", "1", "yes", "y")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Axes:
-    """As the format has them: their product, in an affine, would not give the same bits back.
+    """Spacing and direction as stored: their product, in an affine, would lose their exact bits.
 
     Attributes:
         spacing: float64 [3], mm along the axes of the file.
-        direction: float64 [3, 3], columns: where the axes run to; left, back and head.
+        direction: float64 [3, 3]: each column is the direction of an axis, as left, back, head.
     """
 
     spacing: np.ndarray
@@ -57,26 +64,26 @@ class Axes:
 
 
 def read_geometry(path):
-    """Geometry of a file whose header is sound; see `volume_file.read_geometry`."""
+    """Reads and checks a file's Geometry; see `volume_file.read_geometry`."""
     with _opened(path) as (geometry, *_):
         return geometry
 
 
 def read(path, dtype, convert):
-    """Volume of dtype; `convert` is one of `voxels`."""
+    """Reads a Volume of dtype; `convert` is a function of `voxels`."""
     with _opened(path) as (geometry, stored, file):
         voxels = text_header.read_voxels(file, stored)
     return to_volume(path, geometry, voxels, dtype, convert)
 
 
 def voxel_file(path):
-    """The file beside a .mhd that holds its voxels; None where they are in the file itself."""
+    """Finds the file beside a .mhd that holds its voxels; None if they are in the file itself."""
     with text_header.opened(path, "a MetaImage") as file:
         return _voxel_file(path, _fields(file))
 
 
 def write(path, voxels, geometry):
-    """Writes voxels in the file's axes: compressed in .mha; as they are, in .raw beside a .mhd."""
+    """Writes voxels in the file's axes: compressed in a .mha, raw in a .raw beside a .mhd."""
     axes = geometry.header if isinstance(geometry.header, Axes) else _axes(geometry.affine)
     content = text_header.little_endian(voxels)
     raw = Path(path).with_suffix(".raw") if _is_mhd(path) else None
@@ -95,7 +102,7 @@ def write(path, voxels, geometry):
         "ElementSpacing": " ".join(text_header.text_of(axes.spacing)),
         "DimSize": " ".join(map(str, voxels.shape)),
         "ElementType": names[voxels.dtype],
-        "ElementDataFile": raw.name if raw else LOCAL,  # the last one
+        "ElementDataFile": raw.name if raw else LOCAL,  # must be last
     }
     if raw:
         raw.write_bytes(content)
@@ -113,7 +120,7 @@ def _axes(affine):
 
 @contextlib.contextmanager
 def _opened(path):
-    """Gives (Geometry, Stored, the file with the voxels, which is left where they begin)."""
+    """Yields (Geometry, Stored, the file with the voxels, at the byte where they begin)."""
     with text_header.opened(path, "a MetaImage") as file:
         fields = _fields(file)
         stored = _stored(path, fields)
@@ -133,7 +140,7 @@ def _is_mhd(path):
 
 
 def _voxel_file(path, fields):
-    """As `voxel_file`."""
+    """Finds the `voxel_file` that the fields name."""
     name = fields["ElementDataFile"]
     if name.upper() == LOCAL:
         return None
@@ -142,7 +149,7 @@ def _voxel_file(path, fields):
             f"{path} has ElementDataFile = {shown(name)} in its header: save header and voxels in "
             "one file, or call it .mhd"
         )
-    # Of LIST, a pattern with numbers behind it, or a path, nothing is followed.
+    # LIST, a pattern with numbers after it, and a path are refused.
     if not re.fullmatch(r"[^/\\%:]+", name) or name.split()[0] == "LIST" or name in (".", ".."):
         raise DataError(
             f"{path} has ElementDataFile = {shown(name)} in its header: save the voxels in one "
@@ -152,7 +159,7 @@ def _voxel_file(path, fields):
 
 
 def _fields(file):
-    """The fields of a header, up to the last one; the file is left behind it."""
+    """Reads the fields of a header up to the last one; leaves the file after it."""
     fields = dict(DEFAULTS)
     lines = text_header.lines(file)
     while "ElementDataFile" not in fields:

@@ -1,4 +1,4 @@
-"""NIfTI files, .nii and .nii.gz: a header is checked before memory is taken for its voxels."""
+"""Reads and writes NIfTI, .nii and .nii.gz: checks a header before it allocates voxels."""
 
 import contextlib
 import gzip
@@ -8,12 +8,12 @@ import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
-from jax_pix2pix.imaging.volume import Geometry, check_affine
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.formats.voxels import DEFLATE_RATIO, MAX_BYTES, check_bytes, to_volume
 from jax_pix2pix.imaging.safe_io import unreadable
-from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.volume import Geometry, check_affine
 
-HEADERS = {  # by the first field, which is the header's length, and the signature
+HEADERS = {  # by the first field, the header's length; with the signature
     348: (nib.Nifti1Header, b"n+1"),
     540: (nib.Nifti2Header, b"n+2"),
 }
@@ -25,13 +25,13 @@ GEOMETRY_FIELDS = (
 
 
 def read_geometry(path):
-    """Geometry of a file whose header is sound; see `volume_file.read_geometry`."""
+    """Reads and checks a file's Geometry; see `volume_file.read_geometry`."""
     with _opened(path) as (file, most_bytes):
         return _geometry(path, file, most_bytes)
 
 
 def read(path, dtype, convert):
-    """Volume of dtype; `convert` is one of `voxels`."""
+    """Reads a Volume of dtype; `convert` is a function of `voxels`."""
     with _opened(path) as (file, most_bytes):
         geometry = _geometry(path, file, most_bytes)
         header = geometry.header
@@ -40,7 +40,7 @@ def read(path, dtype, convert):
         content = file.read(_bytes(header))
         if len(content) < _bytes(header):
             raise ValueError(f"it ends after {len(content)} of {_bytes(header)} bytes of voxels")
-        file.read(1)  # at its end gzip compares the checksum
+        file.read(1)  # gzip compares the checksum at the end
     voxels = np.frombuffer(content, header.get_data_dtype())
     voxels = voxels.reshape(geometry.file_shape, order="F")
     if slope is None:
@@ -55,7 +55,7 @@ def read(path, dtype, convert):
 def write(path, voxels, geometry):
     """Writes voxels in the file's axes."""
     source = geometry.header
-    if not isinstance(source, nib.Nifti1Header):  # which Nifti2Header is as well
+    if not isinstance(source, nib.Nifti1Header):  # Nifti2Header is a subclass
         source = scanner_header(geometry.affine, geometry.file_shape)
     header = type(source)()
     header.set_data_dtype(voxels.dtype)
@@ -66,7 +66,7 @@ def write(path, voxels, geometry):
 
 
 def scanner_header(affine, shape):
-    """Header of a volume that lies where the scanner had it."""
+    """Makes a header whose affine leads to scanner coordinates, in mm."""
     header = nib.Nifti1Header()
     header.set_data_shape(shape)
     header.set_xyzt_units("mm")
@@ -76,14 +76,14 @@ def scanner_header(affine, shape):
 
 
 def geometry_of(header):
-    """Geometry of a sound header."""
+    """Makes the Geometry of a checked header."""
     affine = np.asarray(header.get_best_affine(), np.float64)
     return Geometry(affine, tuple(header.get_data_shape()[:3]), header)
 
 
 @contextlib.contextmanager
 def _opened(path):
-    """Gives the file, uncompressed, and the most bytes it can hold; turns errors into DataError."""
+    """Yields the uncompressed file and the most bytes it can hold; turns errors into DataError."""
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open(path, "rb"))
@@ -121,7 +121,7 @@ def _check_voxels(path, header, most_bytes):
         raise DataError(f"{path} has the shape {tuple(shape)}: save it with three dimensions")
     if header.get_data_dtype().kind not in "iuf":
         raise DataError(f"{path} holds {header.get_data_dtype()}: save one number a voxel")
-    header.get_slope_inter()  # raises
+    header.get_slope_inter()  # raises if they are invalid
     check_bytes(path, _bytes(header))
     offset = float(header["vox_offset"])
     if not int(header["sizeof_hdr"]) + 4 <= offset <= MAX_BYTES:
@@ -132,14 +132,14 @@ def _check_voxels(path, header, most_bytes):
 
 def _check_affine(path, header):
     if header["pixdim"][0] == 0:
-        header["pixdim"][0] = 1  # as the standard has it
+        header["pixdim"][0] = 1  # the standard reads 0 as 1
     if header["qform_code"] <= 0 and header["sform_code"] <= 0:
         raise DataError(
             f"{path} does not say where the patient's left is (qform_code and sform_code are 0): "
             "set its affine"
         )
     unit = int(header["xyzt_units"]) & 7
-    if unit not in (0, 2):  # many do not tell, and mean millimetres
+    if unit not in (0, 2):  # many files state no unit and mean millimetres
         raise DataError(f"{path} is in {UNITS.get(unit, 'no unit of length')}: convert it to mm")
     affine = header.get_best_affine()
     check_affine(path, affine)

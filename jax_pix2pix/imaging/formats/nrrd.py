@@ -1,14 +1,21 @@
-"""NRRD files that hold their voxels, .nrrd: the format of 3D Slicer."""
+"""Reads and writes NRRD files that hold their voxels, .nrrd: the format of 3D Slicer."""
 
 import gzip
 
 import numpy as np
 
-from jax_pix2pix.imaging.formats import text_header
-from jax_pix2pix.imaging.formats.text_header import COMPRESSION, TO_RAS, Stored, integers, numbers, shown
-from jax_pix2pix.imaging.volume import Geometry, check_affine
-from jax_pix2pix.imaging.formats.voxels import to_volume
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.formats import text_header
+from jax_pix2pix.imaging.formats.text_header import (
+    COMPRESSION,
+    TO_RAS,
+    Stored,
+    integers,
+    numbers,
+    shown,
+)
+from jax_pix2pix.imaging.formats.voxels import to_volume
+from jax_pix2pix.imaging.volume import Geometry, check_affine
 
 _NAMES = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -25,7 +32,7 @@ _NAMES = {
 }  # fmt: skip
 TYPES = {name: code for code, names in _NAMES.items() for name in names}
 ENCODINGS = {"raw": False, "gzip": True, "gz": True}  # whether voxels are compressed
-SPACES = {  # signs that lead to right, front and head
+SPACES = {  # signs that turn the axes to right, front and head
     "right-anterior-superior": (1, 1, 1), "ras": (1, 1, 1),
     "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
     "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
@@ -33,13 +40,13 @@ SPACES = {  # signs that lead to right, front and head
 
 
 def read_geometry(path):
-    """Geometry of a file whose header is sound; see `volume_file.read_geometry`."""
+    """Reads and checks a file's Geometry; see `volume_file.read_geometry`."""
     with text_header.opened(path, "NRRD") as file:
         return _header(path, file)[0]
 
 
 def read(path, dtype, convert):
-    """Volume of dtype; `convert` is one of `voxels`."""
+    """Reads a Volume of dtype; `convert` is a function of `voxels`."""
     with text_header.opened(path, "NRRD") as file:
         geometry, stored = _header(path, file)
         voxels = text_header.read_voxels(file, stored)
@@ -73,7 +80,7 @@ def _vector(values):
 
 
 def _header(path, file):
-    """(Geometry, Stored) of an opened file, which is left where the voxels begin."""
+    """Reads (Geometry, Stored) from an opened file; leaves it where the voxels begin."""
     lines = text_header.lines(file)
     if not next(lines).startswith("NRRD000"):
         raise ValueError("it does not begin as NRRD does")
@@ -102,7 +109,7 @@ def _header(path, file):
 
 
 def _check(path, fields):
-    """Raises DataError, or KeyError, of what is missing or is read in other forms only."""
+    """Raises DataError or KeyError for fields that are missing or have unsupported values."""
     for key in ("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"):
         if fields.get(key, "0") != "0":
             raise DataError(

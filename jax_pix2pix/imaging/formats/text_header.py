@@ -1,7 +1,7 @@
-"""What MetaImage and NRRD have in common: a header of text lines, and the voxels behind it.
+"""Reads what MetaImage and NRRD have in common: a header of text lines, then the voxels.
 
-They are read here, and not by SimpleITK, which allocates what a header claims, follows a header to
-other files, and gives the voxels of a damaged compressed .mha without an error.
+SimpleITK does not read them, because it allocates what a header claims, follows a header to other
+files, and gives the voxels of a damaged compressed .mha without an error.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ import zlib
 
 import numpy as np
 
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.formats.voxels import DEFLATE_RATIO, check_bytes
 from jax_pix2pix.imaging.safe_io import unreadable
-from jax_pix2pix.errors import DataError
 
 MAX_HEADER = 2**20
-EITHER = zlib.MAX_WBITS | 32  # zlib's and gzip's streams; both end with a checksum
+EITHER = zlib.MAX_WBITS | 32  # accepts zlib's and gzip's streams; both end with a checksum
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from left, back, head to right, front, head
-COMPRESSION = 1  # of 0 to 9: more takes several times as long and saves a tenth
+COMPRESSION = 1  # level 0 to 9: higher ones take several times as long and save a tenth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Stored:
 
 @contextlib.contextmanager
 def opened(path, kind):
-    """Gives the file and turns errors into DataError; `kind` is what it should be."""
+    """Yields the file and turns errors into DataError; `kind` is what it should be."""
     try:
         with open(path, "rb") as file:
             yield file
@@ -56,7 +56,7 @@ def opened(path, kind):
 
 
 def lines(file):
-    """The lines of a header, stripped; whoever reads them knows which is the last."""
+    """Yields the lines of a header, stripped; the caller knows which is the last."""
     while True:
         line = file.readline(MAX_HEADER)
         if not line or file.tell() >= MAX_HEADER:
@@ -65,7 +65,7 @@ def lines(file):
 
 
 def shown(text):
-    """For a message: a header may be long."""
+    """Shortens text for a message: a header may be long."""
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
@@ -74,7 +74,7 @@ def integers(text):
 
 
 def numbers(text, shape):
-    """Finite float64 of this shape, of a text with as many numbers between blanks."""
+    """Parses numbers between blanks into finite float64 of this shape."""
     found = np.array([float(word) for word in text.split()]).reshape(shape)
     if not np.isfinite(found).all():
         raise ValueError(f"its header has the numbers {shown(text)}")
@@ -82,26 +82,26 @@ def numbers(text, shape):
 
 
 def check_shape(path, stored):
-    """Raises DataError where a header claims what is no volume, or too large a one."""
+    """Raises DataError if a header's shape is not a volume's, or is too large."""
     if len(stored.shape) != 3 or min(stored.shape) < 1:
         raise DataError(f"{path} has the shape {stored.shape}: save it with three dimensions")
     check_bytes(path, stored.bytes)
 
 
 def check_length(file, stored):
-    """Raises ValueError where a file cannot hold the voxels from where it is read next."""
+    """Raises ValueError if the rest of a file cannot hold the voxels."""
     left = os.fstat(file.fileno()).st_size - file.tell()
     if stored.bytes > left * (DEFLATE_RATIO if stored.compressed else 1):
         raise ValueError(f"no {stored.bytes} bytes for the shape {stored.shape}")
 
 
 def read_voxels(file, stored):
-    """[i, j, k], in the file's axes, of voxels that were not refused above."""
+    """Reads voxels [i, j, k] in the file's axes, after the checks above."""
     if stored.compressed:
         inflate = zlib.decompressobj(EITHER)
-        # What does not compress becomes a little larger, and a stream may have a header.
+        # Incompressible bytes become a little more, and a stream may have a header.
         content = file.read(stored.bytes + stored.bytes // 1000 + MAX_HEADER)
-        # One byte more than there may be, to see that the stream ends.
+        # One byte more than expected shows whether the stream ends.
         content = inflate.decompress(content, stored.bytes + 1)
         if not inflate.eof:
             raise ValueError(f"its stream does not end after {stored.bytes} bytes of voxels")
@@ -113,10 +113,10 @@ def read_voxels(file, stored):
 
 
 def text_of(numbers):
-    """Numbers of a header: the shortest ones that are read as the same float64."""
+    """Formats numbers for a header: the shortest text that reads as the same float64."""
     return [repr(number + 0.0) for number in np.asarray(numbers, np.float64).ravel().tolist()]
 
 
 def little_endian(voxels):
-    """Bytes of [i, j, k], the first axis running fastest."""
+    """Converts [i, j, k] to bytes, the first axis running fastest."""
     return voxels.astype(voxels.dtype.newbyteorder("<"), copy=False).tobytes(order="F")

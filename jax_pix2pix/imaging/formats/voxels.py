@@ -1,16 +1,16 @@
-"""What the voxels of a file may be: how many bytes, and which values."""
+"""Checks the voxels of a file: their bytes and their values."""
 
 import numpy as np
 
-from jax_pix2pix.imaging.volume import Volume
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.volume import Volume
 
-MAX_BYTES = 2**31  # of the voxels as they are stored
-DEFLATE_RATIO = 1032  # gzip and zlib compress nothing better than this
+MAX_BYTES = 2**31  # limits the voxels as they are stored
+DEFLATE_RATIO = 1032  # the highest compression of gzip and zlib
 
 
 def check_bytes(path, claimed):
-    """Raises DataError where a header claims more voxels than are read."""
+    """Raises DataError if a header claims more than MAX_BYTES of voxels."""
     if claimed > MAX_BYTES:
         raise DataError(
             f"{path} claims {claimed} bytes of voxels, above the limit of {MAX_BYTES}: crop it, or "
@@ -19,11 +19,11 @@ def check_bytes(path, claimed):
 
 
 def to_volume(path, geometry, voxels, dtype, convert):
-    """Converts voxels slice by slice, so that one slice alone is in float64.
+    """Converts voxels slice by slice, so that only one slice at a time is in float64.
 
     Args:
         voxels: numbers in the file's axes and shape.
-        convert: (path, slice [rows, columns]) -> what fits into dtype; raises DataError.
+        convert: (path, slice [rows, columns]) -> values that fit into dtype; raises DataError.
 
     Returns:
         Volume of dtype.
@@ -35,7 +35,7 @@ def to_volume(path, geometry, voxels, dtype, convert):
 
 
 def to_hu(path, plane):
-    """Rounds a slice of a CT to what int16 holds."""
+    """Rounds a slice of a CT; raises DataError for values that int16 cannot hold."""
     _check_finite(path, plane)
     plane = np.rint(plane)
     if plane.min() < -32768 or plane.max() > 32767:
@@ -47,7 +47,7 @@ def to_hu(path, plane):
 
 
 def to_intensity(path, plane):
-    """A slice of an MR as float32, which must hold each of its values."""
+    """Converts a slice of an MR to float32; raises DataError for values it cannot hold."""
     with np.errstate(over="ignore"):
         plane = plane.astype(np.float32)
     _check_finite(path, plane)
@@ -55,7 +55,7 @@ def to_intensity(path, plane):
 
 
 def to_labels(path, plane):
-    """A slice of a label volume, of integers that uint8 holds."""
+    """Checks that a slice of a label volume holds only integers in [0, 255]."""
     if not (plane == np.rint(plane)).all() or plane.min() < 0 or plane.max() > 255:
         raise DataError(
             f"{path} holds other values than integers in [0, 255]: save the labels as uint8"

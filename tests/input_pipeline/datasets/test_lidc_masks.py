@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.preparation import builder
 from input_pipeline import prepare as prepare_module
 from input_pipeline.datasets.lidc_masks import lidc_masks_dataset_builder as lidc_masks
+from input_pipeline.preparation import builder
 from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import DataError
 from tests import commands
@@ -29,11 +29,12 @@ FLAGS = [
     "--config.data.image_size=16",
     "--config.data.validation_fraction=0.3",
 ]
-# Shards of 2 slices, and 0.1 s a slice.
+# Shards of 2 slices, and 0.1 s per slice.
 SLOW = """
 import sys, time
-from input_pipeline import builder, prepare
-from input_pipeline.lidc_masks import lidc_masks_dataset_builder as lidc_masks
+from input_pipeline import prepare
+from input_pipeline.preparation import builder
+from input_pipeline.datasets.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 builder.SHARD_SIZE = 2
 read = lidc_masks.read_grey_png
 def slow(path):
@@ -46,7 +47,7 @@ prepare.prepare("lidc_masks", sys.argv[1], sys.argv[2], **options)
 
 
 def run(source, data_dir, code=0):
-    """-> (stdout, stderr) of launch.prepare."""
+    """Runs launch.prepare. -> (stdout, stderr)."""
     flags = [*FLAGS, f"--source={source}", f"--config.data.data_dir={data_dir}"]
     return commands.run("launch.prepare", *flags, code=code)
 
@@ -64,7 +65,7 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-# What is written.
+# Records.
 
 
 @pytest.mark.parametrize("mask_resize", ["nearest", "bilinear"])
@@ -160,7 +161,7 @@ def test_links_within_the_source_and_hidden_files_are_fine(source, tmp_path):
     assert len(read_split(prepare("lidc_masks", source, tmp_path, **OPTIONS), "test")) == 4
 
 
-# What is refused. Each case breaks a good source and names what the message must hold.
+# Refusals. Each case breaks a good source and returns what the message must hold.
 
 
 def first(source, pattern="train/clean/*.png"):
@@ -408,7 +409,7 @@ def test_running_twice_changes_nothing(source, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_line(source, tmp_path):
-    limit = (20_000, 20_000)  # bytes a file, as if the disk ended there
+    limit = (20_000, 20_000)  # bytes per file, as if the disk ended there
     result = subprocess.run(
         [
             *(sys.executable, "-m", "launch.prepare", *FLAGS, f"--source={source}"),
@@ -480,7 +481,7 @@ def kill_midway(source, data_dir):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """The slices that are decoded; sets shards of 2."""
+    """The names of the slices that are decoded; shards have 2 slices."""
     names = []
     read = lidc_masks.read_grey_png
     monkeypatch.setattr(builder, "SHARD_SIZE", 2)
@@ -493,7 +494,7 @@ def test_resumes_after_a_kill_with_the_same_bytes(source, tmp_path, decoded):
     finished = kill_midway(source, tmp_path / "killed")
     assert 3 <= len(finished) < 10
     resumed = prepare("lidc_masks", source, tmp_path / "killed", **OPTIONS)
-    assert len(decoded) == 18 - 2 * len(finished)  # of the 18 slices, those of other shards
+    assert len(decoded) == 18 - 2 * len(finished)  # the slices of the other shards, of 18 in all
     after = shards(tmp_path / "killed")
     for name, stat in finished.items():
         assert (after[name].st_ino, after[name].st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)

@@ -33,7 +33,7 @@ AXES = [  # orders and directions of a file's axes
 
 
 def write_pair(image, labels, number):
-    """A CT and its labels: no liver in two slices, liver in two, with tumour in one."""
+    """Writes a CT and its labels: no liver in two slices, liver in two, with tumour in one."""
     rng = np.random.default_rng(number)
     order, signs = AXES[number % len(AXES)]
     anatomical = (50, 38, SLICES)  # voxels from right to left, front to back and feet to head
@@ -81,7 +81,7 @@ def source(tmp_path):
 
 
 def pictures(path):
-    """SimpleITK's [slices, rows, columns], and the spacing between them."""
+    """SimpleITK's array [slices, rows, columns], and their spacing in mm."""
     image = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
     return sitk.GetArrayFromImage(image), image.GetSpacing()[::-1]
 
@@ -106,7 +106,7 @@ def nearest(plane):
 
 
 def check(record, source):
-    """Whether a record holds what its slice of the volumes does."""
+    """Asserts that a record holds its slice of the volumes."""
     path, index = source / record["file_name"], record["slice_index"]
     if path.parent.name == "imagesTr":
         labels = path.parent.with_name("labelsTr") / path.name
@@ -123,7 +123,7 @@ def check(record, source):
     assert record["class"] == ["empty", "liver", "tumour"][inside[index].max()]
 
 
-# What is written.
+# Records.
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -143,7 +143,7 @@ def test_records_hold_what_the_volumes_hold(tmp_path, layout):
 
 def test_the_class_is_that_of_the_stored_labels(source, tmp_path):
     labels = np.zeros((50, 38, SLICES), np.uint8)
-    labels[21, 20, 1] = 2  # too small for 16 pixels of 3 to see
+    labels[21, 20, 1] = 2  # too small to show in 16 pixels of 3 voxels
     labels[20:24, 20:24, 2] = 2
     save(source / "Training Batch 1/segmentation-0.nii", labels, axes_affine(*AXES[0]))
     directory = prepare("liver_ct", source, tmp_path, **OPTIONS)
@@ -247,7 +247,7 @@ def test_links_within_the_source_are_fine(source, tmp_path):
     (source / "originals").mkdir()
     path.rename(source / "originals" / "ct.nii")
     path.symlink_to(source / "originals" / "ct.nii")
-    (source / "all").symlink_to(source)  # not followed, and no end of it
+    (source / "all").symlink_to(source)  # not followed, as it would have no end
     found = liver_ct.find(source, liver_ct.Config(**OPTIONS))
     assert sum(map(len, found.splits.values())) == 5 * SLICES
 
@@ -260,7 +260,7 @@ def test_a_changed_source_is_refused(source, tmp_path):
         prepare("liver_ct", source, tmp_path, **OPTIONS)
 
 
-# What is refused: a good source, spoilt. Returns what the message must name.
+# Refusals. Each function spoils a good source and returns what the message must name.
 
 
 def first(source, name="volume-0.nii"):
@@ -381,7 +381,7 @@ def test_refuses(source, tmp_path, spoil, monkeypatch):
     with pytest.raises(DataError) as caught:
         prepare("liver_ct", source, tmp_path / "data", **OPTIONS)
     assert str(path) in str(caught.value)
-    text = str(caught.value).replace(str(path), "")  # which holds the case's name
+    text = str(caught.value).replace(str(path), "")  # the path holds the case's name
     assert word in text and "\n" not in text
     assert not list((tmp_path / "data").rglob("preparation.json")) or spoil in BY_CONTENT
     assert not list((tmp_path / "data").rglob("*/dataset_info.json"))

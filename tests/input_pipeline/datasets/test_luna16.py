@@ -10,9 +10,9 @@ import torch
 from scipy import ndimage
 
 from input_pipeline import pipeline
-from input_pipeline.example_slices import training_slices
 from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
 from input_pipeline.datasets.luna16 import volumes
+from input_pipeline.example_slices import training_slices
 from input_pipeline.prepare import prepare
 from input_pipeline.prepared import examples
 from jax_pix2pix.errors import DataError
@@ -21,9 +21,9 @@ from tests.input_pipeline.conftest import data_config, read_split
 SPLITS = ("train", "validation", "test")
 SHAPE = (8, 10, 12)  # slices, rows, columns
 SPACING_MM = (2.0, 1.0, 0.75)
-OPTIONS = {"stored_size": 16, "depth": 9}  # more than a volume's: nothing is antialiased
+OPTIONS = {"stored_size": 16, "depth": 9}  # more than a volume has: nothing is antialiased
 MASKS = "seg-lungs-LUNA16"
-FILES = {  # by series: another format each
+FILES = {  # {series: (folder, ending, compressed)}, in different formats
     "1.3.6.1": ("subset0", ".mhd", False),
     "1.3.6.2": ("subset0", ".mhd", True),
     "1.3.6.3": ("subset8", ".mha", True),
@@ -32,7 +32,7 @@ FILES = {  # by series: another format each
 
 
 def write(path, values, turned=False, compress=False):
-    """Writes a volume whose slices run from the head down where it is turned."""
+    """Writes a volume whose slices run from the feet up or, if turned, from the head down."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(values[::-1] if turned else values)
     image.SetSpacing(SPACING_MM[::-1])
@@ -85,7 +85,7 @@ def resized(values, shape):
     return torch.nn.functional.interpolate(values, shape, **how)[0, 0].numpy()
 
 
-# What is written.
+# Records.
 
 
 def test_whole_volumes_are_clipped_and_resized(source, tmp_path):
@@ -144,7 +144,7 @@ def test_crops_are_pieces_of_the_volume_at_drawn_places(source, tmp_path):
         )
         places.add((seed, *at))
     assert len(places) > 30 and all(len({p[k] for p in places}) > 2 for k in (1, 2, 3))
-    # An example a crop: no run goes on into the next.
+    # Each crop is an example: no run goes on into the next.
     data = data_config(tmp_path / "data", dataset="luna16", **config.options)
     slices = training_slices(examples(data, "train"), 3, 1.0)
     np.testing.assert_array_equal(slices, np.arange(120).reshape(40, 3))
@@ -194,7 +194,7 @@ def test_a_run_reads_examples_as_volumes(source, tmp_path):
     np.testing.assert_array_equal(batch["source"], batch["target"])
 
 
-# Who is where.
+# Splits.
 
 
 def test_subsets_decide_the_splits(source):
@@ -235,7 +235,7 @@ def test_a_patient_of_two_splits_is_held_out(source):
     assert patients(source) == {"train": ["B"], "validation": ["C"], "test": ["A"]}
     (note,) = [n for n in found(source).notes if "several splits" in n]
     assert note.endswith(": A")
-    # So is a series in no subset whose patient is in one.
+    # A series in no subset joins its patient's other series.
     write(source / "more" / "1.3.6.5.mhd", ct(9))
     (source / "patients.csv").write_text(f"seriesuid,patient\n{rows}1.3.6.5,C\n")
     assert patients(source) == {"train": ["B"], "validation": ["C"], "test": ["A"]}
@@ -299,11 +299,11 @@ def test_links_within_the_source_are_fine(source):
         target = source / "originals" / f"ct.{ending}x"
         path.rename(target)
         path.symlink_to(target)
-    (source / "all").symlink_to(source)  # not followed, and no end of it
+    (source / "all").symlink_to(source)  # not followed, as it would have no end
     assert len(found(source).splits["train"]) == 18
 
 
-# What is refused: a good source, spoilt. Returns what the message must name, and the options.
+# Refusals. Each function spoils a good source and returns what the message names, and the options.
 
 
 def no_volumes(source):

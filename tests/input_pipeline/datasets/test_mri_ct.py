@@ -13,13 +13,21 @@ import torch
 
 from configs import mri2ct
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
-from jax_pix2pix.imaging import mr_volumes
 from input_pipeline.pipeline import eval_batches
 from input_pipeline.prepare import options_of, prepare, prepared_directory
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import mr_volumes
 from tests import commands
 from tests.input_pipeline.conftest import data_config, read_split
-from tests.input_pipeline.pairs import SHAPE, SPACING_MM, WITH_BODY, body, image, pictures, write_pair
+from tests.input_pipeline.pairs import (
+    SHAPE,
+    SPACING_MM,
+    WITH_BODY,
+    body,
+    image,
+    pictures,
+    write_pair,
+)
 
 SIZE = 20  # half of the plane's longer side
 OPTIONS = {"stored_size": SIZE, "test_fraction": 0.3, "validation_fraction": 0.3}
@@ -34,7 +42,7 @@ PATIENTS = {  # place below the source, ending, axes of the files, whether there
 
 @pytest.fixture
 def source(tmp_path):
-    """The layout of SynthRAD2023 and 2025, of all formats."""
+    """The layout of SynthRAD2023 and 2025, in all formats."""
     source = tmp_path / "source"
     for seed, (patient, (place, ending, axes, mask)) in enumerate(PATIENTS.items()):
         write_pair(source / place / patient, seed, ending, axes=axes, mask=mask)
@@ -75,7 +83,7 @@ def scaled(mr, mask, percentiles=(0.5, 99.5)):
 
 
 def check(records, stored_image, hu, mask, labels_apart=0):
-    """Whether a patient's records are the slices of these volumes where the mask has a body."""
+    """Asserts that a patient's records are the slices of these volumes whose mask has a body."""
     expected_masks = {}
     for k, plane in enumerate(mask):
         # PIL's nearest for a factor of 2 takes the second of the pixels that it may choose.
@@ -95,7 +103,7 @@ def check(records, stored_image, hu, mask, labels_apart=0):
         np.testing.assert_allclose(record["spacing_mm"], spacing, rtol=1e-6)
 
 
-# What is written.
+# Records.
 
 
 def test_records_hold_what_the_volumes_hold(source, tmp_path):
@@ -157,7 +165,7 @@ def test_a_cone_beam_ct_is_stored_in_its_units(tmp_path):
 
 @pytest.fixture
 def table(tmp_path):
-    """Volumes of any names, and a table of them that a spreadsheet wrote."""
+    """Volumes with any names, and a table of them that a spreadsheet wrote."""
     source = tmp_path / "source"
     rows = []
     for seed, patient in enumerate("abc"):
@@ -275,7 +283,7 @@ def test_resampling_is_simpleitk_in_the_patients_space(source, tmp_path):
     mask = sitk.Resample(mask, ct, identity, sitk.sitkNearestNeighbor, 0)
     mr, ct, mask = (pictures_of(picture) for picture in (mr, ct, mask))
     check(records["1BA001"], scaled(mr, mask), ct, mask, labels_apart=1)
-    # Those on one grid come out as without it, and the two are kept apart.
+    # Volumes on one grid come out as without resampling. The two data sets have different names.
     plain = source / "Task1/pelvis/1PA001"
     mr, hu, mask = (pictures(plain / f"{what}.nrrd") for what in ("mr", "ct", "mask"))
     check(records["1PA001"], scaled(mr, mask), hu, mask)
@@ -329,7 +337,7 @@ def test_the_flag_is_refused_where_nothing_is_resampled(source, tmp_path):
     assert "the data set liver_ct knows no resampling" in commands.error_line(err)
 
 
-# What is refused: a good source, spoilt. Returns what the message must name.
+# Refusals. Each function spoils a good source and returns what the message must name.
 
 
 def first(source, name="mr.nii.gz"):
@@ -348,7 +356,7 @@ def mask_on_another_grid(source):
 
 
 def ct_beside_itself(source):
-    """A CT whose header is moved by 5 mm."""
+    """Moves the CT by 5 mm in its header."""
     picture = sitk.ReadImage(str(first(source, "ct.nii.gz")))
     picture.SetOrigin([x + 5 for x in picture.GetOrigin()])
     sitk.WriteImage(picture, str(first(source, "ct.nii.gz")))
@@ -490,7 +498,7 @@ def test_refuses(source, tmp_path, spoil, monkeypatch):
     path, word = spoil(source)
     if spoil in BY_HEADER:  # nothing is decoded
         for reader in ("read_ct", "read_labels", "read_mr"):
-            monkeypatch.setattr(volumes, reader, None)
+            monkeypatch.setattr(mr_volumes, reader, None)
     refused(source, tmp_path, path, word)
 
 
@@ -498,7 +506,7 @@ def refused(source, tmp_path, path, word):
     with pytest.raises(DataError) as caught:
         prepare("mri_ct", source, tmp_path / "data", **OPTIONS)
     assert str(path) in str(caught.value)
-    text = str(caught.value).replace(str(path), "")  # which holds the case's name
+    text = str(caught.value).replace(str(path), "")  # the path holds the case's name
     assert word in text and "\n" not in text
     assert not list((tmp_path / "data").rglob("*/dataset_info.json"))
 

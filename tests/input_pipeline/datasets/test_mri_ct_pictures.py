@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_pix2pix.imaging.body_mask import body_mask
 from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.body_mask import body_mask
 from tests.input_pipeline.conftest import read_split
 
 SIZE = 16
 SHAPE = (24, 32)
 OPTIONS = {"stored_size": SIZE, "test_fraction": 0.3, "validation_fraction": 0.3}
 SPLITS = ("train", "validation", "test")
-LAYOUTS = {  # folders of the sources and of the CTs, by split; one where both are side by side
+LAYOUTS = {  # {split: (folder of sources, folder of CTs)}; one folder if side by side
     "trainA_trainB": {"train": ("trainA", "trainB")},
     "all_trainA": {split: (f"{split}A", f"{split}B") for split in ("train", "val", "test")},
     "A_B": {"train": ("A", "B")},
@@ -69,7 +69,7 @@ def stem_of(record):
 
 
 def padded(plane, value):
-    """To a square: these planes are wider than they are high."""
+    """Pads to a square: these planes are wider than they are high."""
     missing = plane.shape[1] - plane.shape[0]
     return np.pad(plane, ((missing // 2, missing - missing // 2), (0, 0)), constant_values=value)
 
@@ -154,7 +154,7 @@ def test_the_window_says_what_grey_means(source, tmp_path):
 
 
 def test_jpegs_and_colours_become_grey(tmp_path):
-    """A pair may differ in format."""
+    """The pictures of a pair may differ in format."""
     source = tmp_path / "source"
     for number in range(3):
         mr, ct = pair(f"{number}")
@@ -239,7 +239,7 @@ def test_pictures_that_show_no_body_are_left_out(source, tmp_path, capsys):
     assert "1 pictures that show no body are left out" in capsys.readouterr().out
 
 
-# What is refused: a good source, spoilt. Returns what the message must name.
+# Refusals. Each function spoils a good source and returns what the message must name.
 
 
 def first(source, folder="trainA"):

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from configs import liver, xray_lungs
+from input_pipeline.datasets.xray_lungs.xray_lungs_dataset_builder import Config, find
 from input_pipeline.prepare import options_of, prepare
 from jax_pix2pix.errors import DataError
-from input_pipeline.datasets.xray_lungs.xray_lungs_dataset_builder import Config, find
 from tests.input_pipeline.conftest import read_split
 
 SIZE = 16
@@ -52,7 +52,7 @@ def mask_paths(source, layout, stem):
 
 
 def write_xray(source, layout, stem, shape=(20, 24)):
-    """Writes one X-ray with its masks, as the layout has them."""
+    """Writes one X-ray with its masks, in the layout."""
     rng = np.random.default_rng([*stem.encode()])
     low, high = (0, 4096) if layout == "jsrt" else (0, 256)
     pixels = rng.integers(low, high, (2048, 2048) if layout == "jsrt" else shape)
@@ -103,7 +103,7 @@ def resized(pixels, how):
     return np.asarray(Image.fromarray(pixels).resize((SIZE, SIZE), getattr(Image.Resampling, how)))
 
 
-# What is written.
+# Records.
 
 
 @pytest.mark.parametrize("layout", STEMS)
@@ -175,7 +175,7 @@ def test_flat_folders_of_jsrt(tmp_path):
     for side in ("left", "right"):
         masks = source / "scratch" / "fold1" / "masks" / f"{side} lung"
         masks.rename(source / f"{side}_lung")
-    moved = source / "left_lung" / "JPCLN001.gif"  # one of the other fold
+    moved = source / "left_lung" / "JPCLN001.gif"  # one mask of the other fold
     (source / "fold2" / "masks" / "left lung").mkdir(parents=True)
     moved.rename(source / "fold2" / "masks" / "left lung" / moved.name)
     (source / "CLNDAT_EN.txt").write_text("of the archive")
@@ -264,7 +264,7 @@ def split_of(source, **options):
 
 
 def touch_xrays(source, patients):
-    """X-rays that cannot be decoded, which `find` does not."""
+    """Writes X-rays that cannot be decoded; `find` does not decode them."""
     for folder in ("img", "mask"):
         (source / folder).mkdir(parents=True, exist_ok=True)
         for patient in patients:
@@ -287,7 +287,7 @@ def test_patients_keep_their_order_when_others_join(tmp_path):
     after = split_of(tmp_path)
     assert set(before) < set(after)
     for held_out in (["test"], ["test", "validation"]):
-        # A line through one order of all patients: it moves over some of the old ones, one way.
+        # A split is a line through one order of all patients. It moves one way, over some old ones.
         old, new = ({p for p in before if placed[p] in held_out} for placed in (before, after))
         assert old <= new or new <= old
         assert len(old ^ new) <= 3
@@ -298,7 +298,7 @@ def test_the_patient_is_the_patterns_group(tmp_path):
     assert set(split_of(tmp_path, patient_pattern=r"P(\d\d)")) == {"00", "01", "02"}
 
 
-# What is refused. Each case breaks a good source and names what the message must hold.
+# Refusals. Each case breaks a good source and returns what the message must hold.
 
 
 def no_layout(source):
@@ -526,7 +526,7 @@ def test_options_lie_beside(source, tmp_path):
 
 @pytest.mark.parametrize("variant", ["", "as_published", "quickstart"])
 def test_the_config_names_every_option(variant):
-    """Two places say how a file's name gives the patient: they must agree."""
+    """Two places define how a file's name gives the patient. They must agree."""
     options = options_of(xray_lungs.get_config(variant).data)
     assert Config(**options).options == options
     assert options["patient_pattern"] == Config().patient_pattern

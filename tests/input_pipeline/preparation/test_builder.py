@@ -1,4 +1,4 @@
-"""What all builders share, with a data set of volumes: groups of many slices, classes read late."""
+"""The base of all builders, on volumes: groups of many slices, classes known after decoding."""
 
 import csv
 import dataclasses
@@ -12,13 +12,13 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import pytest
 
-from input_pipeline.preparation import builder
 from input_pipeline import pipeline
 from input_pipeline import prepare as preparation
+from input_pipeline.preparation import builder
+from input_pipeline.preparation.source_folder import SourceFolder
 from input_pipeline.prepared import ensure_prepared, examples
 from input_pipeline.prepared_files import Example
 from jax_pix2pix.errors import DataError
-from input_pipeline.preparation.source_folder import SourceFolder
 from tests.input_pipeline.conftest import data_config, read_split
 
 SLICES = {"a": 5, "b": 7, "c": 2, "d": 3}  # of the training volumes
@@ -156,7 +156,7 @@ def test_tables_describe_the_records(source, tmp_path, monkeypatch):
 
 @pytest.fixture
 def of_arrays(source, tmp_path):
-    """config.data with the array "ct" as the source."""
+    """config.data whose source is the array "ct"."""
     data = data_config(tmp_path / "data", dataset="volumes", window=(0, 9), share=0.5)
     data.update(stored_size=4, image_size=4, method="plain")
     data.update(source="ct", source_type="uint16", source_channels=2, target_type="uint8")
@@ -170,7 +170,7 @@ def test_batches_are_of_any_array(of_arrays, tmp_path):
     of_arrays.update(flip=True, load_size=6, batch_size=17)
     for batch in pipeline.train_batches(of_arrays, 0, 2):
         assert batch["source"].dtype == np.uint16 and batch["source"].shape == (17, 4, 4, 2)
-        assert batch["source"].max() > 32767  # half of 65535 is not where it wraps
+        assert batch["source"].max() > 32767  # values above half of 65535 do not wrap
     of_arrays.update(load_size=0, batch_size=5)
     for batch in pipeline.eval_batches(of_arrays, "train"):
         for place in np.flatnonzero(batch["index"] >= 0):
@@ -240,7 +240,7 @@ def test_memory_does_not_grow_with_the_shard(source, tmp_path, monkeypatch):
     alive, most = weakref.WeakSet(), []
 
     class Image(np.ndarray):
-        """np.ndarray, of which there may be weak references in a set."""
+        """An np.ndarray that a WeakSet can hold."""
 
         __hash__ = object.__hash__
 

@@ -44,7 +44,7 @@ def test_does_not_depend_on_the_order_but_on_the_salt():
 
 def test_patients_keep_their_place_when_others_join():
     few = {item.patient for item in split_by_patient(items(20), 0.5, "salt").train}
-    # Of the first 20 patients, those late in the order stay late when 20 more join.
+    # Those of the first 20 patients that are late in the order stay late when 20 more join.
     many = split_by_patient(items(40), 0.5, "salt")
     late = {item.patient for item in many.train} & {f"P{p}" for p in range(20)}
     assert late <= few or few <= late
@@ -95,7 +95,7 @@ def test_three_ways_with_one_patient_are_blocks_and_warned_of():
     splits, notes = split_three_ways(items(1, slices=20), 0.2, 0.25, "salt")
     indices = {split: [item.slice_index for item in part] for split, part in splits.items()}
     assert indices["test"] == [8, 9, 10, 11]
-    assert indices["validation"] == [6, 7, 12, 13]  # the middle of what is left
+    assert indices["validation"] == [6, 7, 12, 13]  # the middle of the remaining slices
     assert indices["train"] == [*range(6), *range(14, 20)]
     assert len(notes) == 3 and "in every split" in notes[2]
 

@@ -19,7 +19,7 @@ def read(name):
 
 @pytest.fixture
 def script():
-    """The module, which alone needs SimpleITK: reading the sample does not."""
+    """The module that makes the sample. It needs SimpleITK; reading the sample does not."""
     pytest.importorskip("SimpleITK")
     from input_pipeline.samples import brain_templates
 
@@ -59,7 +59,7 @@ def test_brain_lies_in_mni_space():
 
 
 def test_ventricles_are_dark_in_both():
-    """Ties the CT to the MR: fluid is dark in both, and a shifted or flipped CT loses that."""
+    """Ties the CT to the MR: fluid is dark in both, unless the CT is shifted or flipped."""
     mr, ct, mask = (read(name)[0] for name in ("mr", "ct", "mask"))
     inner = np.zeros(mask.shape, bool)
     inner[52:76, 45:85, 36:50] = mask[52:76, 45:85, 36:50] == 1
@@ -117,7 +117,7 @@ def test_crop_centres_the_brain_and_keeps_every_voxel_in_its_place(script, monke
     values = np.random.default_rng(0).uniform(size=mask.shape)
     assert script.corner(mask) == [2, -4, 4]  # rows 0 to 4 and columns 9 to 11, of 12
     cropped = script.crop(values, mask)
-    assert cropped.shape == (4, 12, 12)  # the fifth slice is no whole block
+    assert cropped.shape == (4, 12, 12)  # the fifth slice makes no whole block
     np.testing.assert_array_equal(cropped[:, 4:, :], values[2:6, :8, 4:16])
     assert not cropped[:, :4].any()
 

@@ -13,8 +13,8 @@ from input_pipeline.samples.reproducible_files import write_mhd
 from tests.input_pipeline.conftest import data_config, read_split
 
 CHEST = Path(samples.__file__).parent / "chest_volumes"
-VOLUMES = {"TS-CTA-0001": ("subset0", 96), "PR-LUNG1-0001": ("subset9", 80)}  # and slices
-# At the scan's own resolution, of which chest_ct's masks are made.
+VOLUMES = {"TS-CTA-0001": ("subset0", 96), "PR-LUNG1-0001": ("subset9", 80)}  # subset, slices
+# Lungs at the scan's own resolution, from which chest_ct's masks are made.
 LUNGS_ML = {"TS-CTA-0001": 4015, "PR-LUNG1-0001": 2857}
 
 
@@ -52,7 +52,7 @@ def test_volumes_are_chests_in_hu(name):
     assert mask.dtype == np.uint8 and set(np.unique(mask)) == {0, 1}
     assert mask.sum() * 27 / 1000 == pytest.approx(LUNGS_ML[name], rel=0.01)
     assert hu[mask == 1].mean() < -600 and hu[mask == 0].mean() > -550
-    # Whole in the plane; the scan of the second ends inside them.
+    # The lungs are whole in the plane. The second scan ends inside them.
     assert not any(edge.any() for edge in (mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1]))
     spine = np.argwhere(hu > 300)[:, 1].mean() if name == "PR-LUNG1-0001" else 96
     assert spine > np.argwhere(mask)[:, 1].mean()  # behind the lungs
@@ -79,7 +79,7 @@ def test_the_sample_is_prepared_by_its_name(tmp_path):
 
 
 def test_a_slice_of_the_grid_is_the_mean_of_its_voxels():
-    """Of a scan of voxels of 3/4 mm and a ramp, of which the mean is known."""
+    """The scan is a ramp on voxels of 3/4 mm, so the mean is known."""
     z, y, x = np.meshgrid(np.arange(16), np.arange(400), np.arange(400), indexing="ij")
     image = sitk.GetImageFromArray((z * 10.0 + y - 2.0 * x).astype(np.float32))
     image.SetSpacing((0.75, 0.75, 0.75))

@@ -28,7 +28,7 @@ SLICE_NAME = re.compile(r"(?P<patient>[A-Za-z0-9-]+)_slice_(?P<k>\d{4})\.png")
 
 @pytest.fixture
 def make():
-    """The script, which alone needs SimpleITK: reading the samples does not."""
+    """The script that makes the samples. It needs SimpleITK; reading them does not."""
     pytest.importorskip("SimpleITK")
     from input_pipeline.samples import make
 
@@ -36,7 +36,7 @@ def make():
 
 
 def slices():
-    """(split, kind, patient, path of the slice, path of its mask) of every embedded slice."""
+    """Yields (split, kind, patient, path of the slice, path of its mask) of every slice."""
     for png in sorted(CHEST_CT.glob("*/*/*.png")):
         split, kind = png.parts[-3:-1]
         match = SLICE_NAME.fullmatch(png.name)
@@ -135,7 +135,7 @@ def test_nodule_volume_is_that_of_the_label():
 
 
 def make_archives(make, monkeypatch, folder, leave_out=()):
-    """Stand-ins for both archives, pinned by their hashes."""
+    """Makes stand-ins for all archives, pinned by their hashes."""
     folder.mkdir()
     archives = []
     for archive in make.ARCHIVES:

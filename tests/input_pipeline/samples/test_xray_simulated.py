@@ -20,7 +20,7 @@ VIEWS = range(60)
 
 @pytest.fixture
 def xray():
-    """The module that makes the sample, which alone needs SimpleITK."""
+    """The module that makes the sample. It needs SimpleITK; reading the sample does not."""
     pytest.importorskip("SimpleITK")
     from input_pipeline.samples import xray_simulated
 
@@ -34,7 +34,7 @@ def read(kind, view):
 
 
 def volume(array, spacing_mm):
-    """An image of [z, y, x] about the origin."""
+    """An image of [z, y, x], centred on the origin."""
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(array)
@@ -101,7 +101,7 @@ def chest_ct_projections(angle_deg):
 
 @pytest.mark.parametrize(("angle_deg", "view"), [(-19, 0), (-1, 27), (19, 57)])
 def test_pictures_are_projections_of_the_chest_ct(xray, angle_deg, view):
-    """The slices beside it, at 2.5 mm and up to 400 HU, projected by SciPy."""
+    """SciPy projects the slices of chest_ct, which are at 2.5 mm and up to 400 HU."""
     attenuation, lung_mm = chest_ct_projections(angle_deg)
     _, black, white, gamma = xray.EXPOSURES[0]
     measured = (read("img", view) / 255) ** (1 / gamma) * (white - black) + black
@@ -111,7 +111,7 @@ def test_pictures_are_projections_of_the_chest_ct(xray, angle_deg, view):
     assert np.abs(attenuation - measured)[both].mean() < 0.1
     mask = read("mask", view) > 0
     seen = ~np.isnan(lung_mm)
-    # Lung lies along every ray of the field, if not long at its edges, and all of it that nothing
+    # Every ray of the field crosses lung, if only briefly at its edges. All lung that nothing
     # covers is in the field.
     assert (lung_mm[mask & seen] > 2).mean() > 0.995
     assert mask[seen & (lung_mm > 130)].mean() > 0.98
@@ -132,7 +132,7 @@ def test_projection_turns_the_viewer(xray, angle_deg):
     found = xray.project(volume(array, (1.0, 1.5, 1.0)), (0.0, 0.0, 0.0), angle_deg)
     along, across = np.mgrid[-60:61, -142.5:143]  # steps along the ray, mm across it
     along *= 1.5
-    # From the front (-y) towards the patient's left (+x): the ray comes from there.
+    # The viewer turns from the front (-y) towards the patient's left (+x).
     angle = np.radians(angle_deg)
     x = across * np.cos(angle) - along * np.sin(angle)
     y = across * np.sin(angle) + along * np.cos(angle)

@@ -1,4 +1,4 @@
-"""launch.benchmark.convolutions: which forms it finds, what its figures mean, what it refuses."""
+"""launch.benchmark.convolutions: the forms it finds, the meaning of its figures, refusals."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def measured(tmp_path_factory):
 def test_layers_are_those_that_the_networks_call():
     found = {layer.name: layer for layer in convolutions_jax.layers(tiny_config())}
     k4 = (4, 2, 1)
-    # Two networks with the same numbers are measured once.
+    # Layers of two networks with the same numbers are measured once.
     assert found["encode_1, level_1"] == Layer(
         "encode_1, level_1", maps.Geometry(*k4, (64, 64), False), 8, 4
     )
@@ -57,7 +57,7 @@ def test_record_and_table(measured):
     names = [(layer["name"], layer["batch_size"]) for layer in record["layers"]]
     assert names[:2] == [("encode_0", 2), ("encode_1", 2)] and names[-2:] == [("3D", 1)] * 2
     first = record["layers"][0]
-    # 16 -> 8 pixels: 4 x 8 taps a side less the two in the padding, for 1 x 4 channels.
+    # 16 -> 8 pixels: 4 x 8 taps per side, without the two in the padding, for 1 x 4 channels.
     assert first["flops"] == 2 * 2 * 30**2 * 4
     for layer in record["layers"]:
         assert set(layer["maps"]) == set(OPERANDS)
@@ -102,14 +102,14 @@ def test_forms_that_do_not_apply_are_left_out():
     halving = maps.Geometry(4, 2, 1, (8, 8), False)
     forms, choice = _forms("scatter", halving)
     assert {"native", "shifts", "subpixel"} <= forms and choice == "shifts"
-    assert "reversed" not in forms  # of stride 1
+    assert "reversed" not in forms  # for stride 1 only
     dense = maps.Geometry(4, 1, 1, (8, 8), False)
     forms, choice = _forms("scatter", dense)
-    # With stride 1 "reversed" is the native program here: measured once.
+    # With stride 1 "reversed" is the native program here, so it is measured once.
     assert (forms, choice) == ({"native"}, "native")
     forms, choice = _forms("scatter", maps.Geometry(3, 1, 1, (4, 6, 8), False))
     assert forms == {"native", "reversed"} and choice == "reversed"
-    assert "planes" not in _forms("convolve", halving)[0]  # of 3D
+    assert "planes" not in _forms("convolve", halving)[0]  # for 3D only
     assert "planes" in _forms("convolve", maps.Geometry(3, 1, 1, (4, 6, 8), False))[0]
     assert _forms("scatter", halving, platform="gpu") == ({"native"}, "native")
 
@@ -135,7 +135,7 @@ def test_a_slower_choice_is_marked():
 @pytest.mark.slow
 @pytest.mark.long
 def test_without_torch(tmp_path):
-    """JAX alone is measured, and the extra is named."""
+    """JAX alone is measured, and the message names the extra to install."""
     output = tmp_path / "table.json"
     code = (
         "import runpy, sys; sys.modules['torch'] = None; "

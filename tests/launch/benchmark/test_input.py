@@ -1,4 +1,4 @@
-"""The ways to feed training that launch.benchmark.input measures give the same batches."""
+"""All ways to feed training that launch.benchmark.input measures give the same batches."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ SIZE, BATCH, EXAMPLES = 16, 8, 24
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("input")
     unique, data = benchmark.write_data(folder, "sample", (0, 1, 2), SIZE, BATCH, EXAMPLES)
-    assert unique == EXAMPLES  # of the 142 in the sample
+    assert unique == EXAMPLES  # out of the sample's 142
     return folder, data
 
 
@@ -38,7 +38,7 @@ def test_all_ways_of_this_project_give_the_same_batches(written, augmented):
         expected = expected or row["digests"]
         assert row["pairs_per_second"] > 0 and row["pairs_per_cpu_second"] > 0
         assert row["startup_seconds"].keys() == {0, meter.FAR}
-        assert row["peak_mb"] >= 0.99 * row["imports_mb"] > 0  # the kernel counts in batches
+        assert row["peak_mb"] >= 0.99 * row["imports_mb"] > 0  # the kernel counts in steps
     assert expected[0] != expected[1]
 
 
@@ -82,7 +82,7 @@ def test_meter_counts_processor_time_and_starts():
             yield step
 
     figures = meter.measure(batches_from, [0, 7], 0.2, batch_size=10)
-    # Nothing but computing, on one thread.
+    # It only computes, on one thread.
     assert figures["pairs_per_cpu_second"] == pytest.approx(figures["pairs_per_second"], rel=0.5)
     assert figures["startup_seconds"].keys() == {0, 7}
     assert 0.99 * meter.peak_mb() < figures["peak_mb"] <= meter.peak_mb()

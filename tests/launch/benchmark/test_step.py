@@ -1,4 +1,4 @@
-"""launch.benchmark: its figures against closed forms and each other, and what it refuses."""
+"""launch.benchmark: its figures against closed forms and each other, and refusals."""
 
 import json
 import math
@@ -14,14 +14,12 @@ import pytest
 from jax import monitoring
 
 from configs.lidc_mask2ct import get_config
-from jax_pix2pix.errors import DataError
-from launch.benchmark import measures
 from jax_pix2pix import sharding
-from jax_pix2pix.runs import workdir
-from jax_pix2pix.errors import BenchmarkError, ConfigError
+from jax_pix2pix.errors import BenchmarkError, ConfigError, DataError
 from jax_pix2pix.fit import initial_state, lower_step
 from jax_pix2pix.models import convolution_maps as maps
-from launch.benchmark import torch_comparison
+from jax_pix2pix.runs import workdir
+from launch.benchmark import measures, torch_comparison
 from launch.benchmark.jax_worker import Measurements
 from launch.benchmark.options import batch_sizes
 from launch.benchmark.processes import Worker
@@ -67,7 +65,7 @@ def test_analytic_flops_are_the_closed_form():
     generator = [(1, 4, 16), (4, 8, 8), (8, 16, 4), (16, 8, 4), (16, 4, 8), (8, 1, 16)]
     discriminator = [(2, 4, 16), (4, 8, 8), (8, 16, 4), (16, 32, 3), (32, 1, 2)]
 
-    def forward(layers):  # of in x out channels and the small side; k4 with padding 1
+    def forward(layers):  # (in channels, out channels, small side) of each; k4 with padding 1
         return sum(2 * n * (4 * m - 2) ** 2 * i * o for i, o, m in layers)
 
     g = 3 * forward(generator) - forward(generator[:1])
@@ -163,7 +161,7 @@ def test_the_second_compilation_comes_from_the_cache(tmp_path):
 
     monitoring.register_event_listener(listen)
     before = jax.config.jax_compilation_cache_dir
-    jax.jit(lambda x: x - len(str(tmp_path)))(1.0)  # JAX now holds on to that folder
+    jax.jit(lambda x: x - len(str(tmp_path)))(1.0)  # JAX now keeps that folder
 
     def lower():
         return jax.jit(lambda x: x * 3 + len(str(tmp_path))).lower(np.ones(3, np.float32))
@@ -200,7 +198,7 @@ def test_peaks_are_those_of_numpy_within_an_order_of_magnitude():
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory):
-    """(table, JSON, folder of the trace) of two batch sizes, without TensorFlow."""
+    """(table, JSON, folder of the trace) for two batch sizes, without TensorFlow."""
     folder = tmp_path_factory.mktemp("synthetic")
     hidden = tmp_path_factory.mktemp("hidden")
     _hide(hidden, "tensorflow", "tensorflow_datasets", "array_record")
@@ -228,7 +226,7 @@ def test_synthetic_input_without_tensorflow(synthetic):
         assert result["dtype"] == record["config"]["dtype"] == "bfloat16"
         times = result["step_seconds"]
         every = np.concatenate(times["rounds"])
-        assert every.size == 4  # 2 rounds of 2 calls, of 2 steps each
+        assert every.size == 4  # 2 rounds of 2 calls with 2 steps each
         assert times["median"] == pytest.approx(np.median(every))
         assert 0 < times["p10"] <= times["median"] <= times["p90"]
         assert result["images_per_second"] == pytest.approx(batch_size / times["median"])
@@ -294,7 +292,7 @@ def test_against_torch_without_a_compiler(tmp_path):
         assert against[request]["ratio"]["median"] == pytest.approx(np.median(ratios))
         assert against[request]["ratio"]["max"] == pytest.approx(max(ratios))
         assert all(x > 0 for side in against[request]["cpu_seconds_a_step"].values() for x in side)
-    # A step is more work than its forward pass, on both sides.
+    # A step is more work than its forward pass, in both frameworks.
     for name in ("jax", "torch"):
         step, forward = (against[r]["round_medians"][name] for r in ("steps", "generator"))
         assert min(step) > min(forward)
@@ -313,7 +311,7 @@ def test_against_torch_compiled(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "overrides", "message"),
     [
-        (["--devices=3"], {}, "3 devices asked for, 2 present"),  # said by the worker
+        (["--devices=3"], {}, "3 devices asked for, 2 present"),  # the worker's message
         (["--steps=0"], {}, "--steps"),
         (["--output=/dev/null/x.json"], {}, "/dev/null"),
         (["--profile=/dev/null/trace"], {}, "/dev/null/trace"),
@@ -327,7 +325,7 @@ def test_refusals_are_one_line_of_the_command(flags, overrides, message):
 
 
 def _build(tmp_path, devices=2, real_input=False, **overrides):
-    """What the worker does first, in this process."""
+    """Builds in this process, as the worker does first."""
     config = get_config("quickstart")
     config.update_from_flattened_dict({"data.data_dir": str(tmp_path)} | overrides)
     Measurements().build(json.loads(config.to_json()), devices, 1, real_input, str(tmp_path))

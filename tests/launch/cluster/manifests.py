@@ -1,4 +1,4 @@
-"""What launch.submit hands over, and what an API server would refuse of it."""
+"""Renders the files of launch.submit, and raises where an API server would refuse them."""
 
 import functools
 import json
@@ -12,9 +12,9 @@ from kubernetes_validate import utils
 from launch.cluster import platforms
 from launch.cluster.accelerators import Gpus, accelerator
 
-VERSIONS = ("1.29", "1.37")  # the first that has backoffLimitPerIndex without asking, and the last
+VERSIONS = ("1.29", "1.37")  # the first with backoffLimitPerIndex by default, and the last
 JOBSET = json.loads(Path(__file__).with_name("jobset.schema.json").read_text(encoding="utf-8"))
-# Keys of objects in which Kubernetes itself allows any.
+# Keys whose objects may have any keys in Kubernetes.
 NAMES = {
     "labels": {"kueue.x-k8s.io/queue-name"},
     "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology"},
@@ -29,12 +29,12 @@ NAMES = {
     "limits": {"google.com/tpu", "nvidia.com/gpu"},
 }
 
-# It reads several MB for each object.
+# Uncached, it reads several MB for each object.
 utils.schema_contents = functools.cache(utils.schema_contents)
 
 
 def render(template, name, nodes=1, **values):
-    """A template's text for an accelerator, with all options left out that are not given."""
+    """A template's text for an accelerator, without the options that are not given."""
     device = accelerator(name)
     options = dict.fromkeys(
         (
@@ -52,7 +52,7 @@ def objects(text):
 
 
 def job(item):
-    """The (only) Job of a JobSet, with the set's metadata; a Job itself."""
+    """The only Job of a JobSet, with the set's metadata; for a Job, the Job itself."""
     if item["kind"] == "Job":
         return item
     (replicated,) = item["spec"]["replicatedJobs"]
@@ -65,7 +65,7 @@ def job(item):
 
 
 def validate(item, version):
-    """Raises an exception where the API server of this version would refuse the object."""
+    """Raises an exception if the API server of this version would refuse the object."""
     if item.get("kind") == "JobSet":
         jsonschema.validate(item, JOBSET)
         item = job(item)
@@ -85,7 +85,7 @@ def _check_names(value, key=None):
 
 
 def action(spec, code):
-    """What the podFailurePolicy of a Job says of a container that ended with this code."""
+    """The action of a Job's podFailurePolicy for a container that ended with this code."""
     for rule in spec["podFailurePolicy"]["rules"]:
         codes = rule.get("onExitCodes")
         if codes and (code in codes["values"]) == (codes["operator"] == "In"):

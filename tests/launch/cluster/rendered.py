@@ -1,8 +1,8 @@
-"""What launch.submit hands over, for every platform, type of accelerator and set of flags.
+"""Files of launch.submit, for every platform, type of accelerator and set of flags.
 
-    python -m tests.launch.rendered FOLDER
+    python -m tests.launch.cluster.rendered FOLDER
 
-writes a file for each and, as files of their own, the scripts that they write when they run.
+writes a file for each. Scripts that these write when they run become files of their own.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from launch import submit
 from launch.cluster.accelerators import Cpus, Gpus, TpuSlice
 
 ACCELERATORS = {Cpus: "cpu:2", Gpus: "h100:8", TpuSlice: "v5e-16"}
-# Values of flags that are text; others get "some".
+# Values of text flags; others get "some".
 TEXT = {
     "time": "1-00:00:00",
     "repository": "https://example.com/a.git",
@@ -28,7 +28,7 @@ TEXT = {
 
 
 def flag_sets(platform):
-    """Those that have to be given, and all of them, with each value of those that are a choice."""
+    """Yields the required flags, then all flags, once for each further value of a choice."""
     choices = {name: _choices(flags.FLAGS[name]) for name in platform.options}
     every = {name: values[0] for name, values in choices.items()}
     yield {name: every[name] for name in platform.required}
@@ -46,7 +46,7 @@ def _choices(flag):
 
 
 def output(name, accelerator, given):
-    """What `launch.submit NAME --dry_run` prints."""
+    """The output of `launch.submit NAME --dry_run`."""
     flags.FLAGS.unparse_flags()
     arguments = [
         "submit",
@@ -65,14 +65,14 @@ def output(name, accelerator, given):
 
 
 def scripts_within(text):
-    """Texts that a script writes, by the word that ends them, and those within these."""
+    """Here-documents of a script by the word that ends them, and those nested in them."""
     for word, inner in re.findall(r"<<'(\w+)'\n(.*?)^\1$", text, re.DOTALL | re.MULTILINE):
         yield word, inner
         yield from scripts_within(inner)
 
 
 def sections(text):
-    """The scripts of a task of SkyPilot."""
+    """The scripts of a SkyPilot task."""
     task = yaml.safe_load(text)
     return [(name, f"#!/bin/bash\n{task[name]}") for name in ("setup", "run")]
 

@@ -1,7 +1,7 @@
 """A real Slurm of two nodes on this machine: munged, slurmctld and a slurmd for each node.
 
-Needs root and Debian's slurmctld, slurmd, slurm-client and munge; nothing of an installed Slurm is
-touched, but the names of the nodes are in /etc/hosts meanwhile.
+It needs root and Debian's slurmctld, slurmd, slurm-client and munge. It leaves an installed Slurm
+alone, but the names of the nodes are in /etc/hosts meanwhile.
 """
 
 import contextlib
@@ -49,12 +49,12 @@ NodeName={nodes[1]} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]}
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
-# GPUs to ask for: any files do, as long as no cgroups are made of them.
+# GPUs to ask for. Any files do, as no cgroups are made of them.
 GPUS = "Name=gpu Type=h100 File={folder}/gpu[0-1]\n"
 
 
 class Cluster:
-    """What the tests ask of it."""
+    """The operations that tests need."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -74,7 +74,7 @@ class Cluster:
         self.start(node, "slurmd", "-D", "-N", node)
 
     def kill_node(self, node):
-        """As a power cut does: the daemon, and of each job its processes and their watcher."""
+        """Kills what a power cut does: the daemon, and each job's processes and their watcher."""
         self._daemons.pop(node).kill()
         for process in _of_node(node):
             with contextlib.suppress(ProcessLookupError):
@@ -88,7 +88,7 @@ class Cluster:
         return done.stdout
 
     def field(self, job, name):
-        """Of `scontrol show job`."""
+        """A field of `scontrol show job`."""
         fields = dict(
             field.split("=", 1)
             for field in self.run("scontrol", "show", "job", "--oneliner", str(job)).split()
@@ -97,7 +97,7 @@ class Cluster:
         return fields[name]
 
     def wait(self, job, *states, seconds=480):
-        """Until the job is in one of the states. -> the state."""
+        """Waits until the job is in one of the states. -> the state."""
         end = time.monotonic() + seconds
         while (state := self.field(job, "JobState")) not in states:
             assert time.monotonic() < end, (state, self.run("scontrol", "show", "job", str(job)))
@@ -105,16 +105,16 @@ class Cluster:
         return state
 
     def wait_for_restart(self, job, seconds=120):
-        """Until it is queued a second time."""
+        """Waits until the job is queued a second time."""
         end = time.monotonic() + seconds
         while self.field(job, "Restarts") != "1" or self.field(job, "JobState") != "PENDING":
             assert time.monotonic() < end, self.run("scontrol", "show", "job", str(job))
             time.sleep(0.5)
 
     def start_now(self, job):
-        """Rather than two minutes after it was queued again."""
+        """Starts the job now rather than two minutes after it was queued again."""
         self.wait_for_idle()
-        time.sleep(15)  # idle nodes may still clear a start away, and would be busy for another
+        time.sleep(15)  # idle nodes may still clean up, and would then be busy
         self.run("scontrol", "update", f"JobId={job}", "StartTime=now")
 
     def wait_for_idle(self):
@@ -131,7 +131,7 @@ class Cluster:
 
 
 def _of_node(node):
-    """The processes that a slurmd started: tasks by their environment, and what watches them."""
+    """The processes that a slurmd started: tasks, known by their environment, and watchers."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

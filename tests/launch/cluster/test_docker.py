@@ -1,4 +1,4 @@
-"""The container images: their files, what these install, and one image built for real."""
+"""The container images: their files, what the files install, and one image built for real."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def test_dockerfiles_are_sound():
 
 
 def test_dockerfiles_differ_in_the_extra_alone():
-    """And in where the GPU's look for the driver."""
+    """They also differ in where the GPU image looks for the driver."""
 
     def plain(kind):
         text = (FOLDER / f"Dockerfile.{kind}").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def test_dockerfiles_differ_in_the_extra_alone():
 
 @pytest.mark.parametrize("kind", EXTRAS)
 def test_images_have_what_runs_with_workdirs_in_buckets_and_trackers_need(tmp_path, kind):
-    """What the RUN line hands to pip, to the last package of each extra."""
+    """The RUN line installs every package of each extra with pip."""
     (tmp_path / "project").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path / "project")
     write = next(command for command in _commands(kind) if "requirements.txt" in command)
@@ -67,7 +67,7 @@ def test_images_have_what_runs_with_workdirs_in_buckets_and_trackers_need(tmp_pa
 
 
 def test_every_launched_environment_can_read_buckets(rendered):
-    """As a run's workdir and data are there; and that has W&B and MLflow."""
+    """A run's workdir and data are in buckets. The environments have W&B and MLflow too."""
     lines = {
         (path.name, line.strip())
         for path in rendered.iterdir()
@@ -82,7 +82,7 @@ def test_every_launched_environment_can_read_buckets(rendered):
 
 
 def _context(folder):
-    """What .dockerignore lets through, which is what the images have."""
+    """Copies the files that .dockerignore lets through, as the images get them."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     folder.mkdir()
     for name in [line[1:] for line in lines if line.startswith("!")]:
@@ -91,9 +91,9 @@ def _context(folder):
 
 
 def _run(commands, folder):
-    """Commands of RUN lines in folder/project; folder takes the place of /opt and of /tmp."""
+    """Runs commands of RUN lines in folder/project; folder stands for /opt and /tmp."""
     path = [folder / "venv/bin", os.path.dirname(sys.executable), os.environ["PATH"]]
-    # Compiling all that is installed takes as long as installing it.
+    # Compiling the installed packages would take as long as installing them.
     variables = os.environ | {"PATH": os.pathsep.join(map(str, path)), "PIP_NO_COMPILE": "1"}
     variables.pop("PYTHONPATH", None)
     for command in commands:
@@ -105,7 +105,7 @@ def _run(commands, folder):
 @pytest.mark.long
 @pytest.mark.parametrize(("kind", "device"), [("gpu", "jax-cuda12-plugin"), ("tpu", "libtpu")])
 def test_versions_go_together(tmp_path, kind, device):
-    """What pip would install, which is not downloaded twice for a test."""
+    """Checked by what pip would install, without a second download for a test."""
     _context(tmp_path / "project")
     create, write, install, *_ = _commands(kind)
     assert "pip install" in install
@@ -117,7 +117,7 @@ def test_versions_go_together(tmp_path, kind, device):
 
 
 def _check(run_python):
-    """Whether an image's Python trains and has no PyTorch."""
+    """Checks that an image's Python trains and has no PyTorch."""
     assert "--workdir" in run_python("-m", "launch.train", "--help").stdout
     assert "No module named 'torch'" in run_python("-c", "import torch").stderr
 
@@ -125,7 +125,7 @@ def _check(run_python):
 @pytest.mark.slow
 @pytest.mark.long
 def test_the_cpu_image_installs_what_training_needs(tmp_path):
-    """All RUN lines but the one that adds a user, without a container."""
+    """Runs all RUN lines except the one that adds a user, without a container."""
     _context(tmp_path / "project")
     commands = [command for command in _commands("cpu") if not command.startswith("useradd")]
     assert len(commands) == len(_commands("cpu")) - 1
@@ -150,7 +150,7 @@ def test_the_cpu_image_installs_what_training_needs(tmp_path):
     reason="needs root, buildah and mmdebstrap",
 )
 def test_the_cpu_image_trains(tmp_path):
-    """Built by buildah on Debian's own Python 3.11 in place of the official image's."""
+    """buildah builds it on Debian's own Python 3.11 instead of the official image's."""
     store = ["--root", tmp_path / "store", "--runroot", tmp_path / "run"]
 
     def buildah(*arguments, check=True):
@@ -179,7 +179,7 @@ def test_the_cpu_image_trains(tmp_path):
         build = ["build", "--isolation=chroot", "--pull-never", f"--volume={certificates}"]
         buildah(*build, "--tag=cpu", f"--file={dockerfile}", ROOT)
         image = buildah("from", "--pull-never", "cpu").stdout.strip()
-        # JAX looks its machine's name up, which no one writes to /etc/hosts here.
+        # JAX looks up its machine's name, which is not in /etc/hosts here.
         isolated = ["run", "--isolation=chroot", "--hostname=localhost", image, "--"]
 
         def run_python(*arguments):
@@ -189,7 +189,7 @@ def test_the_cpu_image_trains(tmp_path):
         assert buildah(*isolated, "id", "-u").stdout == "1000\n"
         found = buildah("inspect", "--format={{.OCIv1.Config.Entrypoint}}", "--type=image", "cpu")
         assert found.stdout == "[python -m]"
-        # Where configs have their data, in a folder that is root's.
+        # The data are where configs expect them, in a folder that root owns.
         training = tiny_training("/tmp/run", "data/sample", epochs=1, constant_epochs=1)
         trained = run_python("-m", "launch.train", *training)
         assert "finished 1 epochs" in trained.stdout, trained.stdout + trained.stderr

@@ -1,4 +1,4 @@
-"""Files for Kubernetes: a server takes them, and they say what the flags and exit codes mean."""
+"""Files for Kubernetes: a server accepts them, and they express the flags and exit codes."""
 
 import copy
 import os
@@ -19,7 +19,7 @@ from tests.faults import runs
 from tests.launch.cluster import manifests
 
 REFUSALS = (jsonschema.ValidationError, ValidationError, KeyError, ValueError, AssertionError)
-# What YAML, a shell or Kubernetes might take for its own.
+# Characters that YAML, a shell or Kubernetes might interpret.
 ODD = "--config.name=a: 'b' \"c\" #d {e} <f> \\n"
 EVERY_FLAG = (
     "--image=europe-docker.pkg.dev/p/r/train:1",
@@ -66,7 +66,7 @@ SUBMITTED = {
 
 @pytest.fixture(scope="module")
 def called():
-    """What each call did: (exit code, stdout, stderr) by its arguments."""
+    """The result of each call: {arguments: (exit code, stdout, stderr)}."""
     calls = [*SUBMITTED.values(), *(_call("--accelerator=h100:8", *flags) for flags in REFUSED)]
     return dict(zip(calls, submit(calls), strict=True))
 
@@ -96,7 +96,7 @@ def test_servers_take_files_with_no_flag(name, version):
 
 
 def _paths(value, path=()):
-    """Of every key in nested dicts and lists."""
+    """The path of every key in nested dicts and lists."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield (*path, key)
@@ -166,7 +166,7 @@ def test_text_reaches_the_pod_as_it_is(template):
 
 
 def _container(template):
-    """(spec of the pod, its container, its variables) without any option."""
+    """(spec of the pod, its container, its variables) with no options given."""
     text = manifests.render(template, ACCELERATORS[template])
     pod = manifests.job(manifests.objects(text)[-1])["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -194,9 +194,9 @@ def test_a_pod_with_gpus_has_no_rights():
 
 
 def _run_in_pod(program, ulimit):
-    """What a TPU pod runs, up to the program in place of launch.train. -> Popen"""
+    """Starts what a TPU pod runs, with `program` in place of launch.train. -> Popen"""
     pod, container, _ = _container("gke/jobset_tpu.yaml")
-    # GKE: root alone may have a capability, and this one is for the limit on locked memory.
+    # On GKE only root may have a capability; this one raises the limit on locked memory.
     assert pod["securityContext"]["runAsUser"] == 0
     assert "runAsNonRoot" not in pod["securityContext"]
     rights = container["securityContext"]["capabilities"]
@@ -216,7 +216,7 @@ PROGRAM = "import os, sys, time; print(os.getpid(), sys.argv[1:], flush=True);"
 
 
 def test_a_pod_with_tpus_raises_its_limit_first_and_is_then_the_run_itself():
-    """A stand-in for `ulimit`, which this machine may refuse: it tells what it is asked for."""
+    """A stand-in for `ulimit`, which this machine may refuse, prints what it is asked for."""
     with _run_in_pod(f"{PROGRAM} sys.exit(42)", 'echo "$@"') as pod:
         out, _ = pod.communicate(timeout=60)
     assert out == f"-l 68719476736\n{pod.pid} ['an argument']\n" and pod.returncode == 42
@@ -253,7 +253,7 @@ def test_a_node_has_one_pod_with_all_its_gpus(name, selector):
     gpus = {"nvidia.com/gpu": 8}
     assert pod["containers"][0]["resources"] == {"requests": gpus, "limits": gpus}
     assert pod.get("nodeSelector", {}).get("cloud.google.com/gke-accelerator") == selector
-    # A pod's name is in DNS by the Service that its subdomain names, if that selects it.
+    # A pod's name gets into DNS through the Service that its subdomain names and that selects it.
     assert pod["subdomain"] == service["metadata"]["name"]
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
     assert service["spec"]["clusterIP"] == "None"
@@ -283,7 +283,7 @@ def test_refusals(called, arguments):
 
 
 def _pods(data_dir, folder, **fields):
-    """Starts a Job's pod of a number, with the variables that Kubernetes would set. -> function"""
+    """-> function: starts the Job's pod of a number, with the variables that Kubernetes sets."""
     training = commands.tiny_training(folder / "run", data_dir, **SMALL, **fields)
     pods = ["--image=i", f"--volume=claim:{folder}", "--accelerator=gpu:1", "--nodes=2"]
     out, _ = commands.run("launch.submit", "gke", "--dry_run", *training, *pods)
@@ -292,7 +292,7 @@ def _pods(data_dir, folder, **fields):
     given = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert given["JAX_COORDINATOR_ADDRESS"] == "run-0.run:1234"
     given["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{commands.free_port()}"
-    del given["JAX_PLATFORMS"], given["XDG_CACHE_HOME"]  # of pods, which have GPUs and a volume
+    del given["JAX_PLATFORMS"], given["XDG_CACHE_HOME"]  # for pods with GPUs and a volume
     (index,) = (variable for variable in container["env"] if "valueFrom" in variable)
     assert index["valueFrom"]["fieldRef"]["fieldPath"] == (
         "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -308,7 +308,7 @@ def _pods(data_dir, folder, **fields):
 
 @pytest.mark.slow
 def test_pods_of_a_job_train_on_together_after_one_is_killed(sample_data_dir, tmp_path):
-    """Each that ended is started again by itself, as a Job does, and none ends with 1."""
+    """Each pod that ended is started again by itself, as a Job does, and none ends with 1."""
     start = _pods(sample_data_dir, tmp_path, heartbeat_seconds=10, checkpoint_every_steps=4)
     codes = []
     pods = [start(0), start(1)]

@@ -1,4 +1,4 @@
-"""Every script that the platforms get, judged by ShellCheck."""
+"""ShellCheck accepts every script that the platforms get."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from tests.commands import ROOT
 
 
 def _finished(scripts):
-    """Scripts of launch/ that are no templates."""
+    """The scripts of launch/ that are no templates."""
     return [path for path in scripts if not re.search("{[{%]", path.read_text(encoding="utf-8"))]
 
 

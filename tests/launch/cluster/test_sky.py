@@ -1,4 +1,4 @@
-"""The task of SkyPilot, read by SkyPilot, and what it runs."""
+"""The SkyPilot task as SkyPilot reads it, and what it runs."""
 
 import json
 import os
@@ -36,7 +36,7 @@ print(json.dumps({
 
 @pytest.mark.slow
 def test_what_nodes_would_miss_is_refused(tmp_path):
-    """Outside of the project, configs that are no part of it, and GPUs of no kind."""
+    """A folder outside the project, configs outside it, and GPUs without a kind."""
     config = "configs/lidc_mask2ct.py"
     outside = tmp_path / "outside.py"
     shutil.copy(ROOT / config, outside)
@@ -78,7 +78,7 @@ print(json.dumps([understands(words) for words in json.loads(sys.argv[1])]))
 
 @pytest.fixture(scope="session")
 def in_sky(tmp_path_factory):
-    """Runs Python with SkyPilot, in an environment of its own. -> its result."""
+    """Runs Python with SkyPilot in an environment of its own. -> its result."""
     folder = tmp_path_factory.mktemp("sky")
     venv.create(folder / "venv", with_pip=True)
     requirements = ROOT / "tests/launch/cluster/requirements-sky.txt"
@@ -117,7 +117,7 @@ def test_skypilot_reads_the_task(rendered, in_sky, file, spot, accelerators, arg
         "spot": spot,
         "accelerators": accelerators,
         "arguments": arguments,
-        "starts_again": [True, True, False, False],  # 137 is what SkyPilot itself ended
+        "starts_again": [True, True, False, False],  # 137: SkyPilot itself ended it
     }
 
 
@@ -145,7 +145,7 @@ def test_skypilot_understands_the_commands_of_the_readme(in_sky):
 
 
 def _node(rendered, folder, accelerator, code):
-    """Starts what a node runs, with a Python that keeps what it got and ends so. -> Popen"""
+    """Starts what a node runs, with a Python that records its call and runs `code`. -> Popen"""
     python = folder / "venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(
@@ -175,7 +175,7 @@ def _starts(folder):
 )
 @pytest.mark.parametrize("accelerator", ["Gpus", "TpuSlice"])
 def test_a_node_runs_one_process_of_the_run(rendered, tmp_path, accelerator, code, starts, ended):
-    """Up to --restarts=3 times again; SkyPilot takes none of these codes for one to start again."""
+    """It is started up to --restarts=3 times again. SkyPilot restarts none of these exit codes."""
     assert _node(rendered, tmp_path, accelerator, code).wait(timeout=60) == ended
     seen = _starts(tmp_path)
     assert len(seen) == starts
@@ -189,7 +189,7 @@ def test_a_node_runs_one_process_of_the_run(rendered, tmp_path, accelerator, cod
     processes = {name: value for name, value in variables.items() if name.startswith("JAX_")}
     assert (
         processes
-        == {  # of TPUs JAX asks the machine itself
+        == {  # on TPUs JAX asks the machine
             "Gpus": {
                 "JAX_COORDINATOR_ADDRESS": "10.0.0.1:8482",
                 "JAX_NUM_PROCESSES": "3",
@@ -202,7 +202,7 @@ def test_a_node_runs_one_process_of_the_run(rendered, tmp_path, accelerator, cod
 
 
 def test_a_node_that_is_told_to_stop_ends_with_what_skypilot_starts_again(rendered, tmp_path):
-    """On another machine, as this one may be gone soon."""
+    """SkyPilot starts it on another machine, as this one may be gone soon."""
     code = 'trap "exit 42" TERM; touch "$HOME/ready"; while :; do /bin/sleep 0.1; done'
     node = _node(rendered, tmp_path, "Gpus", code)
     runs.wait_for((tmp_path / "ready").exists, [node])

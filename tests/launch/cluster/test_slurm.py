@@ -110,7 +110,7 @@ def test_a_lost_node_is_no_end(cluster, sample_data_dir, tmp_path, undisturbed):
     _finished_like(undisturbed, tmp_path)
 
 
-# Stands in for Apptainer: an image is a script here, which gets the command.
+# A stand-in for Apptainer. An image is a script here, which gets the command.
 APPTAINER = """\
 #!/bin/bash
 [[ $1 == exec ]] && shift
@@ -131,7 +131,7 @@ IMAGES = {
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of images, and of `apptainer`."""
+    """A folder with images and with `apptainer`."""
     folder = tmp_path_factory.mktemp("images")
     for name, text in {"apptainer": APPTAINER, **IMAGES}.items():
         script = folder / name
@@ -158,7 +158,7 @@ def test_a_printed_file_trains_in_containers_with_a_process_a_node(
     file = tmp_path / "train.sbatch"
     file.write_text(each)
     cluster.run("sbatch", "--test-only", str(file))
-    # There is no GPU; what JAX would take for one is a device of the CPU.
+    # There is no GPU; a device of the CPU takes its place.
     device = "export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1 "
     file.write_text(whole.replace("export JAX_PLATFORMS=cuda ", device))
     assert file.read_text() != whole
@@ -198,7 +198,7 @@ def test_an_error_is_final(cluster, tmp_path):
 
 @pytest.fixture(scope="module")
 def ended(cluster, images, tmp_path_factory):
-    """Jobs that train nothing, just submitted: {name: (number, workdir)}."""
+    """Submitted jobs that train nothing: {name: (number, workdir)}."""
     folder = tmp_path_factory.mktemp("ended")
     names = ["fails", "missing", "pyxis", "killed", "waits", "waits too"]
     calls = [
@@ -213,7 +213,7 @@ def ended(cluster, images, tmp_path_factory):
     assert [code for code, _, _ in done] == [0] * len(names), done
     jobs = {name: int(out.split()[-1]) for name, (_, out, _) in zip(names, done, strict=True)}
     yield {name: (job, folder / name) for name, job in jobs.items()}
-    cluster.run("scancel", *map(str, jobs.values()))  # those that a failed test left
+    cluster.run("scancel", *map(str, jobs.values()))  # left over by a failed test
     cluster.wait_for_idle()
 
 

@@ -1,4 +1,4 @@
-"""What launch.submit refuses, what accelerators are called, and a run by it on this machine."""
+"""launch.submit: refusals, names of accelerators, and a run on this machine."""
 
 import re
 import signal
@@ -126,7 +126,7 @@ ELSEWHERE = [
 
 @pytest.fixture(scope="module")
 def called(tmp_path_factory):
-    """What each of the calls above did: (exit code, stdout, stderr) by its arguments."""
+    """The result of each call above: {arguments: (exit code, stdout, stderr)}."""
     calls = [(CONFIG, *arguments) for arguments in REFUSED]
     calls += [(*RUN, *SLURM)]
     calls += [(*RUN, *CONTAINER, f"--container={name}") for name in ("pyxis", "apptainer")]
@@ -182,7 +182,7 @@ def test_a_container_under_slurm_sees_what_the_run_does(called, container, comma
     call = call[: call.index("launch.train")]
     for folder in (str(commands.ROOT), "/runs/My run"):
         assert folder in call
-    assert "/runs/My run/data" not in call  # is in the other
+    assert "/runs/My run/data" not in call  # lies in the other
     assert f"{commands.ROOT}/LICENSE" in call
     assert "python -m launch.train" in text
 
@@ -193,7 +193,7 @@ def test_a_container_sees_data_and_config_that_lie_elsewhere(called):
     mounts = text[text.index("--container-mounts=") : text.index("launch.train")]
     for mounted in ("/d", commands.ROOT, "/runs/My run", folder):
         assert f"{mounted}:{mounted}" in mounts
-    assert "--container-image=r/a " in text  # of a registry
+    assert "--container-image=r/a " in text  # in a registry
     made = [line for line in text.splitlines() if line.startswith("mkdir")]
     assert made == ["mkdir -p '/runs/My run'"]
 

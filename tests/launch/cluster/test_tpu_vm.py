@@ -1,4 +1,4 @@
-"""What a TPU VM's worker runs, with a stand-in for systemd; gcloud judges how it is called."""
+"""The scripts of a TPU VM's worker, with a stand-in for systemd; gcloud checks calls to it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ CREATE = [
 ]
 ARGUMENTS = f"-m launch.train {' '.join(CREATE[1:4])}"
 
-# In place of launch.train: each start takes the next of the codes, negative ones are signals.
+# In place of launch.train. Each start ends with the next code; negative codes are signals.
 TRAIN = """
 import os, pathlib, sys
 assert os.environ["JAX_PLATFORMS"] == "tpu"
@@ -38,7 +38,7 @@ if int(code) < 0:
     os.kill(os.getpid(), -int(code))
 raise SystemExit(int(code))
 """
-# Options apart, systemd-run runs what it is given; nothing is active here.
+# This systemd-run ignores options and runs its command; no unit is active here.
 SYSTEMD_RUN = """#!/bin/bash
 echo "$@" >>"$SYSTEMD_LOG"
 while [[ $1 == --* ]]; do shift; done
@@ -54,7 +54,7 @@ def _executable(path, text):
 
 @pytest.fixture
 def worker(tmp_path, rendered):
-    """A folder as the start-up script leaves it, but for Python. -> (folder, codes, starts)."""
+    """A folder as the start-up script leaves it, except Python. -> (folder, codes, starts)."""
     codes, starts = tmp_path / "codes", tmp_path / "starts"
     (tmp_path / "code").mkdir()
     (tmp_path / "train.py").write_text(TRAIN.format(codes=str(codes), starts=str(starts)))
@@ -113,10 +113,10 @@ def test_a_worker_that_is_told_to_stop_saves_and_stays_stopped(worker):
 
 @pytest.fixture
 def gcloud(tmp_path):
-    """A stand-in that keeps what it is given. -> call(command, state, run): lists of its arguments.
+    """A stand-in that records its arguments. -> call(command, state, run): lists of its arguments.
 
-    state: of the slice that there is; run: its workdir. The files of metadata of a slice that it is
-    to create become startup.sh and workdir in tmp_path.
+    state: of the existing slice; run: its workdir. The metadata files of a slice to be created
+    become startup.sh and workdir in tmp_path.
     """
     log = tmp_path / "gcloud.jsonl"
     _executable(
@@ -155,7 +155,7 @@ def _tool(name):
 
 
 WHERE = ["--zone=us-west4-a", "--project=some"]
-WORKDIR = 'gs://bucket/it\'s "a run"'  # of what tests.launch.rendered writes
+WORKDIR = 'gs://bucket/it\'s "a run"'  # as in tests.launch.cluster.rendered
 
 
 @pytest.mark.parametrize("state", ["", "ACTIVE", "SUSPENDED", "FAILED"])
@@ -164,7 +164,7 @@ def test_a_slice_that_was_preempted_makes_room(rendered, gcloud, state):
     verbs = [call[3] for call in calls]
     gone = ["delete"] if state in ("SUSPENDED", "FAILED") else []
     assert verbs == ["describe", *gone, "create"]
-    assert len({call[4] for call in calls}) == 1  # they mean the same slice
+    assert len({call[4] for call in calls}) == 1  # all calls name the same slice
     assert "--spot" in calls[-1]
     assert not Path(calls[-1][-1].rpartition("=")[2]).parent.exists()  # no file is left
 
@@ -180,7 +180,7 @@ def test_a_slice_of_another_run_is_left_alone(rendered, gcloud, state, run):
 
 
 def test_a_slice_says_whose_it_is(rendered, gcloud, tmp_path):
-    """In its metadata, where the same command looks the next time."""
+    """Its metadata say it, where the same command looks the next time."""
     describe, create = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh")
     assert (tmp_path / "workdir").read_text() == WORKDIR
     assert "pix2pix_workdir=" in create[-1]
@@ -190,7 +190,7 @@ def test_a_slice_says_whose_it_is(rendered, gcloud, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("gcloud"), reason="Google Cloud's command line is missing")
 def test_gcloud_understands_every_command(rendered, gcloud, tmp_path):
-    """It reads its arguments before it looks for an account, of which there is none here."""
+    """It reads its arguments before it looks for an account, which is absent here."""
     calls = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh", state="SUSPENDED")
     calls += gcloud("bash", rendered / "tpu_vm-TpuSlice-0.sh")[1:]
     calls += gcloud("bash", _tool("logs.sh"), "lungs", *WHERE)
@@ -252,7 +252,7 @@ packages = ["launch"]
 
 @pytest.mark.slow
 def test_a_worker_gets_the_project_and_trains(tmp_path, gcloud, monkeypatch):
-    """Clone, Python, installation and training, of a small project in place of this one."""
+    """Clones, gets Python, installs and trains, with a small project in place of this one."""
     origin, starts, log = tmp_path / "origin", tmp_path / "starts", tmp_path / "systemd.log"
     codes = tmp_path / "codes"
     (origin / "launch").mkdir(parents=True)
@@ -293,7 +293,7 @@ def test_a_worker_gets_the_project_and_trains(tmp_path, gcloud, monkeypatch):
     assert code == 0 and text.endswith("ended with exit code 0\n"), text
     assert starts.read_text() == f"{ARGUMENTS}\n" * 3
     options = log.read_text().split()
-    # No unit of the system has such a name, and a save takes longer than systemd's 90 seconds.
+    # No system unit has such a name, and a save may take longer than systemd's 90 seconds.
     wanted = {"--unit=pix2pix-lungs", "--property=TimeoutStopSec=600"}
     assert {*wanted, f"--setenv=HOME={os.environ['HOME']}"} <= set(options)
 

@@ -1,6 +1,6 @@
-"""The workload that xpk itself makes of the command, beside our own file for the same slice.
+"""xpk's own workload for the command, compared with our file for the same slice.
 
-xpk lives in an environment of its own, as it pins versions of what we use. Its dry run asks no
+xpk has an environment of its own, as it pins versions of packages that we use. Its dry run asks no
 cluster and needs neither kubectl nor gcloud.
 """
 
@@ -23,7 +23,7 @@ from tests.launch.cluster import manifests
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]  # xpk has to be installed
 REQUIREMENTS = Path(__file__).with_name("requirements-xpk.txt")
-PLACE = {"project": "p", "zone": "us-central1-a"}  # else it asks gcloud
+PLACE = {"project": "p", "zone": "us-central1-a"}  # without these it asks gcloud
 SMALL = {"data.image_size": 32, "generator.depth": 3}
 LIST = """
 import json
@@ -38,7 +38,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="session")
 def xpk(tmp_path_factory):
-    """The folder of its executables."""
+    """The folder of xpk's executables."""
     folder = tmp_path_factory.mktemp("xpk")
     venv.create(folder, with_pip=True)
     pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "--no-deps"]
@@ -47,9 +47,9 @@ def xpk(tmp_path_factory):
 
 
 def _workload(xpk, script, folder):
-    """What xpk would submit for this script."""
+    """The workload that xpk would submit for this script."""
     output = folder / "workload.yaml"
-    # The environment has no other program than these.
+    # The environment has only these programs.
     tools = folder / "tools"
     tools.mkdir()
     (tools / "xpk").symlink_to(xpk / "xpk")
@@ -72,7 +72,7 @@ def test_it_asks_for_the_slice_that_our_file_asks_for(xpk, tmp_path, name):
     theirs = _workload(xpk, script, tmp_path)
     (ours,) = manifests.objects(manifests.render("gke/jobset_tpu.yaml", name, restarts=7))
     jsonschema.validate(
-        theirs | {"metadata": ours["metadata"]},  # the schema of which has no empty values
+        theirs | {"metadata": ours["metadata"]},  # the schema allows no empty values
         manifests.JOBSET,
     )
     assert theirs["metadata"]["annotations"] == ours["metadata"]["annotations"]
@@ -94,7 +94,7 @@ def test_it_asks_for_the_slice_that_our_file_asks_for(xpk, tmp_path, name):
 
 
 def test_slices_are_those_that_xpk_knows(xpk):
-    """In every size that both know; xpk has none of one or four chips of v5e."""
+    """They agree in every size that both know; xpk has no v5e of one or four chips."""
     out = subprocess.check_output([xpk / "python", "-c", LIST], text=True)
     systems = json.loads(out)
     seen, others = 0, set()
@@ -110,16 +110,16 @@ def test_slices_are_those_that_xpk_knows(xpk):
         assert (ours.hosts, ours.chips_per_host, ours.node_selector) == (hosts, chips, selector)
         if ours.topology != topology:
             others.add(name)
-        # By topology, as the script names it, it is this very slice.
+        # The topology, which the script gives, names this very slice.
         assert systems[f"{kind}-{ours.topology}"] == [ours.topology, hosts, chips, selector]
         seen += 1
     assert seen > 150
-    # Google documents one topology for some sizes of v4 alone; of the others xpk takes the longest.
+    # Only for some sizes of v4 does Google document one topology; otherwise xpk takes the longest.
     assert all(name.startswith("v4-") and int(name[3:]) >= 768 for name in others), others
 
 
 def test_its_container_passes_signals_and_exit_codes_on(xpk, sample_data_dir, tmp_path):
-    """The command of its container, run here: SIGTERM saves, and 42 comes out."""
+    """Runs its container's command here: SIGTERM saves, and the exit code is 42."""
     workdir = tmp_path / "run"
     training = commands.tiny_training(workdir, sample_data_dir, epochs=60, **SMALL)
     arguments = [*training, "--config.note='$HOME"]

@@ -1,4 +1,4 @@
-"""launch.compile: every system for a slice that is not there, the search for a batch, refusals."""
+"""launch.compile: every system for an absent slice, the search for a batch, refusals."""
 
 import importlib.util
 import json
@@ -62,7 +62,7 @@ def test_every_system(name, overrides):
 @pytest.mark.slow
 @needs_libtpu
 def test_what_is_larger_than_a_chips_own_memory_crosses_to_hbm_and_back():
-    """Twice the array, read and written once each; it cannot lie in VMEM, of 128 MiB."""
+    """The array, too large for VMEM's 128 MiB, is read and written once each: twice its bytes."""
     x = jax.ShapeDtypeStruct(
         (2**14, 2**14), jnp.float32, sharding=SingleDeviceSharding(ahead_of_time.devices(SLICE)[0])
     )
@@ -74,7 +74,7 @@ def test_what_is_larger_than_a_chips_own_memory_crosses_to_hbm_and_back():
 @pytest.mark.slow
 @needs_libtpu
 def test_the_step_reduces_gradients_and_five_scalars(tmp_path):
-    """By the command, on TPU v5p; the same that `test_compiled_program` finds on the CPU."""
+    """The command finds on TPU v5p what `test_compiled_program` finds on the CPU."""
     overrides = {**SMALL, "generator.width": 4, "discriminator.width": 4, "data.batch_size": 4}
     path = tmp_path / "program.json"
     out, err = commands.run(
@@ -123,7 +123,7 @@ def test_the_search_ends_between_what_fits_and_what_does_not(first, largest_size
 
     def program_of(images):
         assert images not in tried and images > 0
-        # Not on a line: what is too much is squeezed.
+        # Not linear, as XLA squeezes programs that are too large.
         used = 100 + 10 * images + (5 * images) ** 0.9
         fits = images <= largest_size
         tried[images] = fits

@@ -1,4 +1,4 @@
-"""Collectives in a program's text: every form in which XLA writes them, and real programs."""
+"""Collectives and traffic from a program's text: all forms that XLA writes, and real programs."""
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,7 @@ def test_bytes_of_a_shape(shape, size):
     [
         ("f32[8,128]{1,0:T(8,128)S(1)}", 4096, 1),
         ("f32[8,100]{1,0:T(8,128)}", 4096, 0),
-        ("f32[100,8]{0,1:T(8,128)}", 4096, 0),  # the first axis lies closest
+        ("f32[100,8]{0,1:T(8,128)}", 4096, 0),  # the first axis is the minor one
         ("bf16[3,5,16]{0,2,1:T(8,128)(2,1)}", 5 * 16 * 128 * 2, 0),
         ("bf16[16]{0:T(256)(128)(2,1)}", 512, 0),
         ("f32[]{:T(128)}", 512, 0),
@@ -90,7 +90,7 @@ P0 = 4096  # in VMEM
             SIZE + SIZE,
         ),
         (
-            [  # the same, of a quarter
+            [  # the same, with a quarter
                 f"%a = {HBM} fusion(%p0), kind=kLoop, calls=%c",
                 f"%s = (({HBM}), {VMEM.replace('64', '16')}, s32[]{{:S(2)}}) slice-start(%a), "
                 "slice={[0:16], [0:128]}",
@@ -109,7 +109,7 @@ P0 = 4096  # in VMEM
             SIZE,
         ),
         (
-            [  # reads 512 with padding, writes as much
+            [  # reads 512 bytes with padding, and writes as many
                 "%s = bf16[16]{0:T(256)(128)(2,1)} all-reduce-start(%p1), replica_groups={}",
                 "%d = bf16[16]{0:T(256)(128)(2,1)} all-reduce-done(%s)",
                 "ROOT %t = (bf16[16]{0:T(256)(128)(2,1)}) tuple(%d)",
@@ -274,7 +274,7 @@ def test_a_step_reduces_the_gradients_and_a_few_scalars(devices):
     abstract = abstract_state(system, config)
     compiled = lower_step(system, config, mesh, abstract)[0].compile()
     found = collectives(compiled.as_text(), devices)
-    # The scalars: real and fake logits, G's adversarial loss, L1, SSIM.
+    # The five scalars: real and fake logits, G's adversarial loss, L1, SSIM.
     assert sum(c.bytes for c in found) == 4 * (sum(parameters_with_a_gradient(abstract)) + 5)
     assert {c.group_size for c in found} == {devices}
     parts = compiled_program.memory(compiled)

@@ -1,4 +1,4 @@
-"""Times of collectives against closed forms, and the slices that there are."""
+"""Times of collectives against closed forms, and which slices exist."""
 
 import numpy as np
 import pytest
@@ -22,9 +22,9 @@ def _seconds(network, kind, *groups):
 @pytest.mark.parametrize(
     ("name", "links"),
     [
-        ("v5e:2x2", 2),  # one to the neighbour along each axis
-        ("v5e:4x8", 2),  # both ends of an axis are open: as fast as its one link
-        ("v5e:8x16", 3),  # 16 is a ring, with both directions
+        ("v5e:2x2", 2),  # one link to the neighbour along each axis
+        ("v5e:4x8", 2),  # both axes are open: one link each
+        ("v5e:8x16", 3),  # the axis of 16 is a ring: two links
         ("v5e:16x16", 4),
         ("v4:2x2x1", 2),
         ("v5p:4x8x8", 6),

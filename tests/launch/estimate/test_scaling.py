@@ -12,7 +12,7 @@ GFLOP, GB = 10**9, 10**9
 
 
 def _program(path, images, **changes):
-    """A step of 1 GFLOP an image and 1 GB, and 0.1 GB an image; 100 MB reduced."""
+    """A step with 1 GFLOP per image, 1 GB plus 0.1 GB per image, and 100 MB reduced."""
     program = {
         "system": "lidc_mask2ct",
         "dtype": "bfloat16",
@@ -32,6 +32,7 @@ def _program(path, images, **changes):
             {"kind": "all-reduce", "bytes": 10**8, "arrays": 9, "times": 1, "chips": 4}
         ],
         "config": {
+            "task": "ct_slices",
             "data": {
                 "image_size": 100, "patch_size": 0, "depth": 0, "context": 0,
                 "source_channels": 1, "source_type": "uint8", "target_type": "uint8",
@@ -67,7 +68,7 @@ def test_tables_are_the_closed_forms(tmp_path):
     )
     assert not err
     tables = _tables(out)
-    # 20 images: 3 GB at 819 GB/s; twice 3/4 of 100 MB over two links of 50 GB/s.
+    # 20 images move 3 GB at 819 GB/s, and twice 3/4 of 100 MB over two links of 50 GB/s.
     step, communication = 1e3 * 3 / 819, 1e3 * 1.5 * 1e8 / 1e11
     row = tables["Weak scaling, 20 images a chip"]["v5e:2x2"]
     assert row[:2] == ["4", "80"]
@@ -77,13 +78,13 @@ def test_tables_are_the_closed_forms(tmp_path):
         f"{step:.2f} to {step + communication:.2f}",
     ]
     assert row[7] == f"{100 * step / (step + communication):.1f} to 100.0"
-    assert row[9] == f"{20 / step:.2f}"  # images a ms, at 1 image a CPU ms
-    # 256 chips: all links of a torus.
+    assert row[9] == f"{20 / step:.2f}"  # images per ms, at 1 image per CPU ms
+    # 256 chips use all links of a torus.
     whole = tables["Weak scaling, 20 images a chip"]["v5e:16x16"]
     assert whole[4] == f"{1e3 * 2 * 255 / 256 * 1e8 / 2e11:.2f}"
     # A GPU moves all operands, 4 GB at 3350 GB/s.
     assert tables["Weak scaling, 20 images a chip"]["8 H100"][3] == f"{1e3 * 4 / 3350:.2f}"
-    # Of 512 images 2 a chip are left at 256, which move 1.2 GB; 128 at 4, which move 13.8.
+    # 512 images are 2 per chip on 256 chips, which move 1.2 GB, and 128 on 4, which move 13.8 GB.
     strong = tables["Strong scaling, global batch 512"]
     assert strong["v5e:2x2"][0] == "128" and strong["v5e:16x16"][0] == "2"
     low, high = (float(x) for x in strong["v5e:16x16"][4].split(" to "))
@@ -93,7 +94,7 @@ def test_tables_are_the_closed_forms(tmp_path):
     assert low == pytest.approx(100 * expected, abs=0.06)
     memory = out.split("Memory of a chip")[1].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in memory[4:8]]
-    # 15 GiB of images of a quarter; three quarters of the state of 1 GiB are 3 more.
+    # 15 GiB hold 60 images of 0.25 GiB. Saving 3/4 of the state of 1 GiB makes room for 3 more.
     assert [row[1:] for row in cells[:2]] == [
         ["1", "1.000", "256.00", "60", "0.0"],
         ["4", "0.250", "256.00", "63", "5.0"],
@@ -138,7 +139,7 @@ def test_the_assumption_holds_on_cpu_devices():
     counts = [[int(cell.replace(",", "")) for cell in row.split()[:4]] for row in rows]
     assert [row[0] for row in counts] == [1, 2, 4, 8]
     assert counts[0][1:] == [0, 0, 0]
-    idle = 4 * (4 + 2 + 4)  # biases before an instance norm: of encode_1, decode_1 and level_1
+    idle = 4 * (4 + 2 + 4)  # biases before instance norms, in encode_1, decode_1 and level_1
     assert {row[3] for row in counts[1:]} == {g + d - idle + 4 * 5}
     assert len({tuple(row[1:]) for row in counts[1:]}) == 1
     assert out.count("yes") == 4

@@ -1,4 +1,4 @@
-"""How processes find each other, and what they say where they do not."""
+"""How processes find each other, and their messages when they do not."""
 
 import os
 import shutil
@@ -28,17 +28,17 @@ command.run(main)
 
 @pytest.fixture(autouse=True)
 def _parsed_flags():
-    flags.FLAGS.mark_as_parsed()  # all at their defaults
+    flags.FLAGS.mark_as_parsed()  # all have their defaults
     yield
     flags.FLAGS.unparse_flags()
 
 
-# As on a machine that has TPUs.
+# Pretends to be on a machine with TPUs.
 WITH_TPUS = "import jax._src.clusters.cloud_tpu_cluster as c; c.running_in_cloud_tpu_vm = True"
 
 
 def _start(*arguments, before="", **variables):
-    """distributed.initialize in a process of its own."""
+    """Starts distributed.initialize in a process of its own."""
     return python("-c", before + ALONE, *arguments, variables=variables)
 
 
@@ -119,7 +119,7 @@ def test_a_name_without_address_is_told_within_seconds():
     ],
 )
 def test_pods_wait_for_the_first_ones_address_and_start_again(variables, what):
-    """That pod may be without a machine for now, which no restart would repeat."""
+    """The first pod may have no machine yet, so a restart can help."""
     pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", **variables}
     alone = _start("--initialization_timeout=7", before=WITH_TPUS, **pod)
     out, err = alone.communicate(timeout=120)
@@ -128,7 +128,7 @@ def test_pods_wait_for_the_first_ones_address_and_start_again(variables, what):
 
 
 def test_flags_win_over_variables_and_a_proxy_is_no_obstacle():
-    """Also told to leave another host alone, by the variable that gRPC then reads no more."""
+    """One process also has no_proxy for another host, which gRPC reads no more after our change."""
     port = free_port()
     proxy = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     processes = [
@@ -190,7 +190,7 @@ def test_open_mpi_is_detected(mpirun):
 
 @pytest.mark.slow
 def test_open_mpi_5_is_told_where_the_first_process_is(mpirun):
-    """As far as it differs from 4: it does not set the variable by which JAX knows it."""
+    """Without the variable by which JAX detects Open MPI 4, as this is how version 5 differs."""
     command = ["env", "-u", "OMPI_MCA_orte_hnp_uri", sys.executable, "-c", ALONE]
     done = mpirun(*command, JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port()}")
     assert done.returncode == 0, done

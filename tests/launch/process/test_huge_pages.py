@@ -1,4 +1,4 @@
-"""Commands run with large pages, and leave every other process as it is."""
+"""Commands run with large pages, and leave other processes unchanged."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_commands_ask_for_large_pages(tmp_path, given, expected):
 
 
 def test_other_programs_are_not_started_again():
-    program = "import os; import launch.command; print(os.environ)"
+    program = "import os; import launch.process.command; print(os.environ)"
     environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
     out = subprocess.run(
         [sys.executable, "-c", program],

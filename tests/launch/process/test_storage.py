@@ -16,12 +16,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from input_pipeline import prepared, storage
+from input_pipeline import prepared
 from input_pipeline.records import Records
-from jax_pix2pix.errors import DataError
-from jax_pix2pix.runs import file_digests
-from jax_pix2pix.errors import EXIT_RESTART, UnreachableError, WorkdirError
-from launch.process import remote_workdir
+from jax_pix2pix.errors import EXIT_RESTART, DataError, UnreachableError, WorkdirError
+from jax_pix2pix.runs import file_digests, remote_workdir, storage
 from tests import commands
 from tests.faults import runs
 from tests.tiny import quickstart_data
@@ -107,7 +105,7 @@ def _log(folder, step):
 
 
 def _copy(url, folder):
-    """What a start elsewhere gets. -> its checkpoints."""
+    """Pulls the run as a start on another machine does. -> steps of its checkpoints."""
     remote_workdir._Mirror(url, folder).pull()
     found = sorted(int(path.name) for path in folder.glob("checkpoints/*"))
     for step in found:
@@ -120,7 +118,7 @@ class Killed(BaseException):
 
 
 class Dying(storage.Store):
-    """Whose process is killed after so many objects."""
+    """A store whose process is killed after `left` objects."""
 
     left = 0
 
@@ -168,7 +166,7 @@ def test_a_run_killed_at_any_object_leaves_a_whole_checkpoint_and_logs_as_new(tm
         assert len((copy / "metrics.jsonl").read_text().splitlines()) >= seen[-1][-1]
         if not killed:
             break
-        # The next start goes on from there, and clears what is half there.
+        # The next start resumes from there, and deletes incomplete checkpoints.
         again = remote_workdir._Mirror(url, tmp_path / f"again{left}")
         again.pull()
         again.push()
@@ -367,7 +365,7 @@ def test_prepared_data_of_a_store_is_copied_and_its_copy_renewed(tmp_path, monke
         monkeypatch.setattr(storage, "_here", set())
 
     elsewhere("second")
-    data.sample = ""  # so that nothing is prepared there
+    data.sample = ""  # so that nothing is prepared here
     copy = prepared.ensure_prepared(data)
     assert copy != directory and copy.is_relative_to(tmp_path / "second")
     for path in directory.iterdir():
@@ -416,7 +414,7 @@ def _variables(port):
 
 
 class Server:
-    """Of S3 with a bucket, in this process, whose memory has what is there while it is stopped."""
+    """A server of S3 with a bucket, in this process, whose memory keeps it while it is stopped."""
 
     def __init__(self):
         self.port = commands.free_port()
@@ -438,7 +436,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
-    """Variables of a server of S3 in this process, with one bucket."""
+    """Environment variables for a server of S3 in this process, with one bucket."""
     server = Server()
     server.start()
     variables = _variables(server.port) | {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
@@ -451,7 +449,7 @@ def s3(tmp_path_factory):
 
 @pytest.fixture
 def own(monkeypatch):
-    """A server of S3 for this test to start and stop, that packages try to reach less often."""
+    """A server of S3 for this test to start and stop, with fewer retries by packages."""
     server = Server()
     for name, value in (_variables(server.port) | {"AWS_MAX_ATTEMPTS": "1"}).items():
         monkeypatch.setenv(name, value)
@@ -560,7 +558,7 @@ def test_the_last_copy_is_tried_until_the_store_is_back(own, quick, monkeypatch,
 
 @pytest.mark.slow
 def test_a_run_outlives_its_store(own, sample_data_dir, tmp_path):
-    """Not there at the start, and not at SIGTERM nor at the next start: 42, and it goes on."""
+    """The store is away at the start, at SIGTERM and the next start: exit 42, then it resumes."""
     url = f"{BUCKET}/outlived"
     variables = _variables(own.port) | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     arguments = commands.tiny_training(url, sample_data_dir, epochs=4)
@@ -611,7 +609,7 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
     assert not store.exists(f"{run}/checkpoints/40")
     assert store.exists(f"{run}/lock")
 
-    # What the killed run had here does not matter. Elsewhere it would wait for a sign of life.
+    # The killed run's local files do not matter. Another machine would wait for a sign of life.
     for left in Path(s3["XDG_CACHE_HOME"]).glob("jax_pix2pix/*/run/*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     out, _ = commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=s3)
@@ -645,7 +643,7 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
 
 @pytest.mark.slow
 def test_processes_with_a_copy_each_train_what_those_with_one_do(sample_data_dir, tmp_path):
-    """Two hosts that share nothing but the store: stopped, and gone on with."""
+    """Two hosts that share only the store are stopped and resumed."""
     url = f"file://{tmp_path}/there"
     # Long enough to be still running when the signal is noticed.
     fields = {"checkpoint_every_steps": 4, "epochs": 6, "checkpoint_every_epochs": 6}
@@ -668,7 +666,7 @@ def test_processes_with_a_copy_each_train_what_those_with_one_do(sample_data_dir
 @pytest.mark.slow
 @pytest.mark.long
 def test_a_pyramids_processes_with_a_copy_each_train_what_those_with_one_do(tmp_path):
-    """Process 1 has no file of the coarser scale that the finer one begins with."""
+    """Process 1 has no local file of the coarser scale, with which the finer one begins."""
     fields = {
         "data.data_dir": tmp_path / "data",
         "data.batch_size": 2,

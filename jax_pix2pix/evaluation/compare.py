@@ -1,0 +1,157 @@
+"""Scores masks of any origin against references, each pair on its own grid."""
+
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.evaluation.mask_pairs import VOLUMES, find_pairs, read_pair
+from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
+from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
+
+
+class Region(NamedTuple):
+    labels: str  # in words
+    holds: np.ndarray  # bool [256]: which values of a mask belong to it
+
+
+def compare(
+    predictions, references, regions=None, spacing_mm=None, patient_pattern=None, progress=None
+):
+    """Scores each pair of masks in two folders, and averages over cases.
+
+    Args:
+        predictions, references: folders of masks of equal names, see `mask_pairs.find_pairs`.
+        regions: names and labels, such as "liver:1+2,tumour:2"; None is all values above 0 in a
+            volume and above 127 in an image.
+        spacing_mm: (rows, columns) of images; without it distances are in pixels.
+        patient_pattern: regular expression that matches a case's name; its group 1 is the patient.
+            Without it each case is a patient.
+        progress: (done, total) -> None.
+
+    Returns:
+        The contents of `launch.compare`'s JSON file: every value, with its protocol.
+
+    Raises:
+        ConfigError: an option does not fit.
+        DataError: a mask cannot be read, has no partner, or is on another grid.
+    """
+    kind, pairs = find_pairs(predictions, references)
+    wanted = _regions(regions, kind)
+    unit, image_spacing = _image_spacing(spacing_mm, kind)
+    patients = [_patient(patient_pattern, pair.case) for pair in pairs]
+
+    scores = {name: [] for name in wanted}
+    for done, pair in enumerate(pairs, 1):
+        prediction, reference, spacing = read_pair(kind, pair)
+        for name, region in wanted.items():
+            masks = region.holds[prediction], region.holds[reference]
+            scores[name].append(_scores(*masks, spacing or image_spacing, unit))
+        if progress:
+            progress(done, len(pairs))
+
+    texts = surface_distance.PROTOCOLS.items()
+    distances = {
+        _in_unit(name, unit): text.replace(" in mm", f" in {unit}") for name, text in texts
+    }
+    return {
+        "predictions": os.path.abspath(predictions),
+        "references": os.path.abspath(references),
+        "cases": f"{kind}, each scored as a whole",
+        "regions": {name: region.labels for name, region in wanted.items()},
+        "protocols": overlap.PROTOCOLS | distances | {"interval_95": bootstrap.PROTOCOL},
+        "results": {
+            name: {
+                "overall": over_cases(rows, patients),
+                "by_case": {
+                    pair.case: {"patient": patient} | json_case(row)
+                    for pair, patient, row in zip(pairs, patients, rows, strict=True)
+                },
+            }
+            for name, rows in scores.items()
+        },
+    }
+
+
+def _regions(text, kind):
+    """Parses text such as liver:1+2,tumour:2 into {name: Region}."""
+    values = np.arange(256)
+    if text is None:
+        above = 0 if kind == VOLUMES else 127
+        return {"foreground": Region(f"above {above}", values > above)}
+    regions = {}
+    for part in text.split(","):
+        name, _, labels = part.partition(":")
+        numbers = [int(label) if label.isdecimal() else -1 for label in labels.split("+")]
+        if not name or name in regions or min(numbers) < 0 or max(numbers) > 255:
+            raise ConfigError(
+                f"regions={text}: {part!r} is not a new name and labels up to 255, as in "
+                "liver:1+2,tumour:2"
+            )
+        regions[name] = Region(labels, np.isin(values, numbers))
+    return regions
+
+
+def _image_spacing(text, kind):
+    """Finds the unit of distances, and the spacing in it for files that state none."""
+    if kind == VOLUMES:
+        if text is not None:
+            raise ConfigError("spacing_mm is for images: volumes have theirs in the header")
+        return "mm", None
+    if text is None:
+        return "pixels", (1.0, 1.0)
+    shown = text if isinstance(text, str) else ",".join(map(str, text))
+    try:
+        rows, columns = map(float, shown.split(","))
+        if not (0 < rows < np.inf and 0 < columns < np.inf):
+            raise ValueError
+    except ValueError:
+        raise ConfigError(f"spacing_mm={shown}: use two positive numbers, as in 0.2,0.2") from None
+    return "mm", (rows, columns)
+
+
+def _patient(pattern, case):
+    if pattern is None:
+        return case
+    try:
+        match = re.match(pattern, case)
+        patient = match and match[1]
+    except (re.error, IndexError) as error:
+        raise ConfigError(f"patient_pattern={pattern}: {error}, use e.g. ([^_]+)") from None
+    if not patient:
+        raise ConfigError(f"patient_pattern={pattern} finds no patient in case {case}")
+    return patient
+
+
+def _scores(prediction, reference, spacing, unit):
+    """Scores one case: {metric: float}, with distances named by their unit."""
+    scores = score_masks(prediction, reference, spacing)
+    return {_in_unit(name, unit): score for name, score in scores.items()}
+
+
+def _in_unit(name, unit):
+    return name.replace("_mm", f"_{unit}")
+
+
+def table(results):
+    """Formats the results of `compare`: a row for each case, and means with intervals."""
+    lines = []
+    for region, part in results["results"].items():
+        overall = part["overall"]
+        lines.append(f"{region:24}" + "".join(f"{metric:>13}" for metric in overall))
+        for case, scores in part["by_case"].items():
+            lines.append(_row(f"  {case}", [scores[metric] for metric in overall]))
+        lines.append(_row("mean", [summary["mean"] for summary in overall.values()]))
+        for end, label in enumerate(("95 % interval from", "95 % interval to")):
+            ends = [summary["interval_95"] for summary in overall.values()]
+            lines.append(_row(label, [interval and interval[end] for interval in ends]))
+        cases = [f"{summary['cases']:13}" for summary in overall.values()]
+        lines.append(f"{'cases where defined':24}" + "".join(cases))
+    return "\n".join(lines)
+
+
+def _row(label, values):
+    cells = [f"{'-':>13}" if value is None else f"{value:13.4f}" for value in values]
+    return f"{label:24}" + "".join(cells)

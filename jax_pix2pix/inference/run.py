@@ -1,0 +1,261 @@
+"""A trained run, opened once, which then predicts, scores and samples many times.
+
+run = jax_pix2pix.load("runs/mri2ct")
+sct = run.predict("mr.nii.gz")
+sct.save("sct.nii.gz")
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from jax_pix2pix.adversarial import generate
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.imaging import volume_file
+from jax_pix2pix.inference import sources
+from jax_pix2pix.inference.checks import Sampling, check_pictures
+from jax_pix2pix.inference.ct_slices import CTSlices
+from jax_pix2pix.inference.masks import CTMasks, XrayMasks
+from jax_pix2pix.inference.prediction import LABEL, Prediction
+from jax_pix2pix.inference.samples import samples
+from jax_pix2pix.inference.synthetic_ct import SyntheticCT
+from jax_pix2pix.metrics.mask_scores import score_masks
+from jax_pix2pix.metrics.sct_scores import score_ct
+from jax_pix2pix.runs import remote_workdir, workdir_files
+from jax_pix2pix.runs.workdir import load_state
+from jax_pix2pix.tasks import kinds
+
+PREDICTORS = {
+    kinds.CT_SLICES: CTSlices,
+    kinds.XRAY_MASKS: XrayMasks,
+    kinds.CT_MASKS: CTMasks,
+    kinds.SYNTHETIC_CT: SyntheticCT,
+}
+
+
+def load(workdir, checkpoint=None):
+    """Opens a trained run on this process's first device.
+
+    Args:
+        workdir: a folder that training wrote, or its url in a store, s3:// or gs://. A pyramid's
+            folder opens its finest scale so far; the folder of a scale opens that scale.
+        checkpoint: "best", "last", or a step; by default the best, or the last of a pyramid.
+
+    Returns:
+        Run.
+
+    Raises:
+        WorkdirError: there is no such run or checkpoint, or it is damaged.
+        UnreachableError: the store cannot be reached now.
+    """
+    with remote_workdir.copied(str(workdir)) as folder:
+        return open_run(folder, checkpoint, str(workdir))
+
+
+def open_run(folder, checkpoint=None, called=None):
+    """Opens a local folder as `load` does. called: the user's name for it."""
+    called = str(called or folder)
+    folder = workdir_files.finest(str(folder))
+    which = workdir_files.default_checkpoint(folder) if checkpoint is None else str(checkpoint)
+    config, system, state, step = load_state(folder, which)
+    return Run(config, system, state, step, called, which, workdir_files.mask_notes(folder))
+
+
+class Run:
+    """See `load`.
+
+    Attributes:
+        config: ConfigDict of the run, or of a pyramid's scale.
+        kind: config.task, one of tasks.kinds.KINDS.
+        system: System.
+        generator, discriminator: Network of each, with its weights.
+        step: number of the checkpoint's step.
+        workdir, checkpoint: what it was opened from.
+        mask_notes: what the record of the training data says about body masks.
+    """
+
+    def __init__(self, config, system, state, step, workdir, checkpoint, mask_notes=()):
+        self.config, self.system, self.step = config, system, step
+        self.generator, self.discriminator = state.generator, state.discriminator
+        self.workdir, self.checkpoint, self.mask_notes = workdir, checkpoint, mask_notes
+        self.kind = kinds.kind_of(config)
+
+    def __repr__(self):
+        return (
+            f"<Run {self.config.system}, {kinds.KINDS[self.kind]}: {self.workdir}, checkpoint "
+            f"{self.checkpoint}, step {self.step}>"
+        )
+
+    @functools.cached_property
+    def outputs(self):
+        """Stored sources [n, *spatial, c] -> `System.output` of the generator, compiled once."""
+        system = self.system
+
+        @jax.jit
+        def outputs(generator, stored):
+            return system.output(generate(system, generator, system.source(stored)))
+
+        return functools.partial(outputs, self.generator)
+
+    @functools.cached_property
+    def predictor(self):
+        """The predictor for this kind of run, compiled once; its `data` is config.data."""
+        if self.kind not in PREDICTORS:
+            instead = "sample()" if self.kind == kinds.CT_SAMPLES else "launch.evaluate"
+            raise ConfigError(
+                f"a run that makes {kinds.KINDS[self.kind]} predicts nothing from an input: use "
+                f"{instead}"
+            )
+        return PREDICTORS[self.kind](self)
+
+    def predict(self, source, **options):
+        """Predicts from one input.
+
+        Args:
+            source: of a run that makes synthetic CT a volume of MR (or cone beam CT), or the path
+                of a picture; of one that makes masks of CT a volume in HU, or the folder of a DICOM
+                series; of one that makes masks of X-rays a picture; of one that makes CT slices a
+                label mask. A volume is a path, a Volume, a nibabel image, or an array with
+                `affine`; a picture a path or an array uint8.
+            affine: [4, 4] of an array, from its indices to mm towards right, front and head.
+            mask: of synthetic CT: the body, as a path, a Volume, or an array in the axes of the
+                source's affine; by default mask.* beside a file called as in SynthRAD, or what is
+                found.
+            grid: of synthetic CT by a run with config.data.resample: path, Volume or Geometry on
+                whose voxels it is made.
+            mc_dropout, threshold, largest_components: for masks: passes with dropout to average,
+                the probability above which a voxel is foreground, and how many components to keep.
+                The defaults are config.evaluation's, and all components.
+            progress: (done, total) -> None, called after each call of the network.
+
+        Returns:
+            Prediction.
+
+        Raises:
+            DataError: the source is not what the run takes, has no affine, or cannot be read.
+            ConfigError: an option does not fit the run.
+        """
+        predictor = self.predictor
+        known = predictor.__call__.__code__.co_varnames[: predictor.__call__.__code__.co_argcount]
+        for name in options:
+            if name not in known:
+                raise ConfigError(
+                    f"{name} is no option of a run that makes {kinds.KINDS[self.kind]}: use "
+                    f"{', '.join(known[2:])}"
+                )
+        check_pictures(self.config, self.kind in (kinds.XRAY_MASKS, kinds.CT_SLICES))
+        return predictor(source, **options)
+
+    def sample(self, count=16, seed=0, *, from_scale=0, size=None, reconstruct=False, **given):
+        """Draws samples of a pyramid.
+
+        Args:
+            count: how many samples; each sample is the same for any count.
+            seed: of the noise.
+            from_scale: the first scale that gets noise; coarser scales come from `source`, or from
+                the training volumes of `dataset` in turn.
+            size: (slices, rows, columns) of the samples, in 2D (rows, columns); by default that of
+                training.
+            reconstruct: make the training volumes of `dataset` from their fixed noise instead.
+            source, affine: a CT in HU, as `predict` takes volumes.
+            dataset: input_pipeline.Dataset(run.config.data).
+            progress: (done, total) -> None.
+
+        Returns:
+            A list of Prediction.
+
+        Raises:
+            ConfigError: the run is not of a pyramid, or an option does not fit it.
+            DataError: the source cannot be read, or the training data is missing.
+        """
+        if self.kind != kinds.CT_SAMPLES:
+            raise ConfigError(
+                f"a run that makes {kinds.KINDS[self.kind]} draws no samples: use predict()"
+            )
+        sampling = Sampling(count, seed, from_scale, size, reconstruct)
+        known = ("source", "affine", "dataset", "progress")
+        for name in given:
+            if name not in known:
+                raise ConfigError(f"{name} is no option of sample(): use {', '.join(known)}")
+        return list(samples(self, sampling, **given))
+
+    def score(self, prediction, reference, affine=None):
+        """Scores a prediction against the truth, on the prediction's own voxels.
+
+        Args:
+            prediction: Prediction.
+            reference: the real CT in HU, or the mask with its labels: a path, a Volume or nibabel
+                image, or an array with its affine; for a picture a path or a uint8 array.
+
+        Returns:
+            {name: float}, NaN where undefined: for synthetic CT "protocol.metric" and the rest of
+            `metrics.sct_scores.PROTOCOLS`, for masks "region.metric" of `metrics.mask_scores`.
+
+        Raises:
+            DataError: the reference cannot be read or is on other voxels.
+            ConfigError: a prediction of this kind is not scored image by image.
+        """
+        if not isinstance(prediction, Prediction):
+            raise DataError(
+                f"{type(prediction).__name__} is no Prediction: score what predict() gave; for "
+                "arrays there are score_ct and score_masks"
+            )
+        if (prediction.unit == LABEL) != (self.kind in kinds.MASKS):
+            raise DataError(
+                f"the prediction is in {prediction.unit}, and this run makes "
+                f"{kinds.KINDS[self.kind]}: score it with the run that made it"
+            )
+        if self.kind == kinds.SYNTHETIC_CT and prediction.body is not None:
+            return self.score_volume(prediction, self.reference(prediction, reference, affine))
+        if self.kind in kinds.MASKS:
+            return self._mask_scores(prediction, reference, affine)
+        raise ConfigError(
+            f"a run that makes {kinds.KINDS[self.kind]} is not scored image by image here: "
+            "launch.evaluate judges it on its prepared data"
+        )
+
+    def reference(self, prediction, reference, affine=None):
+        """Reads a real CT on the voxels of a synthetic one: int16 HU. Raises as `score`."""
+        volume, name = sources.volume_of(
+            reference, volume_file.read_ct, affine, sources.read_series
+        )
+        prediction.geometry.check_same_grid(
+            "the synthetic CT", volume.geometry, name, "resample the latter"
+        )
+        return sources.as_hu(volume.values, name)
+
+    def score_volume(self, prediction, ct):
+        """Scores a synthetic CT, as `score` does, against HU on its voxels."""
+        body = prediction.body > 0
+        return score_ct(ct, prediction.values, body, prediction.spacing_mm)
+
+    def _mask_scores(self, prediction, reference, affine):
+        if prediction.geometry is None:
+            from jax_pix2pix.imaging.safe_io import read_grey_png
+
+            labels, name = sources.picture_of(reference, read_grey_png), "the reference"
+        else:
+            volume, name = sources.volume_of(reference, volume_file.read_labels, affine)
+            prediction.geometry.check_same_grid("the mask", volume.geometry, name)
+            labels = volume.values
+        if labels.shape != prediction.values.shape:
+            raise DataError(
+                f"{name} has the shape {labels.shape}, and the mask {prediction.values.shape}"
+            )
+        regions, found = self.system.task.regions, set(np.unique(labels).tolist())
+        if self.predictor.classes == 1 and found <= {0, 255}:
+            labels = np.where(labels, next(iter(regions.values()))[0], 0)
+        elif unknown := found - {0, *(label for members in regions.values() for label in members)}:
+            raise DataError(
+                f"{name} holds the label {min(unknown)}, which is in none of config.evaluation."
+                f"regions: {', '.join(f'{name} {list(of)}' for name, of in regions.items())}"
+            )
+        scores = {}
+        for region, members in regions.items():
+            predicted = prediction.values > 0
+            if self.predictor.classes > 1:
+                predicted = np.isin(prediction.values, members)
+            found = score_masks(predicted, np.isin(labels, members), prediction.spacing_mm)
+            scores |= {f"{region}.{metric}": value for metric, value in found.items()}
+        return scores

@@ -1,0 +1,167 @@
+"""Trains a run from a config and a data set, or resumes from the checkpoints in its workdir."""
+
+import functools
+import os
+import shutil
+
+import jax
+import numpy as np
+
+from jax_pix2pix import device_cache, pyramid, sharding
+from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.fit import Batches, fit
+from jax_pix2pix.logs import goodput, process_log
+from jax_pix2pix.logs.clock import Clock
+from jax_pix2pix.logs.logbook import Logbook
+from jax_pix2pix.logs.messages import messages
+from jax_pix2pix.runs import workdir, workdir_files, workdir_lock
+from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.runs.remote_workdir import as_given
+from jax_pix2pix.tasks.kinds import has_scales
+
+SAMPLES = 8  # validation examples in a picture, evenly spaced
+
+
+def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coordinator=None):
+    """Trains to the last epoch; a pyramid trains scale after scale.
+
+    Args:
+        config: ConfigDict; fields that follow from the data are filled in.
+        directory: the workdir; no other run may use it meanwhile.
+        dataset: input_pipeline.Dataset of config.data.
+        allowed: config fields that may differ from the workdir's; they must not change what is
+            trained.
+        clock: the process's Clock; by default it starts here.
+        trackers: as for `Logbook`.
+        coordinator: address of process 0, for the log.
+
+    Returns:
+        Whether it finished; False if the machine asked the run to stop, which is then saved.
+
+    Raises:
+        ConfigError, DataError, WorkdirError: something does not fit, before any training.
+        WorkdirError: also if the workdir cannot be written.
+        TrainingError: training went wrong.
+    """
+    clock = clock or Clock()
+    workdir_files.check_changeable(config, allowed)
+    try:
+        with workdir_lock.locked(directory):
+            config, systems, batches, mesh = _prepared(config, directory, dataset, allowed)
+            process_log.start(directory, coordinator)
+            if jax.process_index() == 0:
+                messages.info(plan(config, systems, mesh, dataset.num_training_examples))
+            run = functools.partial(_fit, mesh, batches, clock, trackers)
+            if has_scales(config):
+                finished = _fit_scales(config, systems, directory, allowed, run, dataset)
+            else:
+                finished = run(config, systems[0], directory)
+            if jax.process_index() == 0:
+                goodput.report_end(directory)
+            return finished
+    except OSError as error:
+        if error.filename is not None:  # else a write to an open file failed
+            raise
+        raise WorkdirError(
+            f"{directory} cannot be written ({error.strerror}): make room and start again"
+        ) from error
+
+
+def _prepared(config, directory, dataset, allowed):
+    """Checks all that may be refused, then claims the workdir. -> (config, systems, batches, mesh).
+
+    systems: one for each scale, or the only one. batches: a system's config -> Batches.
+    """
+    record = os.path.join(dataset.directory, workdir_files.RECORD)
+    config.steps_per_epoch = dataset.steps_per_epoch
+    if has_scales(config):
+        config.data.spacing_mm = dataset.spacing_mm()
+    mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
+    configs = pyramid.scales(config) if has_scales(config) else [config]
+    systems = [workdir.build_system(one) for one in configs]
+    dataset.check_training()
+    for system, one in zip(systems, configs, strict=True):
+        workdir.check_sizes(system, one)
+    cached = None
+    if config.data.cache == "device":
+        cached = device_cache.put(dataset.train_set(), mesh)
+
+    def claim():
+        workdir_files.claim(directory, config, allowed)
+        shutil.copyfile(record, os.path.join(directory, workdir_files.RECORD))
+
+    on_first_process(claim)
+    return config, systems, functools.partial(_batches, dataset, mesh, cached), mesh
+
+
+def _batches(dataset, mesh, cached, config):
+    """The Batches of a run, or of a scale, with this config."""
+    host, hosts = sharding.host_rows(mesh, config.data.batch_size)
+    total_steps = config.epochs * config.steps_per_epoch
+    # A pyramid is judged by how well it reconstructs its training volumes.
+    split = "train" if has_scales(config) else "validation"
+    candidates = dataset.num_evaluation_examples(split)
+    shown = np.unique(np.linspace(0, candidates - 1, SAMPLES).astype(int))
+    return Batches(
+        train=lambda start: dataset.train_batches(start, total_steps, host, hosts),
+        validation=lambda: dataset.eval_batches(split, host, hosts),
+        groups=dataset.patients(split),
+        shown=lambda: dataset.eval_batches(split, host, hosts, shown),
+        cached=cached,
+    )
+
+
+def _fit(mesh, batches, clock, trackers, config, system, directory, warm_start=None, title=None):
+    """Fits one system, or one scale. -> whether it finished."""
+    fields = dict(workdir_files.flat(config.to_dict()))
+    finished = fit(
+        system,
+        config,
+        mesh,
+        directory,
+        batches(config),
+        warm_start,
+        functools.partial(Logbook, title=title, config=fields, trackers=trackers),
+        clock,
+    )
+    if finished and jax.process_index() == 0:
+        picture = os.path.join(directory, "samples", f"epoch_{config.epochs:04d}.png")
+        messages.info(f"finished {config.epochs} epochs; pictures: {as_given(picture)}")
+    return finished
+
+
+def _fit_scales(config, systems, directory, allowed, run, dataset):
+    def run_scale(scale_config, system, directory, warm_start, title):
+        on_first_process(lambda: workdir_files.claim(directory, scale_config, allowed))
+        return run(scale_config, system, directory, warm_start, title)
+
+    scales = list(zip(pyramid.scales(config), systems, strict=True))
+    examples = functools.partial(dataset.eval_batches, "train")
+    return pyramid.fit_scales(scales, directory, run_scale, examples)
+
+
+def plan(config, systems, mesh, examples):
+    """Describes the training at all scales, before anything expensive starts. -> text
+
+    Args:
+        systems: one for each scale, coarsest first, or the only one.
+        examples: number of training examples.
+    """
+    configs = pyramid.scales(config) if has_scales(config) else [config]
+    abstract = workdir.abstract_state(systems[-1], config)
+    epochs = sum(one.epochs for one in configs)
+
+    def size(network):
+        return sum(x.size for x in jax.tree.leaves(network.params))
+
+    shape = " x ".join(f"{name} {n}" for name, n in mesh.shape.items())
+    return (
+        f"system       {config.system}, {config.dtype}\n"
+        f"parameters   generator {size(abstract.generator):,}, "
+        f"discriminator {size(abstract.discriminator):,}\n"
+        f"devices      {mesh.devices.size} {jax.devices()[0].device_kind} "
+        f"in {jax.process_count()} process(es), mesh {shape}\n"
+        f"data         {examples} training examples, global batch {config.data.batch_size}\n"
+        f"steps        {epochs} epochs of {config.steps_per_epoch} steps, "
+        f"{epochs * config.steps_per_epoch} in all"
+    )
