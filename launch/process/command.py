@@ -79,8 +79,9 @@ def _parse_flags(argv):
         # ml_collections raises these for a field that the config lacks. Its AttributeError holds a
         # KeyError, whose text would be quoted once more.
         (reason,) = error.args
-        if isinstance(reason, KeyError):
-            _exit(f"--config.…: the config has no field {reason.args[0]}")
+        if isinstance(error, KeyError) or isinstance(reason, KeyError):
+            field = reason.args[0] if isinstance(reason, KeyError) else reason
+            _exit(f"--config.…: the config has no field {field}")
         _exit(f"--config: the file fails with {type(error).__name__}: {error}")
     except (ImportError, NameError) as error:
         _exit(f"--config: the file fails with {type(error).__name__}: {error}")

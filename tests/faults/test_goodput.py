@@ -118,7 +118,10 @@ def test_a_clock_counts_each_second_once():
 
 
 def test_the_age_of_a_process_is_that_since_its_start():
-    code = "import time; time.sleep(0.5); from jax_pix2pix import clock; print(clock.process_age())"
+    code = (
+        "import time; time.sleep(0.5); "
+        "from jax_pix2pix.logs import clock; print(clock.process_age())"
+    )
     begun = time.monotonic()
     arguments = [sys.executable, "-c", code]
     out = subprocess.run(arguments, cwd=commands.ROOT, check=True, capture_output=True).stdout

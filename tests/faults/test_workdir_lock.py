@@ -62,7 +62,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(
 
 HOLD = """
 import sys, time
-from jax_pix2pix.workdir_lock import locked
+from jax_pix2pix.runs.workdir_lock import locked
 with locked(sys.argv[1]):
     print("locked", flush=True)
     time.sleep(float(sys.argv[2]))

@@ -227,7 +227,7 @@ def test_an_address_that_mlflow_does_not_know(tmp_path):
 
 @pytest.mark.slow
 def test_nobody_is_logged_in(tmp_path):
-    code = "from jax_pix2pix import trackers; trackers.check_usable('flagship', None)"
+    code = "from jax_pix2pix.logs import trackers; trackers.check_usable('flagship', None)"
     without = {name: value for name, value in os.environ.items() if "WANDB" not in name}
     without |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     for key, reason in ((None, "nobody is logged in"), ("short", "WANDB_API_KEY invalid")):

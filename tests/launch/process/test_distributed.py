@@ -17,7 +17,7 @@ from tests.commands import ROOT, free_port, python
 ALONE = """
 import sys, jax
 from absl import flags
-from launch import command, distributed
+from launch.process import command, distributed
 def main():
     distributed.initialize(10)
     line = f"{jax.process_index()} {jax.process_count()}\\n"
