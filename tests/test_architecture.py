@@ -166,8 +166,6 @@ TENSORFLOW = "tensorflow,tensorflow_datasets,array_record"
         ("launch.compare", TENSORFLOW),
         ("launch.compile", TENSORFLOW),
         ("input_pipeline", "jax,flax,optax,orbax"),
-        ("jax_pix2pix.imaging", "jax,flax,optax,orbax"),
-        ("jax_pix2pix.inference.checks", "jax,flax,optax,orbax"),
     ],
 )
 def test_runs_without(room, without):

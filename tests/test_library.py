@@ -320,6 +320,7 @@ def test_a_data_set_is_one_object(sample_data_dir):
     assert len(dataset.patients("test")) == dataset.num_evaluation_examples("test")
 
 
+@pytest.mark.slow
 def test_no_name_of_a_file_is_in_a_bar(workdirs, path, tmp_path):
     shutil.copy(path, tmp_path / "Jane_Doe.nii.gz")
     arguments = [f"--workdir={workdirs['mr']}", f"--input={tmp_path / 'Jane_Doe.nii.gz'}"]
