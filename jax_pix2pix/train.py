@@ -47,15 +47,15 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
     workdir_files.check_changeable(config, allowed)
     try:
         with workdir_lock.locked(directory):
-            config, systems, batches, mesh = _prepared(config, directory, dataset, allowed)
+            scales, batches, mesh = _prepared(config, directory, dataset, allowed)
             process_log.start(directory, coordinator)
             if jax.process_index() == 0:
-                messages.info(plan(config, systems, mesh, dataset.num_training_examples))
+                messages.info(plan(config, scales, mesh, dataset.num_training_examples))
             run = functools.partial(_fit, mesh, batches, clock, trackers)
             if has_scales(config):
-                finished = _fit_scales(config, systems, directory, allowed, run, dataset)
+                finished = _fit_scales(scales, directory, allowed, run, dataset)
             else:
-                finished = run(config, systems[0], directory)
+                finished = run(*scales[0], directory)
             if jax.process_index() == 0:
                 goodput.report_end(directory)
             return finished
@@ -68,9 +68,9 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
 
 
 def _prepared(config, directory, dataset, allowed):
-    """Checks all that may be refused, then claims the workdir. -> (config, systems, batches, mesh).
+    """Checks all that may be refused, then claims the workdir. -> (scales, batches, mesh).
 
-    systems: one for each scale, or the only one. batches: a system's config -> Batches.
+    scales: [(config, System)], coarsest first, or the only one. batches: such a config -> Batches.
     """
     record = os.path.join(dataset.directory, workdir_files.RECORD)
     config.steps_per_epoch = dataset.steps_per_epoch
@@ -78,9 +78,9 @@ def _prepared(config, directory, dataset, allowed):
         config.data.spacing_mm = dataset.spacing_mm()
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
     configs = pyramid.scales(config) if has_scales(config) else [config]
-    systems = [workdir.build_system(one) for one in configs]
+    scales = [(one, workdir.build_system(one)) for one in configs]
     dataset.check_training()
-    for system, one in zip(systems, configs, strict=True):
+    for one, system in scales:
         workdir.check_sizes(system, one)
     cached = None
     if config.data.cache == "device":
@@ -91,7 +91,7 @@ def _prepared(config, directory, dataset, allowed):
         shutil.copyfile(record, os.path.join(directory, workdir_files.RECORD))
 
     on_first_process(claim)
-    return config, systems, functools.partial(_batches, dataset, mesh, cached), mesh
+    return scales, functools.partial(_batches, dataset, mesh, cached), mesh
 
 
 def _batches(dataset, mesh, cached, config):
@@ -130,26 +130,25 @@ def _fit(mesh, batches, clock, trackers, config, system, directory, warm_start=N
     return finished
 
 
-def _fit_scales(config, systems, directory, allowed, run, dataset):
+def _fit_scales(scales, directory, allowed, run, dataset):
     def run_scale(scale_config, system, directory, warm_start, title):
         on_first_process(lambda: workdir_files.claim(directory, scale_config, allowed))
         return run(scale_config, system, directory, warm_start, title)
 
-    scales = list(zip(pyramid.scales(config), systems, strict=True))
     examples = functools.partial(dataset.eval_batches, "train")
     return pyramid.fit_scales(scales, directory, run_scale, examples)
 
 
-def plan(config, systems, mesh, examples):
+def plan(config, scales, mesh, examples):
     """Describes the training at all scales, before anything expensive starts. -> text
 
     Args:
-        systems: one for each scale, coarsest first, or the only one.
+        scales: [(config, System)], coarsest first, or the only one.
         examples: number of training examples.
     """
-    configs = pyramid.scales(config) if has_scales(config) else [config]
-    abstract = workdir.abstract_state(systems[-1], config)
-    epochs = sum(one.epochs for one in configs)
+    _, finest = scales[-1]
+    abstract = workdir.abstract_state(finest, config)
+    epochs = sum(one.epochs for one, _ in scales)
 
     def size(network):
         return sum(x.size for x in jax.tree.leaves(network.params))

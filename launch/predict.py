@@ -106,7 +106,7 @@ def predict(workdir, source, output, checkpoint=None, called=None, **options):
     asked = checks.Asked(source, output, options)
     called, workdir = called or workdir, workdir_files.finest(workdir)
     config = workdir_files.read_config(workdir)
-    checks.check(config, workdir, asked)
+    pairs = checks.check(config, workdir, asked)
     workdir_files.check_trained(workdir)
     # Imported here, as it imports JAX, which takes longer than all the checks above.
     from jax_pix2pix.inference.run import open_run
@@ -115,7 +115,7 @@ def predict(workdir, source, output, checkpoint=None, called=None, **options):
     if has_scales(config):
         _sample(run, asked)
     else:
-        _predict_files(run, asked)
+        _predict_pairs(run, pairs, asked.options)
 
 
 def _sample(run, asked):
@@ -133,15 +133,13 @@ def _sample(run, asked):
             say(path)
 
 
-def _predict_files(run, asked):
-    from jax_pix2pix.inference.folders import predict_files
+def _predict_pairs(run, pairs, options):
+    from jax_pix2pix.inference.folders import predict_pairs
     from launch.process.progress import bar, say
 
-    reference = asked.options.get("reference")
+    reference = options.get("reference")
     with bar("step") as progress:
-        for path, written, prediction in predict_files(
-            run, asked.source, asked.output, progress, **asked.options
-        ):
+        for path, written, prediction in predict_pairs(run, pairs, progress, **options):
             lines = list(written)
             if prediction.body_from:
                 lines.append(f"body mask: {prediction.body_from}")

@@ -36,6 +36,11 @@ def predict_files(run, source, output, progress=None, **options):
     if run.kind == kinds.CT_SAMPLES:
         raise ConfigError("a pyramid has no input to predict from: use sample_files")
     pairs = check(run.config, run.workdir, Asked(str(source), str(output), options))
+    return predict_pairs(run, pairs, progress, **options)
+
+
+def predict_pairs(run, pairs, progress=None, **options):
+    """`predict_files` of what `checks.check` found: [(path of an input, path of its result)]."""
     reference = options.pop("reference", None)
     if run.kind == kinds.SYNTHETIC_CT and reference:
         if run.config.data.resample:

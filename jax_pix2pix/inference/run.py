@@ -6,6 +6,7 @@ sct.save("sct.nii.gz")
 """
 
 import functools
+import inspect
 
 import jax
 import numpy as np
@@ -137,12 +138,12 @@ class Run:
             ConfigError: an option does not fit the run.
         """
         predictor = self.predictor
-        known = predictor.__call__.__code__.co_varnames[: predictor.__call__.__code__.co_argcount]
+        _, *known = inspect.signature(predictor).parameters  # the first is the source
         for name in options:
             if name not in known:
                 raise ConfigError(
                     f"{name} is no option of a run that makes {kinds.KINDS[self.kind]}: use "
-                    f"{', '.join(known[2:])}"
+                    f"{', '.join(known)}"
                 )
         check_pictures(self.config, self.kind in (kinds.XRAY_MASKS, kinds.CT_SLICES))
         return predictor(source, **options)

@@ -5,9 +5,9 @@ import numpy as np
 from jax_pix2pix.imaging.pictures import grid
 from jax_pix2pix.imaging.planes import PLANES, cut
 from jax_pix2pix.imaging.resizing import bilinear
+from jax_pix2pix.inference.prediction import LUNG_HU
 from jax_pix2pix.intensity import to_network
 
-LUNG_HU = (-1350, 150)  # level -600, width 1500
 SIDE = 256
 ROW = 6  # slices in a row
 
