@@ -1,0 +1,213 @@
+"""Opens, writes and locks files in folders that somebody else may have made.
+
+Such a folder may hold links to your files, pipes that never end and devices. So only regular files
+are read, and what is written takes the place of a name instead of following it.
+
+`below` is the folder that the caller was given, if any. Its own path may lead through links, since
+the user named it. Below it no part of a path is followed if it is a link, even if somebody puts
+one there meanwhile. Without `below` the user named the file itself: only its last part counts.
+
+Everything here raises OSError, an UnsafeFileError if the reason is the kind of a file.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import stat
+
+MAX_JSON = 2**22  # bytes of a description; 4 MiB of "[]," become some 100 MB of lists
+_TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a pipe must not wait
+_TO_WRITE = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class UnsafeFileError(OSError):
+    """A file is not of a kind that can be used; the text says which and what to do."""
+
+    def __str__(self):
+        return f"{self.filename} {self.strerror}"
+
+
+def open_to_read(path, below=None):
+    """Opens a regular file. -> binary file."""
+    with _parent(path, below) as (folder, name):
+        flags = _TO_READ | (0 if below is None else os.O_NOFOLLOW)
+        descriptor = _open(path, name, flags, folder)
+    return os.fdopen(descriptor, "rb")
+
+
+def read(path, limit, below=None):
+    """The bytes of a regular file that has at most `limit`."""
+    with open_to_read(path, below) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UnsafeFileError(errno.EFBIG, f"is above the limit of {limit} bytes", os.fspath(path))
+    return content
+
+
+def read_json(path, below=None):
+    """The content of a JSON file of at most MAX_JSON bytes.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON in UTF-8.
+    """
+    return json.loads(read(path, MAX_JSON, below).decode())
+
+
+@contextlib.contextmanager
+def writing(path, below=None):
+    """A binary file that takes the place of `path` when the block ends without an error.
+
+    It is on disk before it has the name, so that a crash leaves the old file or the new one. Makes
+    missing folders below `below`.
+    """
+    with _parent(path, below, make=True) as (folder, name):
+        temporary = f".{name[:100]}.{secrets.token_hex(4)}.tmp"
+        descriptor = _open(path, temporary, os.O_WRONLY | os.O_EXCL | _TO_WRITE, folder)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=folder)
+            raise
+
+
+def write(path, content, below=None):
+    """Writes bytes, or text as UTF-8, as `writing` does."""
+    with writing(path, below) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def open_to_append(path, below=None):
+    """Opens a text file at its end, made if missing. -> text file in UTF-8."""
+    return open(_own(path, os.O_WRONLY | os.O_APPEND, below), "a", encoding="utf-8")
+
+
+def open_lock(path, below=None):
+    """Opens a file to be locked, made if missing; its content stays. -> text file in UTF-8."""
+    return open(_own(path, os.O_RDWR | os.O_APPEND, below), "a+", encoding="utf-8")
+
+
+def make_folder(path, below):
+    """Makes a folder below another one, and those between, where they are missing."""
+    with _parent(os.path.join(path, "."), below, make=True):
+        pass
+
+
+def check_tree(folder):
+    """Raises UnsafeFileError if anything below a folder is a link, or no file or folder."""
+    for root, folders, names in os.walk(folder, onerror=_raise):
+        for path in (os.path.join(root, name) for name in folders + names):
+            mode = os.lstat(path).st_mode
+            if stat.S_ISLNK(mode):
+                raise _link(path)
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise _special(path)
+
+
+def inside(folder, name):
+    """The path of a relative name, written with "/", below a folder.
+
+    Raises:
+        ValueError: the name could lead out of the folder, on any system, or be shown as another.
+    """
+    parts = name.split("/")
+    if (
+        not name
+        or any(part in ("", ".", "..") for part in parts)
+        or "\\" in name
+        or re.match(r"[A-Za-z]:", name)
+        or _CONTROL.search(name)
+    ):
+        raise ValueError(f"the name {name[:200]!a} leads out of a folder or is not plain text")
+    return os.path.join(folder, *parts)
+
+
+def _raise(error):
+    raise error
+
+
+def _own(path, flags, below):
+    """Opens a file whose content changes in place: it must have no other name elsewhere."""
+    with _parent(path, below, make=True) as (folder, name):
+        descriptor = _open(path, name, flags | _TO_WRITE, folder)
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise UnsafeFileError(
+            errno.EMLINK, "is a hard link, and writing would change a file elsewhere: remove it",
+            os.fspath(path),
+        )  # fmt: skip
+    return descriptor
+
+
+def _open(path, name, flags, folder):
+    """Opens `name` in an open folder if it is a regular file; errors name `path`."""
+    path = os.fspath(path)
+    try:
+        descriptor = os.open(name, flags, 0o666, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise _link(path) from None
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # a pipe without a reader, or a socket
+            raise _special(path) from None
+        raise OSError(error.errno, error.strerror, path) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _special(path)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+@contextlib.contextmanager
+def _parent(path, below, make=False):
+    """Opens the folder of `path` for the block. -> (its descriptor, the last part of the path)."""
+    path = os.fspath(path)
+    if below is None:
+        start, parts = os.path.dirname(path) or ".", [os.path.basename(path)]
+    else:
+        start = os.fspath(below)
+        relative = os.path.relpath(os.path.dirname(path) or ".", start)
+        parts = [part for part in relative.split(os.sep) if part != "."]
+        if ".." in parts:
+            raise ValueError(f"{path} is not below {start}")
+        parts.append(os.path.basename(path))
+        if make:
+            os.makedirs(start, exist_ok=True)
+    folder = os.open(start, _FOLDER)
+    try:
+        for number, part in enumerate(parts[:-1]):
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=folder)
+            try:
+                deeper = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            except OSError as error:
+                where = os.path.join(start, *parts[: number + 1])
+                if os.path.islink(where):
+                    raise _link(where) from None
+                raise OSError(error.errno, error.strerror, where) from None
+            os.close(folder)
+            folder = deeper
+        yield folder, parts[-1]
+    finally:
+        os.close(folder)
+
+
+def _link(path):
+    return UnsafeFileError(
+        errno.ELOOP, "is a link, which may lead anywhere: put what it leads to in its place", path
+    )
+
+
+def _special(path):
+    return UnsafeFileError(
+        errno.EINVAL, "is no regular file, but a folder, pipe, socket or device: remove it", path
+    )

@@ -1,0 +1,148 @@
+"""Nothing outside of a folder is read or written through it."""
+
+import os
+import socket
+
+import pytest
+
+from jax_pix2pix import safe_files
+from jax_pix2pix.safe_files import UnsafeFileError
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A file that must stay as it is, and a folder to work in beside it."""
+    (tmp_path / "outside").mkdir()
+    path = tmp_path / "outside" / "victim"
+    path.write_text("mine", encoding="utf-8")
+    (tmp_path / "run").mkdir()
+    yield path
+    assert path.read_text("utf-8") == "mine"
+    assert os.listdir(path.parent) == ["victim"]
+
+
+WRITERS = {
+    "write": lambda path, below: safe_files.write(path, "theirs", below),
+    "append": lambda path, below: safe_files.open_to_append(path, below).write("theirs"),
+    "lock": lambda path, below: safe_files.open_lock(path, below).truncate(0),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("dangling", [False, True])
+def test_no_link_is_written_through(tmp_path, outside, writer, dangling):
+    target = outside.parent / "new" if dangling else outside
+    path = tmp_path / "run" / "file"
+    path.symlink_to(target)
+    if writer is WRITERS["write"]:  # takes the place of the link
+        writer(path, tmp_path / "run")
+        assert path.read_text("utf-8") == "theirs" and not path.is_symlink()
+    else:
+        with pytest.raises(UnsafeFileError, match="file is a link"):
+            writer(path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_no_linked_folder_is_written_into(tmp_path, outside, writer):
+    (tmp_path / "run" / "evaluation").symlink_to(outside.parent)
+    with pytest.raises(UnsafeFileError, match="evaluation is a link"):
+        writer(tmp_path / "run" / "evaluation" / "victim", tmp_path / "run")
+
+
+def test_a_link_that_comes_meanwhile_is_not_followed(tmp_path, outside):
+    """The folder is open while the file is written: another one at its name changes nothing."""
+    folder = tmp_path / "run" / "evaluation"
+    with safe_files.writing(folder / "victim", tmp_path / "run") as file:
+        folder.rename(tmp_path / "moved")
+        folder.symlink_to(outside.parent)
+        file.write(b"theirs")
+    assert (tmp_path / "moved" / "victim").read_text("utf-8") == "theirs"
+
+
+@pytest.mark.parametrize("name", ["append", "lock"])
+def test_a_hard_link_is_not_changed(tmp_path, outside, name):
+    os.link(outside, tmp_path / "run" / "file")
+    with pytest.raises(UnsafeFileError, match="hard link"):
+        WRITERS[name](tmp_path / "run" / "file", tmp_path / "run")
+
+
+def test_links_that_the_user_named_are_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    safe_files.write(tmp_path / "runs" / "a" / "x.json", "[1]", below=tmp_path / "runs")
+    assert safe_files.read_json(tmp_path / "runs" / "a" / "x.json", tmp_path / "runs") == [1]
+    (tmp_path / "mr.json").symlink_to(tmp_path / "disk" / "a" / "x.json")
+    assert safe_files.read_json(tmp_path / "mr.json") == [1]
+    with pytest.raises(UnsafeFileError, match=r"mr\.json is a link"):
+        safe_files.read_json(tmp_path / "mr.json", below=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "socket"])
+@pytest.mark.parametrize("named", [False, True], ids=["in a folder", "named by the user"])
+def test_only_regular_files_are_read(tmp_path, monkeypatch, kind, named):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    if kind == "pipe":
+        os.mkfifo("x")
+    elif kind == "device":
+        os.symlink("/dev/zero", "x")
+    elif kind == "folder":
+        os.mkdir("x")
+    else:
+        socket.socket(socket.AF_UNIX).bind("x")
+    refusal = "is a link" if kind == "device" and not named else "is no regular file"
+    with pytest.raises(UnsafeFileError, match=refusal):
+        safe_files.read("x", 10, None if named else ".")
+
+
+def test_writing_to_a_pipe_does_not_wait(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(UnsafeFileError, match="no regular file"):
+        safe_files.open_lock(tmp_path / "lock", tmp_path)
+
+
+def test_too_large_a_file_is_refused(tmp_path):
+    (tmp_path / "x").write_bytes(b"12345")
+    assert safe_files.read(tmp_path / "x", 5) == b"12345"
+    with pytest.raises(UnsafeFileError, match="x is above the limit of 4 bytes"):
+        safe_files.read(tmp_path / "x", 4)
+
+
+def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path):
+    safe_files.write(tmp_path / "x", "old")
+    with pytest.raises(KeyboardInterrupt), safe_files.writing(tmp_path / "x") as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_text("utf-8") == "old"
+
+
+def test_a_file_keeps_the_permissions_of_the_umask(tmp_path):
+    safe_files.write(tmp_path / "x", "")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_trees_with_links_or_pipes_are_refused(tmp_path):
+    safe_files.make_folder(tmp_path / "a" / "b", tmp_path)
+    safe_files.check_tree(tmp_path)
+    os.mkfifo(tmp_path / "a" / "b" / "pipe")
+    with pytest.raises(UnsafeFileError, match="pipe is no regular file"):
+        safe_files.check_tree(tmp_path)
+    (tmp_path / "a" / "b" / "pipe").unlink()
+    (tmp_path / "state").symlink_to(tmp_path / "a")
+    with pytest.raises(UnsafeFileError, match="state is a link"):
+        safe_files.check_tree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "/etc/passwd", "a//b", "a/", "a/../b", "../a", "a/./b", "C:/a", "a\\b", "a\nb",
+     "a\x1b[31m", "a\x9bm", "a\0"],
+)  # fmt: skip
+def test_names_that_lead_out_of_a_folder_are_refused(name):
+    with pytest.raises(ValueError, match="leads out of a folder"):
+        safe_files.inside("/data", name)
+
+
+def test_a_plain_name_is_below_the_folder():
+    assert safe_files.inside("/data", "a b/ü.json") == "/data/a b/ü.json"
