@@ -31,6 +31,9 @@ def get_base():
     # Random changes of D's inputs, for few patients: "color", "translation", "cutout", with commas.
     config.diff_augment = ""
 
+    # Parts in which a batch goes through the networks, one at a time in memory; gradients are means
+    # over them (gradient accumulation). Batch norm and soft Dice then see a part, not the batch.
+    config.accumulate = 1
     config.fsdp = 1  # devices that share one copy of the parameters; batches split over all
 
     config.log_every_steps = 10
@@ -52,7 +55,8 @@ def get_base():
     config.data.seed = config.get_ref("seed")
     config.data.data_dir = "data"  # where `launch.prepare` put the prepared data set
     config.data.sample = ""  # an embedded sample to prepare there on the first run
-    config.data.batch_size = 64  # global, over all devices and processes
+    config.data.batch_size = 64  # global, over all devices, processes and accumulated parts
+    config.data.accumulate = config.get_ref("accumulate")  # evaluation reads as many at a time
     # Where training images are kept; the batches are the same bit for bit. "none" streams them from
     # disk, in memory that does not grow with the data set, and keeps up with most accelerators.
     # "host" decodes and resizes each once, into the memory of each process. "device" uses that of

@@ -170,11 +170,12 @@ def stream(images, data, start_step, stop_step, host=0, hosts=1):
 def eval_batches(data, split, host=0, hosts=1, indices=None):
     """Batches that hold each slice of a split once over all hosts, in record order.
 
-    The last global batch is padded with copies of the last example, with index -1. All hosts get
-    the same number of batches. Examples of data.depth slices cover each stretch of slices from its
-    first one on. The last example of a stretch ends with its last slice, and slices that it shares
-    with the example before have index -1. With data.on_error "skip", all slices of an example have
-    index -1 if one of them, or only a neighbour, cannot be read.
+    With data.accumulate a global batch has the size of an accumulated part, since a training batch
+    may not fit into memory. The last one is padded with copies of the last example, with index -1.
+    All hosts get the same number of batches. Examples of data.depth slices cover each stretch of
+    slices from its first one on. The last example of a stretch ends with its last slice, and slices
+    that it shares with the example before have index -1. With data.on_error "skip", all slices of
+    an example have index -1 if one of them, or only a neighbour, cannot be read.
 
     Args:
         indices: the examples to give instead, in this order.
@@ -187,7 +188,8 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
         DataError: as in `train_batches`, but batch_size may exceed the examples.
     """
     records = _records(data, split)
-    rows = _rows(data.batch_size, host, hosts)
+    batch_size = data.batch_size // data.accumulate
+    rows = _rows(batch_size, host, hosts)
     slices, counted = evaluation_slices(examples(data, split), data.depth)
     neighbours = _to_read(data, examples(data, split), slices)
     wanted = np.arange(len(slices)) if indices is None else np.asarray(indices, np.int64)
@@ -197,7 +199,7 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
         return augment.resize(batch, _methods(data), data.image_size)
 
     def load(batch):
-        place = batch * data.batch_size + tf.range(data.batch_size, dtype=tf.int64)[rows]
+        place = batch * batch_size + tf.range(batch_size, dtype=tf.int64)[rows]
         real = place < len(wanted)
         example = tf.gather(wanted, tf.minimum(place, len(wanted) - 1))
         index = tf.gather(slices, example)
@@ -208,7 +210,7 @@ def eval_batches(data, split, host=0, hosts=1, indices=None):
         images = _arrange(slices_read, read, resize, data.context)
         return images | {"index": tf.where(real, index, -1)}
 
-    return _iterate(records, tf.data.Dataset.range(-(-len(wanted) // data.batch_size)), load)
+    return _iterate(records, tf.data.Dataset.range(-(-len(wanted) // batch_size)), load)
 
 
 def _training_slices(data):

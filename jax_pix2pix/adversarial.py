@@ -6,6 +6,7 @@ feature-matching loss needs nothing else from the step.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_pix2pix import accumulation
 from jax_pix2pix.tasks.task import Task
 
 SPIKE_WINDOW = 128
@@ -69,6 +71,8 @@ class System:
         the last SPIKE_WINDOW losses is skipped; 0 disables this.
     discriminator_updates, generator_updates: updates of each network in a step: first D, each with
         new noise, then G, with the noise of D's last update.
+    accumulate: parts of a batch that go through the networks one after the other; gradients,
+        statistics and metrics are means over them. 1 is the whole batch at once.
     """
 
     generator: nn.Module
@@ -89,6 +93,7 @@ class System:
     spike_sigmas: float = 0.0
     discriminator_updates: int = 1
     generator_updates: int = 1
+    accumulate: int = 1
 
     def normalise(self, batch, key=None):
         """The (source, target) of a stored batch: what G sees, and what it should output.
@@ -190,6 +195,9 @@ def train_step(system, state, batch, key):
     Each of several updates of D sees a fake from new noise. Before each further update of G, the
     new G makes another fake from the last noise.
 
+    With several parts to a batch (gradient accumulation) only one is in memory at a time: D's
+    gradient is the mean over them, and then G's, for which G runs forward a second time.
+
     Args:
         system: the System; static under jit.
         state: TrainState.
@@ -201,76 +209,97 @@ def train_step(system, state, batch, key):
         "skipped_D" and "skipped_G" count the skipped updates.
     """
     generator, discriminator = state.generator, state.discriminator
-    step_key = noise_key = jax.random.fold_in(key, state.step)
-    source, target = system.normalise(batch, jax.random.fold_in(step_key, 0))
-
-    def seen_by_d(source, image):
-        if not system.augment:
-            return source, image
-        return system.augment(jax.random.fold_in(step_key, 1), source, image)
-
-    def generate(params):
-        rngs = {"dropout": noise_key, "noise": noise_key}
-        stats = generator.batch_stats
-        return _apply(system.generator, generator, params, stats, source, rngs=rngs)
-
-    def discriminator_loss(params):
-        stats = discriminator.batch_stats
-
-        def discriminate(source, image, update_stats=True):
-            nonlocal stats
-            pair = seen_by_d(source, image)
-            features, new = _apply(system.discriminator, discriminator, params, stats, *pair)
-            stats = new if update_stats else stats
-            return features
-
-        detached = jax.lax.stop_gradient(fake)
-        loss_key = jax.random.fold_in(noise_key, 2)
-        loss, metrics = system.discriminator_loss(discriminate, source, target, detached, loss_key)
-        return loss, (metrics, stats, loss)
-
-    def generator_loss(fake):
-        def discriminate(source, image):
-            d, pair = discriminator, seen_by_d(source, image)
-            return _apply(system.discriminator, d, d.params, d.batch_stats, *pair)[0]
-
-        loss, metrics = system.generator_loss(discriminate, source, target, fake)
-        return loss, (metrics, loss)
-
+    over_parts = accumulation.over_parts(system, batch, jax.random.fold_in(key, state.step))
     d_metrics = g_metrics = {}
     skipped = {"skipped_D": jnp.int32(0), "skipped_G": jnp.int32(0)}
-    for update in range(system.discriminator_updates):
-        if update:
-            noise_key = jax.random.fold_in(step_key, 2 + update)
-        # The vjp keeps G's activations, so that its gradient below needs no second forward pass.
-        fake, pull_back, g_stats = jax.vjp(generate, generator.params, has_aux=True)
-        gradients, (d_metrics, d_stats, loss) = jax.grad(discriminator_loss, has_aux=True)(
-            discriminator.params
+
+    for noise in range(system.discriminator_updates):
+        (*update, d_metrics), made = over_parts(
+            functools.partial(_d_gradients, system, generator, discriminator, noise)
         )
         discriminator, skip = _descend(
-            system.discriminator_optimizer,
-            discriminator,
-            gradients,
-            d_stats,
-            loss,
-            system.spike_sigmas,
+            system.discriminator_optimizer, discriminator, *update, system.spike_sigmas
         )
         skipped["skipped_D"] += skip
 
-    for update in range(system.generator_updates):
-        if update:
-            fake, pull_back, g_stats = jax.vjp(generate, generator.params, has_aux=True)
-        fake_gradients, (g_metrics, loss) = jax.grad(generator_loss, has_aux=True)(fake)
-        (gradients,) = pull_back(fake_gradients)
+    for _ in range(system.generator_updates):
+        (*update, g_metrics), _ = over_parts(
+            functools.partial(_g_gradients, system, generator, discriminator, noise, made)
+        )
         generator, skip = _descend(
-            system.generator_optimizer, generator, gradients, g_stats, loss, system.spike_sigmas
+            system.generator_optimizer, generator, *update, system.spike_sigmas
         )
         skipped["skipped_G"] += skip
+        made = None
     if system.ema_decay:
         generator = _averaged(generator, system.ema_decay, state.step)
 
     metrics = d_metrics | g_metrics | skipped | {"learning_rate": system.learning_rate(state.step)}
     return TrainState(state.step + 1, generator, discriminator), metrics
+
+
+def _fake(system, generator, noise, part):
+    """G's output for a part, with what its gradient needs. -> (fake, pull back, batch_stats)."""
+    key = jax.random.fold_in(part.key, 2 + noise) if noise else part.key
+
+    def generate(params):
+        rngs = {"dropout": key, "noise": key}
+        stats = generator.batch_stats
+        return _apply(system.generator, generator, params, stats, part.source, rngs=rngs)
+
+    # The vjp keeps G's activations, so that its gradient needs no second forward pass.
+    return jax.vjp(generate, generator.params, has_aux=True)
+
+
+def _seen_by_d(system, part, source, image):
+    if not system.augment:
+        return source, image
+    return system.augment(jax.random.fold_in(part.key, 1), source, image)
+
+
+def _d_gradients(system, generator, discriminator, noise, part):
+    """-> ((gradients, batch_stats, loss, metrics) of D, what `_fake` made)."""
+    made = _fake(system, generator, noise, part)
+    fake = jax.lax.stop_gradient(made[0])
+    noise_key = jax.random.fold_in(part.key, 2 + noise) if noise else part.key
+
+    def loss_and_stats(params):
+        stats = discriminator.batch_stats
+
+        def discriminate(source, image, update_stats=True):
+            nonlocal stats
+            pair = _seen_by_d(system, part, source, image)
+            features, new = _apply(system.discriminator, discriminator, params, stats, *pair)
+            stats = new if update_stats else stats
+            return features
+
+        loss, metrics = system.discriminator_loss(
+            discriminate, part.source, part.target, fake, jax.random.fold_in(noise_key, 2)
+        )
+        return loss, (stats, loss, metrics)
+
+    gradients, rest = jax.grad(loss_and_stats, has_aux=True)(discriminator.params)
+    return (gradients, *rest), made
+
+
+def _g_gradients(system, generator, discriminator, noise, made, part):
+    """-> ((gradients, batch_stats, loss, metrics) of G, None).
+
+    made: from `_fake` of the same G and part, which saves a forward pass; or None.
+    """
+    fake, pull_back, stats = made or _fake(system, generator, noise, part)
+
+    def discriminate(source, image):
+        d, pair = discriminator, _seen_by_d(system, part, source, image)
+        return _apply(system.discriminator, d, d.params, d.batch_stats, *pair)[0]
+
+    def loss_and_metrics(fake):
+        loss, metrics = system.generator_loss(discriminate, part.source, part.target, fake)
+        return loss, (loss, metrics)
+
+    fake_gradients, rest = jax.grad(loss_and_metrics, has_aux=True)(fake)
+    (gradients,) = pull_back(fake_gradients)
+    return (gradients, stats, *rest), None
 
 
 def generate(system, generator, source, dropout_key=None):

@@ -13,15 +13,16 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax_pix2pix.errors import ConfigError
 
 
-def make_mesh(fsdp, batch_size, devices=None, of=None):
+def make_mesh(fsdp, batch_size, devices=None, of=None, accumulate=1):
     """The mesh over the first ``devices`` devices, or over all.
 
     Args:
         of: the devices to choose from, such as a topology's; defaults to jax.devices().
+        accumulate: parts of a batch, each of which is split over all devices.
 
     Raises:
         ConfigError: there are fewer devices, fsdp does not divide their number, or their number
-            does not divide batch_size.
+            times accumulate does not divide batch_size.
     """
     present = jax.devices() if of is None else of
     devices = devices or len(present)
@@ -31,10 +32,11 @@ def make_mesh(fsdp, batch_size, devices=None, of=None):
         )
     if devices % fsdp:
         raise ConfigError(f"config.fsdp={fsdp} does not divide the {devices} devices")
-    if batch_size % devices:
+    if batch_size % (devices * accumulate):
+        parts = f" in {accumulate} accumulated parts" if accumulate > 1 else ""
         raise ConfigError(
-            f"config.data.batch_size={batch_size} does not divide over {devices} devices: use a "
-            f"multiple of {devices}"
+            f"config.data.batch_size={batch_size} does not divide over {devices} devices{parts}: "
+            f"use a multiple of {devices * accumulate}"
         )
     # Explicit axes, the default, do not allow dropout.
     return jax.make_mesh(

@@ -76,7 +76,7 @@ def _prepared(config, directory, dataset, allowed):
     config.steps_per_epoch = dataset.steps_per_epoch
     if has_scales(config):
         config.data.spacing_mm = dataset.spacing_mm()
-    mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
+    mesh = sharding.make_mesh(config.fsdp, config.data.batch_size, accumulate=config.accumulate)
     configs = pyramid.scales(config) if has_scales(config) else [config]
     scales = [(one, workdir.build_system(one)) for one in configs]
     dataset.check_training()
@@ -153,6 +153,7 @@ def plan(config, scales, mesh, examples):
     def size(network):
         return sum(x.size for x in jax.tree.leaves(network.params))
 
+    parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     shape = " x ".join(f"{name} {n}" for name, n in mesh.shape.items())
     return (
         f"system       {config.system}, {config.dtype}\n"
@@ -160,7 +161,7 @@ def plan(config, scales, mesh, examples):
         f"discriminator {size(abstract.discriminator):,}\n"
         f"devices      {mesh.devices.size} {jax.devices()[0].device_kind} "
         f"in {jax.process_count()} process(es), mesh {shape}\n"
-        f"data         {examples} training examples, global batch {config.data.batch_size}\n"
+        f"data         {examples} training examples, global batch {config.data.batch_size}{parts}\n"
         f"steps        {epochs} epochs of {config.steps_per_epoch} steps, "
         f"{epochs * config.steps_per_epoch} in all"
     )

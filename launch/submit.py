@@ -267,7 +267,10 @@ def _nodes(device):
         devices = nodes * (device.devices if isinstance(device, Cpus) else device.per_node)
     config = train_flags.CONFIG.value
     for field, fits in (
-        (f"data.batch_size={config.data.batch_size}", config.data.batch_size % devices == 0),
+        (
+            f"data.batch_size={config.data.batch_size}, in {config.accumulate} parts,",
+            config.data.batch_size % (devices * config.accumulate) == 0,
+        ),
         (f"fsdp={config.fsdp}", devices % config.fsdp == 0),
     ):
         if not fits:

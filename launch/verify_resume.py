@@ -190,7 +190,7 @@ def _last_state(directory):
     """The state of the run's last checkpoint, placed as training had it."""
     config = workdir_files.read_config(directory)
     system = workdir.build_system(config)
-    mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
+    mesh = sharding.make_mesh(config.fsdp, config.data.batch_size, accumulate=config.accumulate)
     abstract = workdir.abstract_state(system, config)
     placed = sharding.with_shardings(abstract, sharding.state_shardings(mesh, abstract))
     path = workdir_files.checkpoint_path(directory)

@@ -21,7 +21,7 @@ LIBRARY = {
     "models": {"models", "errors"},
     "metrics": {"metrics", "errors", "intensity"},
     "imaging": {"imaging", "errors"},
-    "adversarial": {"tasks"},
+    "adversarial": {"accumulation", "tasks"},
     "tasks": {"tasks", "errors", "imaging", "metrics", "models"},
     "losses": {"losses", "errors", "intensity", "metrics", "models", "tasks"},
     "systems": {

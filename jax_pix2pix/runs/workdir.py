@@ -19,9 +19,9 @@ from jax_pix2pix.systems import find_system
 from jax_pix2pix.tasks.kinds import has_scales, kind_of
 
 POSITIVE = (
-    "epochs", "fsdp", "log_every_steps", "text_log_every_epochs", "sample_every_epochs",
-    "checkpoint_every_epochs", "keep_last", "max_skipped", "heartbeat_seconds",
-    "data.batch_size", "data.image_size", "data.repeat",
+    "epochs", "accumulate", "fsdp", "log_every_steps", "text_log_every_epochs",
+    "sample_every_epochs", "checkpoint_every_epochs", "keep_last", "max_skipped",
+    "heartbeat_seconds", "data.batch_size", "data.image_size", "data.repeat",
     "generator.width", "generator.depth", "generator.classes", "discriminator.width",
     "pyramid.min_size", "pyramid.max_size", "pyramid.depth_divisor",
     "pyramid.discriminator_updates", "pyramid.generator_updates",

@@ -102,6 +102,7 @@ def build(config):
         task=memorisation(volume),
         ema_decay=config.ema_decay,
         spike_sigmas=config.spike_sigmas,
+        accumulate=config.accumulate,
         discriminator_updates=d_updates,
         generator_updates=g_updates,
     )

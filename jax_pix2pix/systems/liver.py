@@ -60,4 +60,5 @@ def build(config):
         augment=diff_augment(config.diff_augment),
         ema_decay=config.ema_decay,
         spike_sigmas=config.spike_sigmas,
+        accumulate=config.accumulate,
     )

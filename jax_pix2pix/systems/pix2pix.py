@@ -42,4 +42,5 @@ def pix2pix(config, target, output, task, degrade=None, extra_terms=None):
         augment=diff_augment(config.diff_augment),
         ema_decay=config.ema_decay,
         spike_sigmas=config.spike_sigmas,
+        accumulate=config.accumulate,
     )

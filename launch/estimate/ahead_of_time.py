@@ -67,6 +67,12 @@ def compile_step(config, topology):
         raise ConfigError(
             "config.data.cache=device: the size of the data set is not known here; use none"
         )
+    if config.accumulate > 1:
+        part = config.data.batch_size // config.accumulate
+        raise ConfigError(
+            f"config.accumulate={config.accumulate}: XLA counts one part only: compile a step of "
+            f"one, with accumulate=1 and data.batch_size={part}"
+        )
     if config.dtype not in topology.chip.flops:
         raise ConfigError(f"config.dtype={config.dtype}: TPUs have float32 and bfloat16")
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size, of=devices(topology))
