@@ -15,6 +15,7 @@ from input_pipeline.datasets.liver_ct import liver_ct_dataset_builder as liver_c
 from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
 from input_pipeline.datasets.xray_lungs import xray_lungs_dataset_builder as xray_lungs
+from input_pipeline.preparation.pseudonyms import Pseudonyms, TrueNames
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs import storage
@@ -61,7 +62,7 @@ def is_prepared(data_dir, directory):
     return storage.is_prepared(data_dir, directory, RECORD, prepared_files.SPLITS)
 
 
-def prepare(dataset, source, data_dir, wait=False, **options):
+def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
     """Prepares a data set, resuming a preparation of the same source that was killed.
 
     Args:
@@ -69,6 +70,8 @@ def prepare(dataset, source, data_dir, wait=False, **options):
         source: folder, laid out as the data set's builder describes.
         data_dir: folder for prepared data sets, made if missing, or in a store; see storage.py.
         wait: whether to wait for another preparation of the same data, instead of raising.
+        pseudonyms: path of a file with a key, made if missing, by which names of patients and files
+            are replaced; see preparation/pseudonyms.py. None keeps the names.
         **options: fields of the data set's Config.
 
     Returns:
@@ -85,13 +88,22 @@ def prepare(dataset, source, data_dir, wait=False, **options):
         raise DataError(f"{source} is not a folder, or is empty: --source must hold the data")
     module = DATASETS[dataset]
     config = module.Config(**options)
+    names = TrueNames()
+    if pseudonyms:
+        names = Pseudonyms(pseudonyms, source, storage.local_folder(data_dir))
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _lock(directory.parent / "lock", wait):
         found = module.find(source, config)
         is_prepared(data_dir, directory)
         if directory.exists():  # perhaps only here, if the last upload to a store was cut short
             prepared = _preparation(directory)
-            if found.fingerprint != prepared["fingerprint"]:
+            if names.key_id != prepared["pseudonyms"]:
+                raise DataError(
+                    f"{directory} was prepared "
+                    + ("with other pseudonyms" if prepared["pseudonyms"] else "without pseudonyms")
+                    + ": name the same file, delete the folder, or set another config.data.data_dir"
+                )
+            if names.fingerprint(found.fingerprint) != prepared["fingerprint"]:
                 raise DataError(
                     f"{directory} was prepared from {prepared['source']}, and {source} is another "
                     "source or changed since: delete the former, or set another "
@@ -105,6 +117,7 @@ def prepare(dataset, source, data_dir, wait=False, **options):
             builder = module.Builder(
                 source,
                 found,
+                names,
                 data_dir=storage.local_folder(data_dir),
                 config=config,
                 file_format="array_record",
@@ -121,7 +134,8 @@ def prepare(dataset, source, data_dir, wait=False, **options):
 def _preparation(directory):
     def parse(text):
         record = json.loads(text)
-        return {key: record[key] for key in ("source", "fingerprint")}
+        names = {key: record[key] for key in ("source", "fingerprint")}
+        return names | {"pseudonyms": record.get("pseudonyms")}
 
     return prepared_files.read(directory / RECORD, "a preparation's record", parse)
 

@@ -59,15 +59,19 @@ def read_json(path, below=None):
 
 
 @contextlib.contextmanager
-def writing(path, below=None):
+def writing(path, below=None, private=False):
     """A binary file that takes the place of `path` when the block ends without an error.
 
     It is on disk before it has the name, so that a crash leaves the old file or the new one. Makes
     missing folders below `below`.
+
+    Args:
+        private: whether only its owner may read and write it; otherwise the umask decides.
     """
     with _parent(path, below, make=True) as (folder, name):
         temporary = f".{name[:100]}.{secrets.token_hex(4)}.tmp"
-        descriptor = _open(path, temporary, os.O_WRONLY | os.O_EXCL | _TO_WRITE, folder)
+        flags = os.O_WRONLY | os.O_EXCL | _TO_WRITE
+        descriptor = _open(path, temporary, flags, folder, 0o600 if private else 0o666)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 yield file
@@ -80,9 +84,9 @@ def writing(path, below=None):
             raise
 
 
-def write(path, content, below=None):
+def write(path, content, below=None, private=False):
     """Writes bytes, or text as UTF-8, as `writing` does."""
-    with writing(path, below) as file:
+    with writing(path, below, private) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
@@ -148,11 +152,11 @@ def _own(path, flags, below):
     return descriptor
 
 
-def _open(path, name, flags, folder):
+def _open(path, name, flags, folder, mode=0o666):
     """Opens `name` in an open folder if it is a regular file; errors name `path`."""
     path = os.fspath(path)
     try:
-        descriptor = os.open(name, flags, 0o666, dir_fd=folder)
+        descriptor = os.open(name, flags, mode, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise _link(path) from None

@@ -23,6 +23,12 @@ _SOURCE = flags.DEFINE_string("source", None, "folder of the source files")
 _RESAMPLE = flags.DEFINE_bool(
     "resample", False, "bring source and mask to the CT's grid; train with --config.data.resample"
 )
+_PSEUDONYMS = flags.DEFINE_string(
+    "pseudonyms",
+    None,
+    "a file with a key, made if missing: prepared data and all that follows from it name patients "
+    "and files by pseudonyms, and this file alone has the true names",
+)
 flags.mark_flags_as_required(["config", "source"])
 
 
@@ -36,7 +42,13 @@ def main():
                 f"--resample: the data set {data.dataset} knows no resampling: leave it"
             )
         data.resample = True
-    prepare(data.dataset, _SOURCE.value, data.data_dir, **options_of(data))
+    prepare(
+        data.dataset,
+        _SOURCE.value,
+        data.data_dir,
+        pseudonyms=_PSEUDONYMS.value,
+        **options_of(data),
+    )
 
 
 if __name__ == "__main__":

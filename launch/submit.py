@@ -34,7 +34,7 @@ _NODES = flags.DEFINE_integer("nodes", 1, "number of machines, or of processes w
 _ACCELERATOR = flags.DEFINE_string("accelerator", None, f"of each: {EXAMPLES}; local: cpu:1")
 _NAME = flags.DEFINE_string("name", None, "name of the job; default the workdir's last part")
 # Flags of launch.train: those passed on to it, and those that the platform's template sets.
-PASSED_ON = ("allow_config_change", "initialization_timeout", "wandb", "mlflow")
+PASSED_ON = ("allow_config_change", "initialization_timeout", "shared", "wandb", "mlflow")
 SET_BY_TEMPLATES = {"coordinator_address", "num_processes", "process_id"}
 
 # Flags that only some platforms have.

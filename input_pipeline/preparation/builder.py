@@ -56,7 +56,21 @@ class Pixels(NamedTuple):
 class Found(NamedTuple):
     splits: dict  # "train", "validation", "test": list of items, in the order of the records
     fingerprint: str
-    notes: list  # lines for the user and for preparation.json: where splits come from, ...
+    # Lines for the user and for preparation.json: where splits come from, ... A line that names
+    # patients is a function of (patient -> the name to show) that gives it.
+    notes: list
+
+    def told(self, name=str):
+        """The notes as lines; name: patient -> the name to show."""
+        return [note if isinstance(note, str) else note(name) for note in self.notes]
+
+
+def note_oblique(tilts):
+    """The note of volumes that lie obliquely; tilts: a list of (patient, degrees)."""
+    return lambda name: (
+        "oblique, stored on the nearest axes: "
+        + ", ".join(f"{name(patient)} ({degrees:.0f} degrees)" for patient, degrees in tilts)
+    )
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -116,10 +130,12 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     arrays: dict  # {name: Pixels} of a record; config.data.source and .target are two of them
     unit = "slices"  # what an example is called
 
-    def __init__(self, source, found, **kwargs):
+    def __init__(self, source, found, names, **kwargs):
+        """source: Path. found: Found. names: TrueNames or Pseudonyms. Others as for TFDS."""
         super().__init__(**kwargs)
         self._source = source
         self._found = found
+        self._names = names
 
     @abstractmethod
     def read(self, source, group):
@@ -175,11 +191,12 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _shard_iterators_per_split(self, dl_manager):
         splits = self._found.splits
-        record = _summary(self._source, self._found, self.builder_config.options)
+        record = _summary(self._source, self._found, self.builder_config.options, self._names)
+        self._names.save(self._source, [item for items in splits.values() for item in items])
         _report(record, self.unit)
         # TFDS moves this directory into place when all is done.
         (self.data_path / RECORD).write_text(json.dumps(record, indent=1))
-        _write_manifest(self.data_path / "manifest.csv", splits)
+        _write_manifest(self.data_path / "manifest.csv", splits, self._names)
         self._adopt_finished_shards(record)
         self._progress.reset(total=sum(map(len, splits.values())))
 
@@ -218,10 +235,10 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for group in groups:
             for item, read in zip(group, next(self._results), strict=True):
                 example = {
-                    "patient": item.patient,
+                    "patient": self._names.patient(item.patient),
                     "slice_index": item.slice_index,
                     "class": item.label,
-                    "file_name": item.file_name,
+                    "file_name": self._names.file(item.patient, item.file_name),
                 } | read
                 yield item.file_name, example
                 # It is serialized by now. TFDS holds a shard's examples until it has counted them.
@@ -305,22 +322,25 @@ def _cut(items):
     return parts
 
 
-def _write_manifest(path, splits):
+def _write_manifest(path, splits, names):
     """Writes which patient is in which split, a row per group."""
     with path.open("w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["split", "patient", "file_name", "examples"])
         for split, items in splits.items():
             for group in _groups(items):
-                writer.writerow([split, group[0].patient, group[0].file_name, len(group)])
+                patient, file_name = group[0].patient, group[0].file_name
+                shown = names.patient(patient), names.file(patient, file_name)
+                writer.writerow([split, *shown, len(group)])
 
 
-def _summary(source, found, options):
+def _summary(source, found, options, names):
     return {
-        "source": str(source.resolve()),
-        "fingerprint": found.fingerprint,
+        "source": names.source(source),
+        "fingerprint": names.fingerprint(found.fingerprint),
+        "pseudonyms": names.key_id,
         "options": options,
-        "notes": found.notes,
+        "notes": found.told(names.patient),
         "shard_size": SHARD_SIZE,
         "splits": {
             split: {

@@ -30,6 +30,13 @@ from launch.process import config_names, gc_tuning
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
 PASSING = (Unreachable, UnreachableError)
 
+_SHARED = flags.DEFINE_bool(
+    "shared",
+    False,
+    "give what is written the permissions of the umask; otherwise only you may read it, since it "
+    "may show patients",
+)
+
 
 def run(main, positional=False):
     """Parses the flags, runs main() and exits with its code.
@@ -44,6 +51,8 @@ def run(main, positional=False):
         logging.get_absl_handler().addFilter(lambda record: record.exc_info is None)
         threading.excepthook = _warn_of_thread
         messages.show_all()
+        if not _SHARED.value:
+            os.umask(0o077)
         try:
             if positional:
                 code = main(argv[1:])

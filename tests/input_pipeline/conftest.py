@@ -48,6 +48,7 @@ def data_config(data_dir, **fields):
             "mask_values": (0, 1, 2),
             "validation_fraction": 0.3,
             "batch_size": 4,
+            "accumulate": 1,
             "seed": 0,
             "cache": "none",
             "flip": False,

@@ -128,10 +128,10 @@ def find(source, config):
         )
         planes += [Plane(patient, index, "", image, labels) for index in range(geometry.shape[0])]
         if geometry.tilt_degrees > OBLIQUE_DEGREES:
-            oblique.append(f"{patient} ({geometry.tilt_degrees:.0f} degrees)")
+            oblique.append((patient, geometry.tilt_degrees))
     splits, notes = _split(planes, config)
     if oblique:
-        notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
+        notes.append(builder.note_oblique(oblique))
     return Found(splits, folder.fingerprint, notes)
 
 

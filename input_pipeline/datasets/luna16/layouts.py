@@ -95,7 +95,10 @@ def split(series, config, root):
         )
     if several := sorted(patient for patient, numbers in splits_of.items() if len(numbers) > 1):
         notes.append(
-            f"in subsets of several splits, taken to the one held out: {', '.join(several)}"
+            lambda name: (
+                "in subsets of several splits, taken to the one held out: "
+                + ", ".join(map(name, several))
+            )
         )
     chosen = {patient: max(numbers) for patient, numbers in splits_of.items()}
     free = [Patient(one.patient) for one in series if one.patient not in chosen]

@@ -96,10 +96,10 @@ def find(source, config):
     for series in found:
         tilt = volumes.check(folder.root, series, config).tilt_degrees
         if tilt > OBLIQUE_DEGREES:
-            oblique.append(f"{series.name} ({tilt:.0f} degrees)")
+            oblique.append((series.patient, tilt))
     splits, notes = layouts.split(found, config, folder.root)
     if oblique:
-        notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
+        notes.append(builder.note_oblique(oblique))
     planes = {name: _planes(chosen, config) for name, chosen in splits.items()}
     return Found(planes, folder.fingerprint, notes)
 

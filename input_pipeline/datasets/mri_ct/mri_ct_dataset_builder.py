@@ -130,7 +130,7 @@ def find(source, config):
         if isinstance(pair, layouts.Volumes):
             tilt = mr_volumes.check(folder.root, pair, config).tilt_degrees
             if tilt > OBLIQUE_DEGREES:
-                oblique.append(f"{pair.patient} ({tilt:.0f} degrees)")
+                oblique.append((pair.patient, tilt))
     given = {split: _planes(folder.root, pairs[split], config) for split in pairs}
     for split, planes in given.items():
         if not planes:
@@ -141,7 +141,7 @@ def find(source, config):
     if masked:
         notes.append(f"{MASKS_NOTE}: {masked} of {len(pairs['train'])}")
     if oblique:
-        notes.append(f"oblique, stored on the nearest axes: {', '.join(oblique)}")
+        notes.append(builder.note_oblique(oblique))
     shown = {plane.file_name for planes in given.values() for plane in planes}
     blank = sum(map(len, pairs.values())) - len(shown)
     if blank:

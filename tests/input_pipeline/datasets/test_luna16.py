@@ -233,7 +233,7 @@ def test_a_patient_of_two_splits_is_held_out(source):
     rows = "1.3.6.1,A\n1.3.6.2,B\n1.3.6.3,C\n1.3.6.4,A\n"
     (source / "patients.csv").write_text(f"seriesuid,patient\n{rows}")
     assert patients(source) == {"train": ["B"], "validation": ["C"], "test": ["A"]}
-    (note,) = [n for n in found(source).notes if "several splits" in n]
+    (note,) = [n for n in found(source).told() if "several splits" in n]
     assert note.endswith(": A")
     # A series in no subset joins its patient's other series.
     write(source / "more" / "1.3.6.5.mhd", ct(9))
@@ -255,7 +255,7 @@ def test_an_empty_split_shares_the_training_volumes(tmp_path, capsys):
 def test_one_volume_is_every_split(tmp_path, place):
     source = luna(tmp_path / "source", {"a": (place, ".mhd", False)}, masks=False)
     assert patients(source) == {split: ["a"] for split in SPLITS}
-    assert "one patient in all" in found(source).notes[-1]
+    assert "one patient in all" in found(source).told()[-1]
 
 
 def test_two_volumes_in_no_subset_train_and_test(tmp_path):
