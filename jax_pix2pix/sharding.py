@@ -8,7 +8,8 @@ split in space. jit inserts the collectives.
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_pix2pix.errors import ConfigError
 
@@ -38,13 +39,19 @@ def make_mesh(fsdp, batch_size, devices=None, of=None, accumulate=1):
             f"config.data.batch_size={batch_size} does not divide over {devices} devices{parts}: "
             f"use a multiple of {devices * accumulate}"
         )
+    shape, chosen = (devices // fsdp, fsdp), present[:devices]
     # Explicit axes, the default, do not allow dropout.
-    return jax.make_mesh(
-        (devices // fsdp, fsdp),
-        ("data", "fsdp"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=present[:devices],
-    )
+    axes = {"axis_names": ("data", "fsdp"), "axis_types": (AxisType.Auto, AxisType.Auto)}
+    slices = len({getattr(device, "slice_index", 0) for device in chosen})
+    if slices == 1:
+        return jax.make_mesh(shape, axes["axis_names"], axes["axis_types"], devices=chosen)
+    # Only gradients' means cross the slow network between slices of TPUs.
+    if devices // slices % fsdp:
+        raise ConfigError(
+            f"config.fsdp={fsdp} does not divide the {devices // slices} devices of a slice"
+        )
+    grid = create_hybrid_device_mesh((shape[0] // slices, fsdp), (slices, 1), chosen)
+    return Mesh(grid, **axes)
 
 
 def replicated(mesh):

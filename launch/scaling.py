@@ -83,7 +83,7 @@ def read(path):
     if split:
         raise BenchmarkError(
             f"{path}: its collectives are not all over all chips, so that other slices have "
-            "others: compile with --config.fsdp=1"
+            "others: compile one slice, with --config.fsdp=1"
         )
     return program
 

@@ -38,12 +38,14 @@ def devices(topology):
     jax.config.update("jax_platforms", "cpu")
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    bounds = {"chips_per_host_bounds": [1, 1, 1]} if topology.chips == 1 else {}
+    more = {"chips_per_host_bounds": [1, 1, 1]} if topology.chips == 1 else {}
+    if topology.slices > 1:
+        more = {"num_slices": topology.slices}
     return topologies.get_topology_desc(
         platform="tpu",
-        topology_name=topology.name,
+        topology_name=topology.slice_name,
         chip_config_name=topology.chip.config,
-        **bounds,
+        **more,
     ).devices
 
 
@@ -95,13 +97,14 @@ def compile_step(config, topology):
         compiled_program.costs(compiled)
         | compiled_program.traffic(text)
         | {"flops_of_convolutions": measures.step_flops(system, config) / mesh.size},
-        compiled_program.collectives(text, mesh.size),
+        compiled_program.collectives(text, mesh.size // topology.slices, topology.slices),
     )
 
 
 def describe(topology, mesh, config, memory, cost, collectives):
     """The figures that ``compile_step`` returns."""
-    places = np.array([device.coords for device in mesh.devices.flat])
+    one_slice = list(mesh.devices.flat)[: topology.chips // topology.slices]
+    places = np.array([device.coords for device in one_slice])
     network = roofline.Torus(topology, places[:, : len(topology.shape)])
     return {
         "system": config.system,

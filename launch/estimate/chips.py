@@ -54,11 +54,14 @@ class Tpu(Chip):
     axes: number of axes of the torus; a chip has two links along each.
     most: number of chips in the largest slice.
     config: libtpu's name for how the cores of a chip are used.
+    network_rate: bytes per second of each chip to other slices, in one direction: a share of what
+        the pod has to the data centre's network. None where that is not published.
     """
 
     axes: int
     most: int
     config: str = "default"
+    network_rate: float | None = None
 
     def closed(self, size):
         """Whether an axis of `size` chips is a ring: 16 on v5e and v6e, else multiples of four."""
@@ -84,40 +87,54 @@ def _alike(flops):
 TPUS = {
     "v4": Tpu("TPU v4", _alike(275e12), int(30.75 * GIB), 1200e9, 50e9, 3, 4096,
               "megacore"),  # its two cores are one device
-    "v5e": Tpu("TPU v5e", _alike(197e12), int(15.75 * GIB), 819e9, 50e9, 2, 256),
+    "v5e": Tpu("TPU v5e", _alike(197e12), int(15.75 * GIB), 819e9, 50e9, 2, 256,
+               network_rate=6.4e12 / 8 / 256),
     "v5p": Tpu("TPU v5p", _alike(459e12), int(95.74 * GIB), 2765e9, 100e9, 3, 6144),
-    "v6e": Tpu("TPU v6e", _alike(918e12), int(31.25 * GIB), 1600e9, 100e9, 2, 256),
+    "v6e": Tpu("TPU v6e", _alike(918e12), int(31.25 * GIB), 1600e9, 100e9, 2, 256,
+               network_rate=25.6e12 / 8 / 256),
 }  # fmt: skip
 H100 = Gpu("H100 SXM", {"bfloat16": 989e12, "float32": 494e12}, 80 * 10**9, 3350e9, 450e9, 8, 50e9)
 
 FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 SMALL_CUBOIDS = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))  # else all sides are multiples of four
-EXAMPLES = "v5e:2x2, v5e:16x16, v6e:8x8, v4:2x2x1 or v5p:4x8x8"
+EXAMPLES = "v5e:2x2, v5e:16x16, v4:2x2x1, v5p:4x8x8, or 2xv6e:8x8 for two slices"
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of TPUs: its chip, and the number of chips along each axis."""
+    """One slice of TPUs or several equal ones: its chip, and the chips along each axis of one."""
 
     name: str
     chip: Tpu
     shape: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def slice_name(self):
+        """The name of one slice."""
+        return self.name.removeprefix(f"{self.slices}x")
 
     @property
     def chips(self):
-        return math.prod(self.shape)
+        return self.slices * math.prod(self.shape)
 
 
 def topology(name):
-    """ "v5e:2x2" -> Topology.
+    """ "v5e:2x2", or "2xv5e:2x2" for two such slices -> Topology.
 
     Raises:
         ConfigError: there is no such slice.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
-    if not match or match[1] not in TPUS:
+    match = re.fullmatch(r"(?:([1-9]\d*)x)?(v\w+):(\d+(?:x\d+)+)", name)
+    if not match or match[2] not in TPUS:
         raise ConfigError(f"--topology={name} is unknown: use e.g. {EXAMPLES}")
-    chip, shape = TPUS[match[1]], tuple(int(size) for size in match[2].split("x"))
+    chip, shape = TPUS[match[2]], tuple(int(size) for size in match[3].split("x"))
+    slices = int(match[1] or 1)
+    if slices > 1 and chip.network_rate is None:
+        raise ConfigError(
+            f"--topology={name}: the rate between slices of {chip.name} is not published, so that "
+            "a step's time cannot be estimated: use one slice"
+        )
     if chip.axes == 2:
         if shape not in FLAT:
             known = ", ".join("x".join(map(str, sizes)) for sizes in FLAT)
@@ -131,4 +148,4 @@ def topology(name):
             f"--topology={name}: {chip.name} has the shapes {known}, and AxBxC of multiples of "
             f"four up to {chip.most} chips"
         )
-    return Topology(name, chip, shape)
+    return Topology(name, chip, shape, slices)

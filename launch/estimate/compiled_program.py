@@ -18,6 +18,7 @@ KINDS = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute",
     "collective-broadcast",
 )  # fmt: skip
+BETWEEN_SLICES = ("slices-all-reduce",)  # the only one that steps have
 
 
 class DoesNotFit(BenchmarkError):
@@ -164,16 +165,20 @@ def out_of_memory(message):
     return DoesNotFit(None, None)
 
 
-def collectives(text, partitions):
+def collectives(text, partitions, slices=1):
     """The collectives of a step, in the order of the text.
+
+    Between slices of TPUs XLA's hosts exchange what chips send them: collectives of the kinds
+    BETWEEN_SLICES, whose groups are numbers of slices.
 
     Args:
         text: of a compiled module.
-        partitions: devices that run it.
+        partitions: devices of a slice that run it.
+        slices: slices of TPUs that run it.
 
     Raises:
-        BenchmarkError: a loop with a collective in it has an unknown length, or groups are written
-            in an unknown form.
+        BenchmarkError: a loop with a collective in it has an unknown length, or groups or an
+            exchange between slices are written in an unknown form.
     """
     computations, entry = program_text.parse(text)
     found, seen = [], set()
@@ -190,6 +195,9 @@ def collectives(text, partitions):
                 if piece:
                     seen.add(piece[1])
                 found.append(_collective(kind, instruction, instructions, partitions, times))
+                continue
+            if instruction.opcode == "send":
+                found.append(_between_slices(instruction, instructions, slices, times))
                 continue
             if instruction.opcode == "while":
                 body, condition = program_text.loop(instruction)
@@ -213,6 +221,15 @@ def _collective(kind, instruction, instructions, partitions, times):
     groups = _groups(instruction.attributes, partitions)
     parts = max(len(group) for group in groups) if kind == "all-gather" else 1
     return Collective(kind, parts * sum(sizes), len(sizes), groups, times)
+
+
+def _between_slices(instruction, instructions, slices, times):
+    match = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    kind = f"slices-{match[1].lower().replace('_', '-')}" if match else None
+    if kind not in BETWEEN_SLICES:
+        raise BenchmarkError(f"an exchange of unknown kind: {instruction.attributes[:200]}")
+    size = program_text.shape_bytes(instructions[instruction.operands[0]].shape)
+    return Collective(kind, size, 1, (tuple(range(slices)),), times)
 
 
 def _groups(attributes, partitions):

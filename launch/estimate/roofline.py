@@ -19,8 +19,9 @@ In a torus, B is summed over the axes that the group spans: the rate of two link
 directions round a ring, or of one link where the ends are not joined. If neighbours in the group
 are s chips apart, s groups share the axis and each has 1/s of it. Between nodes of eight GPUs the
 collective has three parts: in each node over NVLink, then between all nodes, each GPU with its
-eighth of the data, then in each node again. Latency is left out: it is microseconds per collective
-and hop.
+eighth of the data, then in each node again. Between slices of TPUs each chip sends its own part of
+the data through its host, and n above is the number of slices. Latency is left out: it is
+microseconds per collective and hop.
 """
 
 import dataclasses
@@ -41,10 +42,10 @@ _SENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Torus:
-    """A slice of TPUs.
+    """A slice of TPUs, or several with equal places.
 
     topology: chips.Topology.
-    places: the coordinates of each partition's chip, [partitions, axes].
+    places: the coordinates of each partition's chip in its slice, [partitions of a slice, axes].
     """
 
     topology: object
@@ -52,8 +53,12 @@ class Torus:
 
     def seconds(self, collective):
         """Seconds of one exchange, in the slowest of its groups."""
-        if collective.kind == "collective-permute":  # pairs, each over a path of its own
-            return collective.bytes / self.topology.chip.link_rate
+        chip, kind = self.topology.chip, collective.kind
+        if kind == "collective-permute":  # pairs, each over a path of its own
+            return collective.bytes / chip.link_rate
+        if kind.startswith("slices-"):
+            sent = _SENT[kind.removeprefix("slices-")](self.topology.slices)
+            return collective.bytes * sent / chip.network_rate
         return max(self._seconds(collective, group) for group in collective.groups)
 
     def _seconds(self, collective, group):

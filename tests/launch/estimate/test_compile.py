@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from jax_pix2pix import sharding
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.runs.workdir import abstract_state, build_system
 from launch.estimate import ahead_of_time, chips
@@ -57,6 +58,25 @@ def test_every_system(name, overrides):
     assert 0 < program["cost"]["hbm_bytes"] < program["cost"]["bytes_accessed"]
     assert program["roofline"]["communication"] > 0
     assert "fits" in table(program)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_several_slices():
+    """Parameters are split within slices only; between slices there are sums of gradients alone."""
+    topology = chips.topology("2xv5e:2x2")
+    config = _config("lidc_mask2ct", SMALL | {"fsdp": 2, "data.batch_size": 8})
+    mesh = sharding.make_mesh(2, 8, of=ahead_of_time.devices(topology))
+    assert [[d.slice_index for d in row] for row in mesh.devices] == [[0] * 2] * 2 + [[1] * 2] * 2
+    with pytest.raises(ConfigError, match="fsdp=8 does not divide the 4 devices of a slice"):
+        sharding.make_mesh(8, 8, of=ahead_of_time.devices(topology))
+    program = ahead_of_time.compile_step(config, topology)
+    assert (program["chips"], program["batch_size_per_chip"]) == (8, 1)
+    sizes = {(c["kind"], c["chips"]) for c in program["collectives"]}
+    between = {size for kind, size in sizes if kind.startswith("slices-")}
+    assert between == {2} and ("all-gather", 2) in sizes
+    assert max(size for _, size in sizes) == 4
+    assert "8 TPU v5e (2xv5e:2x2), mesh data 4 x fsdp 2" in table(program)
 
 
 @pytest.mark.slow

@@ -49,6 +49,15 @@ def test_groups_share_the_links_that_they_cross():
     assert _seconds(network, "all-reduce", (0,), (1,)) == 0
 
 
+@pytest.mark.parametrize(("slices", "sent"), [(2, 1), (4, 1.5)])
+def test_slices_exchange_over_the_network_of_the_data_centre(slices, sent):
+    """A pod of 256 v5e has 6.4 Tbit/s; each chip sends its own part of the data."""
+    network = _torus(f"{slices}xv5e:2x2")
+    assert network.topology.chips == 4 * slices and network.topology.slice_name == "v5e:2x2"
+    seconds = _seconds(network, "slices-all-reduce", tuple(range(slices)))
+    assert seconds == pytest.approx(sent * D / (25e9 / 8))
+
+
 def test_all_to_all_along_a_line_and_a_ring():
     # Half of the chips send to the other half over one link, or over two round a ring.
     line = tuple(range(8))  # an axis of 8 chips
@@ -100,6 +109,8 @@ def test_a_step_is_bound_by_what_takes_longest():
         ("v5p:4x4", "TPU v5p has the shapes 2x2x1"),
         ("v5p:4x4x6", "multiples of four"),
         ("v4:0x4x4", "multiples of four"),
+        ("2xv4:2x2x1", "the rate between slices of TPU v4 is not published"),
+        ("0xv5e:2x2", "is unknown"),
         ("v4:16x16x20", "up to 4096 chips"),
     ],
 )

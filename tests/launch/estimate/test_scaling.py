@@ -108,7 +108,7 @@ def test_tables_are_the_closed_forms(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"mesh": {"data": 2, "fsdp": 2}}, "compile with --config.fsdp=1"),
+        ({"mesh": {"data": 2, "fsdp": 2}}, "compile one slice, with --config.fsdp=1"),
         ({"collectives": None}, "is not a file of launch.compile"),
     ],
 )
