@@ -3,6 +3,10 @@
     python -m launch.benchmark --config=configs/lidc_mask2ct.py[:variant] [--config.field=value]
     python -m launch.benchmark --config=… --batch_sizes=8,64 --against=torch --output=FILE.json
     python -m launch.benchmark --config=… --input=real
+    python -m launch.benchmark --config=… --scaling
+
+On several hosts start it on each, like launch.train; the first process reports. --scaling also
+measures each device alone, with its share of the batch, and prints the efficiency of all together.
 
 Prints a table with a column per batch size, and writes JSON with every measured time to --output.
 With synthetic input TensorFlow is not needed.
@@ -22,7 +26,7 @@ from jax_pix2pix.errors import ConfigError
 from launch.benchmark import options, report, torch_comparison
 from launch.benchmark.measures import calls_within, summarise
 from launch.benchmark.processes import Worker
-from launch.process import command
+from launch.process import command, distributed
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a run's config, file.py[:variant]")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", None, "global batch sizes; default the config's")
@@ -35,6 +39,7 @@ _SECONDS = flags.DEFINE_float("seconds", 5, "approximate seconds of one measurem
 _STEPS = flags.DEFINE_integer("steps", None, "steps of one measurement, instead of --seconds", 1)
 _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "framework to compare with, in turns")
 _PROFILE = flags.DEFINE_string("profile", None, "folder for a profiler trace of some steps")
+_SCALING = flags.DEFINE_bool("scaling", False, "efficiency against one device alone")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for all times")
 flags.mark_flag_as_required("config")
 
@@ -47,6 +52,8 @@ def main():
         config.dtype = _DTYPE.value
     if _INPUT.value == "synthetic" and config.data.cache != "none":
         raise ConfigError(f"config.data.cache={config.data.cache} needs --input=real")
+    if _SCALING.value and _INPUT.value == "real":
+        raise ConfigError("--scaling measures the step alone: leave --input=real out")
     if _AGAINST.value:
         torch_comparison.check(config.system)
     if _PROFILE.value:
@@ -61,11 +68,15 @@ def main():
         "config": json.loads(config.to_json()),
         "results": [],
     }
+    first = True
     for batch_size in _batch_sizes(config):
-        record["results"].append(measure(config, batch_size))
-        if _OUTPUT.value:
+        result, first = measure(config, batch_size)
+        record["results"].append(result)
+        if _OUTPUT.value and first:
             with open(_OUTPUT.value, "w", encoding="utf-8") as file:
                 json.dump(record, file, indent=1)
+    if not first:
+        return
     print(report.table(record))
     if _OUTPUT.value:
         print(f"all times: {_OUTPUT.value}")
@@ -77,15 +88,19 @@ def _batch_sizes(config):
 
 
 def measure(config, batch_size):
-    """Measures one batch size. -> its record."""
+    """Measures one batch size. -> (its record, whether this process is to report it)."""
     config.data.batch_size = batch_size
     plain = json.loads(config.to_json())
     # Two frameworks share a GPU, so JAX must not take most of its memory beforehand.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if _AGAINST.value else {}
     with (
         tempfile.TemporaryDirectory() as cache_dir,
-        Worker("launch.benchmark.jax_worker", **environment) as worker,
+        Worker("launch.benchmark.jax_worker", *distributed.given(), **environment) as worker,
     ):
+        place = worker.ask("start")
+        first = place["process"] == 0
+        if _AGAINST.value and place["processes"] > 1:
+            raise ConfigError(f"--against={_AGAINST.value}: PyTorch is measured in one process")
         build = worker.ask(
             "build",
             config=plain,
@@ -94,9 +109,11 @@ def measure(config, batch_size):
             real_input=_INPUT.value == "real",
             cache_dir=cache_dir,
         )
-        print(
-            f"batch {batch_size}: compiled, {build['trial_step_seconds']:.4f} s a step", flush=True
-        )
+        if first:
+            print(
+                f"batch {batch_size}: compiled, {build['trial_step_seconds']:.4f} s a step",
+                flush=True,
+            )
         count = _count(build)
         if _AGAINST.value:
             peer, facts = torch_comparison.fastest_peer(plain, build)
@@ -114,10 +131,14 @@ def measure(config, batch_size):
             worker.ask("profile", directory=os.path.abspath(_PROFILE.value), count=PROFILED_STEPS)
         cached = worker.ask("compile_again", cache_dir=cache_dir)
         peaks = worker.ask("peaks")
+        alone = (
+            worker.ask("one_device", count=count, cache_dir=cache_dir) if _SCALING.value else None
+        )
     times = summarise([second for turn in rounds for second in turn])
     step = times["median"]
     xla = build["xla"]
-    return {
+    rate = batch_size / step / build["devices"]
+    record = {
         "batch_size": batch_size,
         "dtype": config.dtype,
         "steps_per_call": _STEPS_PER_CALL.value,
@@ -127,7 +148,7 @@ def measure(config, batch_size):
         "compile_seconds": {"cold": build["compile_seconds"], "cached": cached},
         "step_seconds": times | {"rounds": rounds},
         "images_per_second": batch_size / step,
-        "images_per_second_per_device": batch_size / step / build["devices"],
+        "images_per_second_per_device": rate,
         "flops_a_step": {"analytic": build["flops_analytic"], "xla": xla["flops"]},
         "bytes_accessed_a_step_xla": xla["bytes_accessed"],
         "peaks": peaks,
@@ -137,7 +158,16 @@ def measure(config, batch_size):
         "peak_memory": memory,
         "real_input": real,
         "against_torch": against,
+        "processes": place["processes"],
+        "scaling": alone and _scaling(alone["seconds"], batch_size / build["devices"], rate),
     }
+    return record, first
+
+
+def _scaling(seconds, images, rate):
+    """One device alone, and how far all come beside it; images: of a step of one device."""
+    one = images / summarise(seconds)["median"]
+    return {"one_device_images_per_second": one, "efficiency": rate / one, "seconds": seconds}
 
 
 def _count(facts):

@@ -1,6 +1,7 @@
 """The process that measures JAX, on requests of ``launch.benchmark`` from standard input."""
 
 import platform
+import sys
 import time
 from importlib import metadata
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
 
 from jax_pix2pix import device_cache, sharding
 from jax_pix2pix.adversarial import TrainState
@@ -16,8 +19,10 @@ from jax_pix2pix.memory import release_freed
 from jax_pix2pix.runs import workdir
 from launch.benchmark import measures
 from launch.benchmark.processes import peak_resident_bytes, serve, timed
+from launch.process import distributed
 
 WARM_UP_CALLS = 3
+HEARTBEAT_SECONDS = 100
 
 
 class Measurements:
@@ -30,12 +35,35 @@ class Measurements:
 
     def build(self, config, devices, steps_per_call, real_input, cache_dir):
         """Compiles, cold if cache_dir is empty, and warms up. -> facts about the step."""
+        compile_seconds, step_seconds = self._prepare(
+            config, devices, steps_per_call, real_input, cache_dir, jax.devices()
+        )
+        device = self.mesh.devices.flat[0]
+        xla = measures.xla_cost(self.compiled, self.mesh.size)
+        if self.config.accumulate > 1:  # a loop, of whose body XLA counts one pass
+            xla = dict.fromkeys(xla)
+        return {
+            "platform": device.platform,
+            "device_kind": device.device_kind,
+            "devices": self.mesh.size,
+            "tf32": measures.rounds_to_tf32(device),
+            "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
+            | {"python": platform.python_version()},
+            "compile_seconds": compile_seconds,
+            "trial_step_seconds": step_seconds,
+            "flops_analytic": measures.step_flops(self.system, self.config),
+            "xla": xla,
+        }
+
+    def _prepare(self, config, devices, steps_per_call, real_input, cache_dir, of):
+        """-> (seconds to compile, seconds of a step, which are process 0's on all)."""
         self.config = ml_collections.ConfigDict(config)
         self.steps_per_call = steps_per_call
         self.mesh = sharding.make_mesh(
             self.config.fsdp,
             self.config.data.batch_size,
             devices,
+            of=of,
             accumulate=self.config.accumulate,
         )
         self.config.steps_per_epoch = 1000  # synthetic input: keeps the learning rate
@@ -52,22 +80,22 @@ class Measurements:
         for _ in range(WARM_UP_CALLS):
             start = time.perf_counter()
             self._call()
-        device = self.mesh.devices.flat[0]
-        xla = measures.xla_cost(self.compiled, self.mesh.size)
-        if self.config.accumulate > 1:  # a loop, of whose body XLA counts one pass
-            xla = dict.fromkeys(xla)
-        return {
-            "platform": device.platform,
-            "device_kind": device.device_kind,
-            "devices": self.mesh.size,
-            "tf32": measures.rounds_to_tf32(device),
-            "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "flax")}
-            | {"python": platform.python_version()},
-            "compile_seconds": compile_seconds,
-            "trial_step_seconds": (time.perf_counter() - start) / steps_per_call,
-            "flops_analytic": measures.step_flops(self.system, self.config),
-            "xla": xla,
-        }
+        seconds = np.float64((time.perf_counter() - start) / steps_per_call)
+        if jax.process_count() > 1:  # all measure as many steps
+            seconds = multihost_utils.broadcast_one_to_all(np.float32(seconds))
+        return compile_seconds, float(seconds)
+
+    def one_device(self, count, cache_dir):
+        """Times the step on one device of each process, with its share of the global batch.
+
+        Ask for it last: what was built before is freed.
+        """
+        share = self.config.copy_and_resolve_references()
+        share.fsdp, share.data.batch_size = 1, share.data.batch_size // self.mesh.size
+        steps_per_call = self.steps_per_call
+        self.state = self.compiled = self.batch = None
+        self._prepare(share, 1, steps_per_call, False, cache_dir, jax.local_devices())
+        return self.steps(count)
 
     def _lower(self):
         abstract = workdir.abstract_state(self.system, self.config)
@@ -98,8 +126,10 @@ class Measurements:
         if self.batches:
             return next(self.batches)
         rng = np.random.default_rng(number)
+        _, hosts = sharding.host_rows(self.mesh, self.config.data.batch_size)
+        rows = self.config.data.batch_size // hosts
         return {
-            name: rng.integers(0, 255, (self.config.data.batch_size, *x.shape[1:])).astype(x.dtype)
+            name: rng.integers(0, 255, (rows, *x.shape[1:])).astype(x.dtype)
             for name, x in workdir.example_batch(self.config).items()
         }
 
@@ -205,14 +235,22 @@ class Measurements:
                 self._call()
 
 
+def start():
+    """Finds the other processes, as training does. -> {"process": its number, "processes"}."""
+    distributed.initialize(HEARTBEAT_SECONDS)
+    return {"process": jax.process_index(), "processes": jax.process_count()}
+
+
 if __name__ == "__main__":
+    flags.FLAGS(sys.argv)
     measurements = Measurements()
     serve(
-        {
+        {"start": start}
+        | {
             name: getattr(measurements, name)
             for name in (
                 "build", "steps", "generator", "input_alone", "together", "profile", "memory",
-                "compile_again", "peaks",
+                "compile_again", "peaks", "one_device",
             )
         }
     )  # fmt: skip

@@ -17,7 +17,7 @@ from launch.process import gc_tuning
 
 
 class Worker:
-    """A started ``python -m module``; a context manager that ends it.
+    """A started ``python -m module arguments...``; a context manager that ends it.
 
     ask(name, **arguments) -> what its handler of that name returns.
 
@@ -25,11 +25,11 @@ class Worker:
         BenchmarkError: the process refused, with its reason, or ended.
     """
 
-    def __init__(self, module, **environment):
+    def __init__(self, module, *arguments, **environment):
         self._module = module
         self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", module, *arguments],
             env=os.environ | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

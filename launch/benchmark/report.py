@@ -47,7 +47,8 @@ def table(record):
     if first["against_torch"]:
         versions["torch"] = first["against_torch"]["torch"]
     head = [
-        f"{first['devices']} {first['device_kind']}, {machine['cores']} cores of {machine['cpu']}",
+        f"{first['devices']} {first['device_kind']} in {first['processes']} process(es), "
+        f"{machine['cores']} cores of {machine['cpu']}",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
         f"{record['config']['system']}, {first['dtype']}, steps per call {first['steps_per_call']}",
     ]
@@ -79,6 +80,8 @@ ROWS = (
     ("  90th percentile", lambda r: f"{r['step_seconds']['p90']:.4g}"),
     ("images/s", lambda r: f"{r['images_per_second']:.4g}"),
     ("  per device", lambda r: f"{r['images_per_second_per_device']:.4g}"),
+    ("  one device alone", lambda r: f"{r['scaling']['one_device_images_per_second']:.4g}"),
+    ("  efficiency of all", lambda r: f"{r['scaling']['efficiency']:.1%}"),
     ("GFLOP a step, convolutions", lambda r: f"{r['flops_a_step']['analytic'] / 1e9:.4g}"),
     ("  XLA's count", lambda r: f"{r['flops_a_step']['xla'] / 1e9:.4g}"),
     ("matmul peak, GFLOP/s", lambda r: f"{r['peaks']['matmul_flops_per_second'] / 1e9:.4g}"),

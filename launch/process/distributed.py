@@ -80,6 +80,12 @@ def initialize(heartbeat_seconds):
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def given():
+    """The flags of this module that were given, for a process that this one starts."""
+    found = (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID, _TIMEOUT)
+    return [flags.FLAGS[flag.name].serialize() for flag in found if flag.present]
+
+
 def coordinator():
     """The address of process 0, for a line of the log."""
     return _address

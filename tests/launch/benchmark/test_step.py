@@ -207,6 +207,7 @@ def synthetic(tmp_path_factory):
         "launch.benchmark",
         *_arguments(f"--output={output}", f"--profile={trace}"),
         "--batch_sizes=2,4",
+        "--scaling",
         "--steps_per_call=2",
         "--devices=2",
         "--dtype=bfloat16",
@@ -240,6 +241,10 @@ def test_synthetic_input_without_tensorflow(synthetic):
         assert 2**26 < result["peak_memory"]["bytes"] < 2**33
         assert 0 < result["compile_seconds"]["cached"] < result["compile_seconds"]["cold"]
         assert result["real_input"] is result["against_torch"] is None
+        scaling = result["scaling"]
+        one = batch_size / 2 / np.median(scaling["seconds"])  # of the two devices
+        assert scaling["one_device_images_per_second"] == pytest.approx(one)
+        assert scaling["efficiency"] * one == pytest.approx(result["images_per_second_per_device"])
         assert result["versions"]["jax"] == jax.__version__
     small, large = (result["flops_a_step"]["analytic"] for result in record["results"])
     assert large == 2 * small
@@ -248,7 +253,23 @@ def test_synthetic_input_without_tensorflow(synthetic):
     lines = {line[:44].strip(): line[44:].split() for line in out.splitlines()}
     assert lines["batch size"] == ["2", "4"]
     assert "waiting for input" not in lines and "step, PyTorch / JAX" not in lines
+    assert lines["efficiency of all"][0].endswith("%")
     assert f"jax {jax.__version__}" in out and record["machine"]["cpu"] in out
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_two_processes_measure_together_and_the_first_reports(tmp_path):
+    place = [f"--coordinator_address=127.0.0.1:{commands.free_port()}", "--num_processes=2"]
+    arguments = _arguments("--scaling", f"--output={tmp_path / 'b.json'}", *place)
+    processes = [
+        commands.start("launch.benchmark", *arguments, f"--process_id={number}", "--batch_sizes=4")
+        for number in (0, 1)
+    ]
+    first, second = (commands.finish(process)[0] for process in processes)
+    assert "2 cpu in 2 process(es)" in first and "efficiency of all" in first and not second
+    (result,) = json.loads((tmp_path / "b.json").read_text())["results"]
+    assert (result["devices"], result["processes"]) == (2, 2)
 
 
 @pytest.mark.slow
