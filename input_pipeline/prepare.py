@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import tempfile
 from pathlib import Path
 
 from absl import logging
@@ -16,6 +15,7 @@ from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
 from input_pipeline.datasets.xray_lungs import xray_lungs_dataset_builder as xray_lungs
 from input_pipeline.preparation.pseudonyms import Pseudonyms, TrueNames
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs import storage
@@ -58,8 +58,15 @@ def prepared_directory(dataset, data_dir, **options):
 
 
 def is_prepared(data_dir, directory):
-    """Whether `directory`, from prepared_directory, is prepared; copies it there from a store."""
-    return storage.is_prepared(data_dir, directory, RECORD, prepared_files.SPLITS)
+    """Whether `directory`, from prepared_directory, is prepared; copies it there from a store.
+
+    Raises:
+        UnsafeFileError: it is, or holds, a link, a pipe or a device.
+    """
+    found = storage.is_prepared(data_dir, directory, RECORD, prepared_files.SPLITS)
+    if found:
+        safe_files.check_tree(directory, storage.local_folder(data_dir))
+    return found
 
 
 def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
@@ -80,7 +87,7 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
     Raises:
         DataError: the source is refused, `data_dir` holds the data set from another source, or
             another preparation is running.
-        OSError: the disk is full or not writable.
+        OSError: the disk is full or not writable, or a file or folder below data_dir is a link.
     """
     directory = prepared_directory(dataset, data_dir, **options)
     source = Path(source).expanduser()
@@ -88,11 +95,9 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
         raise DataError(f"{source} is not a folder, or is empty: --source must hold the data")
     module = DATASETS[dataset]
     config = module.Config(**options)
-    names = TrueNames()
-    if pseudonyms:
-        names = Pseudonyms(pseudonyms, source, storage.local_folder(data_dir))
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(directory.parent / "lock", wait):
+    own = storage.local_folder(data_dir)
+    names = Pseudonyms(pseudonyms, source, own) if pseudonyms else TrueNames()
+    with _lock(directory.parent / "lock", own, wait):
         found = module.find(source, config)
         is_prepared(data_dir, directory)
         if directory.exists():  # perhaps only here, if the last upload to a store was cut short
@@ -112,19 +117,17 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
             storage.publish(data_dir, directory, prepared_files.SPLITS)
             messages.info(f"already prepared: {storage.url_of(data_dir, directory)}")
             return directory
-        # TFDS makes the download folder even though nothing is downloaded.
-        with _quiet_tfds(), tempfile.TemporaryDirectory() as downloads:
+        with _quiet_tfds():
             builder = module.Builder(
                 source,
                 found,
                 names,
-                data_dir=storage.local_folder(data_dir),
+                data_dir=own,
                 config=config,
                 file_format="array_record",
             )
             builder.download_and_prepare(
-                download_dir=downloads,
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
         storage.publish(data_dir, directory, prepared_files.SPLITS)
     messages.info(f"prepared: {storage.url_of(data_dir, directory)}")
@@ -147,9 +150,9 @@ def _module(dataset):
 
 
 @contextlib.contextmanager
-def _lock(path, wait):
+def _lock(path, data_dir, wait):
     """Holds a lock file; the operating system frees it when the process ends, however it ends."""
-    with path.open("w") as file:
+    with safe_files.open_lock(path, data_dir) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jax_pix2pix import device_cache
+from jax_pix2pix import device_cache, safe_files
 from jax_pix2pix.adversarial import create_state, train_step
 from jax_pix2pix.errors import TrainingError, WorkdirError
 from jax_pix2pix.evaluation.slices import output_function, slice_scorer, slices_of
@@ -274,7 +274,7 @@ class Validation:
 
 
 def _draw(workdir, log, step, epoch, picture):
-    folder = os.path.join(workdir, "samples")
-    os.makedirs(folder, exist_ok=True)
-    picture.save(os.path.join(folder, f"epoch_{epoch:04d}.png"))
+    path = os.path.join(workdir, "samples", f"epoch_{epoch:04d}.png")
+    with safe_files.writing(path, workdir) as file:
+        picture.save(file, "png")
     log.image(step, "samples", np.asarray(picture))

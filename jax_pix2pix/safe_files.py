@@ -63,12 +63,13 @@ def writing(path, below=None, private=False):
     """A binary file that takes the place of `path` when the block ends without an error.
 
     It is on disk before it has the name, so that a crash leaves the old file or the new one. Makes
-    missing folders below `below`.
+    missing folders below `below`. Replaces a link, but no device, pipe or folder.
 
     Args:
         private: whether only its owner may read and write it; otherwise the umask decides.
     """
     with _parent(path, below, make=True) as (folder, name):
+        _check_replaceable(path, name, folder)
         temporary = f".{name[:100]}.{secrets.token_hex(4)}.tmp"
         flags = os.O_WRONLY | os.O_EXCL | _TO_WRITE
         descriptor = _open(path, temporary, flags, folder, 0o600 if private else 0o666)
@@ -90,6 +91,40 @@ def write(path, content, below=None, private=False):
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+@contextlib.contextmanager
+def writing_by_name(path, below=None):
+    """As `writing`, for libraries that open files by name: a path of the same name to write to.
+
+    It lies in a hidden folder. All that is written there replaces what has its name beside `path`,
+    which comes last.
+    """
+    with _parent(path, below, make=True) as (folder, name):
+        hidden = f".{name[:100]}.{secrets.token_hex(4)}"
+        os.mkdir(hidden, 0o700, dir_fd=folder)
+        try:
+            own = os.open(hidden, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            try:
+                yield os.path.join(
+                    path_of(own, os.path.join(os.path.dirname(os.fspath(path)), hidden)), name
+                )
+                for written in sorted(os.listdir(own), key=lambda written: written == name):
+                    _check_replaceable(path, written, folder)
+                    os.replace(written, written, src_dir_fd=own, dst_dir_fd=folder)
+            finally:
+                for left in os.listdir(own):
+                    os.unlink(left, dir_fd=own)
+                os.close(own)
+        finally:
+            with contextlib.suppress(OSError):
+                os.rmdir(hidden, dir_fd=folder)
+
+
+def path_of(descriptor, path):
+    """A path to what is open, whatever has its name now; `path` itself where there is no /proc."""
+    own = f"/proc/self/fd/{descriptor}"
+    return own if os.path.exists(own) else os.fspath(path)
+
+
 def open_to_append(path, below=None):
     """Opens a text file at its end, made if missing. -> text file in UTF-8."""
     return open(_own(path, os.O_WRONLY | os.O_APPEND, below), "a", encoding="utf-8")
@@ -106,15 +141,27 @@ def make_folder(path, below):
         pass
 
 
-def check_tree(folder):
-    """Raises UnsafeFileError if anything below a folder is a link, or no file or folder."""
-    for root, folders, names in os.walk(folder, onerror=_raise):
-        for path in (os.path.join(root, name) for name in folders + names):
-            mode = os.lstat(path).st_mode
-            if stat.S_ISLNK(mode):
-                raise _link(path)
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise _special(path)
+def check_tree(folder, below=None, apart=None):
+    """Raises UnsafeFileError if anything below a folder is a link, or no file or folder.
+
+    What others remove meanwhile is passed over.
+
+    Args:
+        apart: compiled pattern of the relative paths of folders that are not looked into.
+    """
+    with _parent(os.path.join(folder, "."), below):
+        waiting = [os.fspath(folder)]
+    start = len(os.path.join(folder, ""))
+    while waiting:
+        with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:  # they know their kind, so that most need no further call
+                if entry.is_symlink():
+                    raise _link(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    if not (apart and apart.fullmatch(entry.path[start:])):
+                        waiting.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
+                    raise _special(entry.path)
 
 
 def inside(folder, name):
@@ -135,10 +182,6 @@ def inside(folder, name):
     return os.path.join(folder, *parts)
 
 
-def _raise(error):
-    raise error
-
-
 def _own(path, flags, below):
     """Opens a file whose content changes in place: it must have no other name elsewhere."""
     with _parent(path, below, make=True) as (folder, name):
@@ -150,6 +193,16 @@ def _own(path, flags, below):
             os.fspath(path),
         )  # fmt: skip
     return descriptor
+
+
+def _check_replaceable(path, name, folder):
+    """Refuses to put a file in the place of a device, pipe or folder, or of a link to one."""
+    try:
+        mode = os.stat(name, dir_fd=folder).st_mode
+    except OSError:
+        return  # there is nothing, or a link that leads nowhere
+    if not stat.S_ISREG(mode):
+        raise _special(os.fspath(path))
 
 
 def _open(path, name, flags, folder, mode=0o666):

@@ -2,12 +2,11 @@
 
 import functools
 import os
-import shutil
 
 import jax
 import numpy as np
 
-from jax_pix2pix import device_cache, pyramid, sharding
+from jax_pix2pix import device_cache, pyramid, safe_files, sharding
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.fit import Batches, fit
 from jax_pix2pix.logs import goodput, process_log
@@ -88,7 +87,8 @@ def _prepared(config, directory, dataset, allowed):
 
     def claim():
         workdir_files.claim(directory, config, allowed)
-        shutil.copyfile(record, os.path.join(directory, workdir_files.RECORD))
+        content = safe_files.read(record, safe_files.MAX_JSON, dataset.directory)
+        safe_files.write(os.path.join(directory, workdir_files.RECORD), content, directory)
 
     on_first_process(claim)
     return scales, functools.partial(_batches, dataset, mesh, cached), mesh
@@ -131,9 +131,13 @@ def _fit(mesh, batches, clock, trackers, config, system, directory, warm_start=N
 
 
 def _fit_scales(scales, directory, allowed, run, dataset):
-    def run_scale(scale_config, system, directory, warm_start, title):
-        on_first_process(lambda: workdir_files.claim(directory, scale_config, allowed))
-        return run(scale_config, system, directory, warm_start, title)
+    def run_scale(scale_config, system, of_scale, warm_start, title):
+        def claim():
+            safe_files.make_folder(of_scale, directory)
+            workdir_files.claim(of_scale, scale_config, allowed)
+
+        on_first_process(claim)
+        return run(scale_config, system, of_scale, warm_start, title)
 
     examples = functools.partial(dataset.eval_batches, "train")
     return pyramid.fit_scales(scales, directory, run_scale, examples)

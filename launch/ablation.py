@@ -6,7 +6,6 @@ Each row is a run of its own in DIR/A, DIR/B, ... After a stop, the same command
 finished rows. DIR/table.md and table.csv have the published values too.
 """
 
-import csv
 import json
 import os
 import shlex
@@ -16,13 +15,15 @@ import jax
 from absl import flags
 
 from input_pipeline.dataset import Dataset
-from jax_pix2pix.errors import EXIT_RESTART, ConfigError
+from jax_pix2pix import safe_files
+from jax_pix2pix.errors import EXIT_RESTART, ConfigError, WorkdirError
 from jax_pix2pix.evaluation.evaluate import evaluate
 from jax_pix2pix.evaluation.pyramid import COUNT
+from jax_pix2pix.evaluation.report import write_csv
 from jax_pix2pix.inference.run import open_run
 from jax_pix2pix.logs.metrics_log import read_metrics
 from jax_pix2pix.runs import storage
-from jax_pix2pix.runs.workdir_files import last_scale, scale_directory
+from jax_pix2pix.runs.workdir_files import check_files, last_scale, scale_directory
 from jax_pix2pix.tasks.kinds import has_scales
 from jax_pix2pix.train import train
 from launch.process import command, distributed, train_flags  # noqa: F401
@@ -46,6 +47,7 @@ ROWS = {
         "D": ((*TERMS[:2], "segmentation"), (0.00006, 41.97, 0.9956)),
     },
 }
+MAX_EVALUATION = 2**28  # bytes of an evaluation's JSON; a volume has some 500
 SIDE, STEPS = 141, 15_000  # published: pixels at the finest scale, iterations of all scales
 COLUMNS = {
     "row": "row",
@@ -81,6 +83,7 @@ def ablate(config, workdir, names, count, seed, volumes, allowed):
     Raises:
         ConfigError: the config is no pyramid, there is no such row, a term's weight is 0, or there
             are several processes.
+        WorkdirError, OSError: a file of the workdir is damaged, a link, or cannot be written.
     """
     if jax.process_count() > 1:
         raise ConfigError(
@@ -89,6 +92,7 @@ def ablate(config, workdir, names, count, seed, volumes, allowed):
     configs = {name: row_config(config, name) for name in names}
     if not configs:
         raise ConfigError(f"--terms is empty: use some of {', '.join(ROWS[3])}")
+    check_files(workdir)
     rows = []
     for name, of_row in configs.items():
         directory = os.path.join(workdir, name)
@@ -139,15 +143,17 @@ def _evaluated(directory, dataset, count, seed, volumes):
     last, _ = last_scale(directory)
     wanted = {"step": _logged(last)[-1]["step"], "samples": count, "seed": seed, "limit": volumes}
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            results = json.load(file)
+        try:
+            results = dict(json.loads(safe_files.read(path, MAX_EVALUATION, directory)))
+        except (ValueError, TypeError, RecursionError):
+            raise WorkdirError(f"{path} is no valid JSON: delete it for a new one") from None
         if wanted.items() <= results.items():
             print(f"already evaluated: {path}")
             return results
     options = {"count": count, "seed": seed, "volumes": volumes}
     evaluation = evaluate(open_run(directory, "last"), dataset, **options)
     print(evaluation.table)
-    for what, path in evaluation.save(os.path.join(directory, "evaluation")):
+    for what, path in evaluation.save(os.path.join(directory, "evaluation"), directory):
         print(f"{what}: {path}")
     return evaluation.results
 
@@ -189,13 +195,9 @@ def write_table(workdir, config, results, rows):
         results: of the last row's evaluation, whose size and counts hold for all rows.
         rows: from `table_row`.
     """
-    with open(os.path.join(workdir, "table.csv"), "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(COLUMNS))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(os.path.join(workdir, "table.csv"), list(COLUMNS), rows, workdir)
     path = os.path.join(workdir, "table.md")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(markdown(config, results, rows, shlex.join(sys.argv[1:])))
+    safe_files.write(path, markdown(config, results, rows, shlex.join(sys.argv[1:])), workdir)
     print(f"the table: {path}")
 
 

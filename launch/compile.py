@@ -43,8 +43,7 @@ def main():
             "config": json.loads(config.to_json()),
             **program,
         }
-        with open(_OUTPUT.value, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
+        options.save(_OUTPUT.value, record)
     print(table(program))
     if _OUTPUT.value:
         print(f"\nall figures: {_OUTPUT.value}")

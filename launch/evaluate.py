@@ -46,7 +46,7 @@ def evaluate(workdir, checkpoint, split, options, called):
     with bar("step") as progress:
         found = evaluate(run, Dataset(run.config.data), split, progress, **options)
     print(found.table)
-    for what, path in found.save(os.path.join(workdir, "evaluation")):
+    for what, path in found.save(os.path.join(workdir, "evaluation"), workdir):
         print(f"{what}: {remote_workdir.as_given(path)}")
 
 

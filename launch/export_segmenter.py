@@ -16,6 +16,7 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.losses import segmenter
 from jax_pix2pix.runs import remote_workdir
 from jax_pix2pix.runs.workdir import load_run
+from jax_pix2pix.runs.workdir_files import finest
 from launch.process import command
 
 FLAGS = flags.FLAGS
@@ -36,7 +37,7 @@ def export(workdir, output, checkpoint="best"):
     """
     if not output.endswith(ENDING):
         raise ConfigError(f"--output={output}: use a name that ends in {ENDING}")
-    config, system, generator, step = load_run(workdir, checkpoint)
+    config, system, generator, step = load_run(finest(workdir), checkpoint)
     segmenter.save(output, config, system, generator)
     segmenter.load(output)
     run = remote_workdir.as_given(workdir)

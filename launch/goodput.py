@@ -10,7 +10,7 @@ from absl import flags
 
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs import goodput
-from jax_pix2pix.runs import remote_workdir
+from jax_pix2pix.runs import remote_workdir, workdir_files
 from launch.process import command
 
 FLAGS = flags.FLAGS
@@ -18,6 +18,7 @@ FLAGS = flags.FLAGS
 
 def main():
     with remote_workdir.copied(FLAGS.workdir, checkpoints=False) as directory:
+        workdir_files.check_files(directory)
         table = goodput.report(directory, FLAGS.json)
     if table is None:
         raise WorkdirError(

@@ -115,7 +115,7 @@ def predict(workdir, source, output, checkpoint=None, called=None, **options):
     if has_scales(config):
         _sample(run, asked)
     else:
-        _predict_pairs(run, pairs, asked.options)
+        _predict_pairs(run, pairs, asked)
 
 
 def _sample(run, asked):
@@ -133,13 +133,14 @@ def _sample(run, asked):
             say(path)
 
 
-def _predict_pairs(run, pairs, options):
+def _predict_pairs(run, pairs, asked):
     from jax_pix2pix.inference.folders import predict_pairs
     from launch.process.progress import bar, say
 
-    reference = options.get("reference")
+    reference = asked.options.get("reference")
     with bar("step") as progress:
-        for path, written, prediction in predict_pairs(run, pairs, progress, **options):
+        predictions = predict_pairs(run, pairs, asked.output, progress, **asked.options)
+        for path, written, prediction in predictions:
             lines = list(written)
             if prediction.body_from:
                 lines.append(f"body mask: {prediction.body_from}")

@@ -13,7 +13,6 @@ bytes are those of another chip's compiler. GPUs have no on-chip memory that hol
 their rows count the bytes of all operands, whichever memory of the TPU they lie in.
 """
 
-import json
 import math
 
 import jax
@@ -21,6 +20,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.runs.workdir import example_batch
 from launch.estimate import chips, roofline
@@ -71,12 +71,11 @@ def read(path):
         BenchmarkError: the file is no program, or the program is split over fsdp.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            program = json.load(file)
+        program = safe_files.read_json(path)
         split = program["mesh"]["fsdp"] > 1 or any(
             c["chips"] != program["chips"] for c in program["collectives"]
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BenchmarkError(
             f"{path} is not a file of launch.compile --output ({error!r})"
         ) from None

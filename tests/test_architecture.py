@@ -23,13 +23,13 @@ LIBRARY = {
     "imaging": {"imaging", "errors"},
     "adversarial": {"accumulation", "tasks"},
     "tasks": {"tasks", "errors", "imaging", "metrics", "models"},
-    "losses": {"losses", "errors", "intensity", "metrics", "models", "tasks"},
+    "losses": {"losses", "errors", "intensity", "metrics", "models", "safe_files", "tasks"},
     "systems": {
         "systems", "adversarial", "errors", "intensity", "losses", "models", "optimizer", "tasks",
     },
     "inference": {
         "inference", "adversarial", "errors", "imaging", "intensity", "logs", "metrics", "models",
-        "runs", "tasks",
+        "runs", "safe_files", "tasks",
     },
 }  # fmt: skip
 # The core of training: step, loop, models, losses, pipeline, and one system with its config.

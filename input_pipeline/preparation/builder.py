@@ -22,11 +22,13 @@ import csv
 import dataclasses
 import functools
 import hashlib
+import io
 import itertools
 import json
 import operator
 import os
 import re
+import types
 from abc import abstractmethod
 from typing import NamedTuple
 
@@ -35,6 +37,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
 from input_pipeline.tf_cpu import tf
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.workdir_files import RECORD
@@ -162,7 +165,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 shape=shape, dtype=pixels.dtype, encoding=encoding, doc=pixels.doc
             )
 
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description=self.description,
             features=tfds.features.FeaturesDict(
@@ -181,6 +184,10 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             ),
         )
 
+    def _make_download_manager(self, download_dir, download_config):
+        """Nothing is downloaded; TFDS's own would make folders for it, which a kill would leave."""
+        return types.SimpleNamespace(downloaded_size=0)
+
     def _download_and_prepare(self, dl_manager, download_config=None):
         self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
         try:
@@ -195,7 +202,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._names.save(self._source, [item for items in splits.values() for item in items])
         _report(record, self.unit)
         # TFDS moves this directory into place when all is done.
-        (self.data_path / RECORD).write_text(json.dumps(record, indent=1))
+        safe_files.write(self.data_path / RECORD, json.dumps(record, indent=1))
         _write_manifest(self.data_path / "manifest.csv", splits, self._names)
         self._adopt_finished_shards(record)
         self._progress.reset(total=sum(map(len, splits.values())))
@@ -254,6 +261,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         for old in self.data_path.parent.glob("incomplete.*"):
             if old.name == self.data_path.name:
                 continue
+            safe_files.check_tree(old, old.parent)
             summary = old / RECORD
             if summary.exists() and summary.read_text() == json.dumps(record, indent=1):
                 for file in old.glob(f"{self.name}-*"):
@@ -267,6 +275,11 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Does nothing: TFDS would announce a download of unknown size."""
 
     _log_download_done = _log_download_bytes
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self):
+        """Does nothing: TFDS would make a folder for what it does not find, and leave it."""
 
 
 class _Writer(tfds.core.ExampleWriter):
@@ -290,10 +303,14 @@ class _Writer(tfds.core.ExampleWriter):
             writer.close()
         except RuntimeError as error:  # from ArrayRecord, if the disk is full for instance
             raise OSError(f"{path.parent} cannot be written to: {error}") from error
-        table = path.with_name(f"{path.name}.csv")
-        with table.open("w") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+        _write_table(path.with_name(f"{path.name}.csv"), rows)
         part.rename(path)
+
+
+def _write_table(path, rows):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    safe_files.write(path, text.getvalue())
 
 
 def _row(feature):
@@ -324,14 +341,14 @@ def _cut(items):
 
 def _write_manifest(path, splits, names):
     """Writes which patient is in which split, a row per group."""
-    with path.open("w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["split", "patient", "file_name", "examples"])
-        for split, items in splits.items():
-            for group in _groups(items):
-                patient, file_name = group[0].patient, group[0].file_name
-                shown = names.patient(patient), names.file(patient, file_name)
-                writer.writerow([split, *shown, len(group)])
+    rows: list[list] = [["split", "patient", "file_name", "examples"]]
+    for split, items in splits.items():
+        for group in _groups(items):
+            patient, file_name = group[0].patient, group[0].file_name
+            rows.append(
+                [split, names.patient(patient), names.file(patient, file_name), len(group)]
+            )
+    _write_table(path, rows)
 
 
 def _summary(source, found, options, names):

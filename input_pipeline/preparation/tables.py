@@ -1,8 +1,10 @@
 """Tables that users write: CSV with a first line of column names. No TensorFlow."""
 
 import csv
+import io
 import os
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 
 MAX_BYTES = 2**26  # a line for each of 1e6 files
@@ -22,7 +24,8 @@ def read_table(path, columns, first_line):
         DataError: it cannot be read or is too large, or lacks a column or a value.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        opened = safe_files.open_to_read(path)
+        with io.TextIOWrapper(opened, encoding="utf-8-sig", newline="") as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise DataError(
@@ -32,6 +35,8 @@ def read_table(path, columns, first_line):
             reader = csv.DictReader(file)
             rows = list(reader)
             found = [column or "" for column in reader.fieldnames or ()]
+    except safe_files.UnsafeFileError as error:
+        raise DataError(str(error)) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table ({error}): save it as CSV") from error
     if missing := [column for column in columns if column not in found]:

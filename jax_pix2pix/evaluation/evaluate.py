@@ -35,14 +35,18 @@ class Evaluation:
     table: str
     _write: Callable
 
-    def save(self, folder):
+    def save(self, folder, below=None):
         """Writes <split>.json, and .csv, .html and .png where this kind of run has them.
+
+        Args:
+            folder: made if missing.
+            below: the workdir, where `folder` lies in one; it may then be no link.
 
         Returns:
             [(what it is, path)].
         """
-        os.makedirs(folder, exist_ok=True)
-        return self._write(os.path.join(folder, self.split), self.results)
+        below = folder if below is None else below
+        return self._write(os.path.join(folder, self.split), self.results, below)
 
 
 def evaluate(run, dataset, split=None, progress=None, **options):

@@ -1,6 +1,5 @@
 """Scores a pyramid: its memorisation of training volumes, and its samples."""
 
-import csv
 import functools
 import itertools
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.evaluation.report import write_json
+from jax_pix2pix.evaluation.report import write_csv, write_json, write_picture
 from jax_pix2pix.evaluation.slices import check_any_counted
 from jax_pix2pix.inference.sample_pictures import picture_of_planes, three_planes
 from jax_pix2pix.inference.samples import trained_spacing_mm
@@ -102,22 +101,19 @@ def evaluate(run, dataset, split, progress=None, count=COUNT, seed=0, volumes=0)
     return results, _table(results), functools.partial(_write, picture)
 
 
-def _write(picture, path, results):
+def _write(picture, path, results, below):
     """Writes the files of an Evaluation; the table has a row for each volume."""
     cases = [
         {"volume": name} | case
         for name, group in results["results"].items()
         for case in group["cases"]
     ]
-    with open(f"{path}.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(itertools.chain(*cases))))
-        writer.writeheader()
-        writer.writerows(cases)
-    picture.save(f"{path}.png")
+    write_csv(f"{path}.csv", list(dict.fromkeys(itertools.chain(*cases))), cases, below)
+    write_picture(f"{path}.png", picture, below)
     return [
         ("a row a volume", f"{path}.csv"),
         ("a training volume, its reconstruction and samples", f"{path}.png"),
-        write_json(f"{path}.json", results),
+        write_json(f"{path}.json", results, below),
     ]
 
 

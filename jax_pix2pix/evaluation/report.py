@@ -1,9 +1,13 @@
 """Writes the files of an evaluation: JSON of all values, and for synthetic CT one HTML page."""
 
 import base64
+import csv
+import io
 import json
 from pathlib import Path
 from typing import NamedTuple
+
+from jax_pix2pix import safe_files
 
 UNITS = {"mae": "HU", "psnr": "dB", "hd95_mm": "mm"}  # by the end of a score's name
 DOSE_UNITS = {"gamma": "%", "delta": "% of the prescription"}  # by its beginning
@@ -13,19 +17,36 @@ HEADLINE = (
 )  # shown for each patient; the rest is in the table beside the report
 
 
-def write_json(path, results):
-    """Writes results, which hold no NaN, as JSON. -> (what it is, path)."""
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2, allow_nan=False)
+def write_json(path, results, below=None):
+    """Writes results, which hold no NaN, as JSON. -> (what it is, path).
+
+    below: as for `safe_files.write`, here as in all that writes.
+    """
+    safe_files.write(path, json.dumps(results, indent=2, allow_nan=False), below)
     return "protocols and all values", path
+
+
+def write_csv(path, columns, rows, below=None):
+    """Writes rows, {column: value}, as a table with a first line of column names."""
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns)
+    table.writeheader()
+    table.writerows(rows)
+    safe_files.write(path, text.getvalue(), below)
+
+
+def write_picture(path, picture, below=None):
+    """Writes a PIL image as PNG."""
+    with safe_files.writing(path, below) as file:
+        picture.save(file, "png")
 
 
 def writer(picture):
     """Makes the `write` of an Evaluation that has results and one picture."""
 
-    def write(path, results):
-        written = [write_json(f"{path}.json", results)]
-        picture.save(f"{path}.png")
+    def write(path, results, below):
+        written = [write_json(f"{path}.json", results, below)]
+        write_picture(f"{path}.png", picture, below)
         return [*written, ("best, median and worst", f"{path}.png")]
 
     return write

@@ -73,7 +73,7 @@ def evaluate(run, dataset, split, progress=None):
     return results, table, functools.partial(_write, config, pages)
 
 
-def _write(config, pages, path, results):
+def _write(config, pages, path, results, below):
     """Writes the files of an Evaluation; pages: report.PatientPage of each patient."""
     facts = {
         "system": config.system,
@@ -82,7 +82,7 @@ def _write(config, pages, path, results):
         "slices": sum(patient.images for patient in pages),
     }
     title = f"Synthetic CT, {results['split']} split"
-    return synthesis_report.write(path, title, facts, results, pages)
+    return synthesis_report.write(path, title, facts, results, pages, below)
 
 
 def _batches(dataset, split):

@@ -1,9 +1,8 @@
 """Writes the scores of synthetic CT: of a split, or of one volume and its reference."""
 
-import csv
-
 import numpy as np
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.evaluation import report, report_pictures
 from jax_pix2pix.metrics import protocols, sct_scores
 from jax_pix2pix.metrics.dose import dosimetry
@@ -75,7 +74,7 @@ def results(cases, pages, grid, baselines):
     }
 
 
-def write(path, title, facts, results, pages):
+def write(path, title, facts, results, pages, below=None):
     """Writes path.json; path.html, the report; path.csv, a row per patient and model; path.png.
 
     Args:
@@ -83,26 +82,28 @@ def write(path, title, facts, results, pages):
         title, facts: of the report, see report.page.
         results: from `results`, with any further values for the JSON.
         pages: report.PatientPage of each patient.
+        below: as for `safe_files.write`.
 
     Returns:
         [(what it is, path)].
     """
-    written = [report.write_json(f"{path}.json", results), ("report", f"{path}.html")]
+    written = [report.write_json(f"{path}.json", results, below), ("report", f"{path}.html")]
     summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
     texts = results["protocols"], results["baselines"]
-    with open(f"{path}.html", "w", encoding="utf-8") as file:
-        file.write(report.page(title, facts, summaries, pages, *texts))
+    html = report.page(title, facts, summaries, pages, *texts)
+    safe_files.write(f"{path}.html", html, below)
 
-    with open(f"{path}.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["model", *results["results"]["model"]["cases"][0]])
-        writer.writeheader()
-        for name, of_model in results["results"].items():
-            writer.writerows({"model": name} | case for case in of_model["cases"])
+    columns = ["model", *results["results"]["model"]["cases"][0]]
+    rows = [
+        {"model": name} | case
+        for name, of_model in results["results"].items()
+        for case in of_model["cases"]
+    ]
+    report.write_csv(f"{path}.csv", columns, rows, below)
     written.append(("a row a patient and model", f"{path}.csv"))
 
     ranked = sorted(pages, key=lambda patient: patient.scores["synthrad2023.mae"])
-    with open(f"{path}.png", "wb") as file:
-        file.write(ranked[len(ranked) // 2].slices)
+    safe_files.write(f"{path}.png", ranked[len(ranked) // 2].slices, below)
     return [*written, ("the patient of the median MAE", f"{path}.png")]
 
 

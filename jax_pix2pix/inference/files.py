@@ -3,9 +3,9 @@
 import contextlib
 import errno
 import os
-import tempfile
 from pathlib import Path
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 
 
@@ -98,23 +98,25 @@ def check_place(path):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, below=None):
     """Yields a path of the same name in a hidden folder; the file written there replaces `path`.
 
     Files written beside it, such as the voxels of a .mhd, move first. Makes the folder of `path`.
     On an error nothing is left and `path` stays as it was.
 
+    Args:
+        below: the folder of results, if there is one: no link is followed below it.
+
     Raises:
         OSError: `path` cannot be written. It names `path`, as some libraries on a full disk do not.
     """
-    folder, name = os.path.split(path)
-    folder = folder or "."
-    os.makedirs(folder, exist_ok=True)
+    if below is None:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as hidden:
-            yield Path(hidden, name)
-            for written in sorted(os.listdir(hidden), key=lambda written: written == name):
-                os.replace(os.path.join(hidden, written), os.path.join(folder, written))
+        with safe_files.writing_by_name(path, below) as temporary:
+            yield Path(temporary)
+    except safe_files.UnsafeFileError:
+        raise
     except OSError as error:
         raise OSError(f"{path} cannot be written ({error.strerror or error})") from error
 

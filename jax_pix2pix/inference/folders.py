@@ -3,11 +3,11 @@
 import functools
 import os
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.imaging import volume_file
 from jax_pix2pix.inference import sample_pictures
 from jax_pix2pix.inference.checks import Asked, check, sampling_of
-from jax_pix2pix.inference.files import replacing
 from jax_pix2pix.inference.samples import samples
 from jax_pix2pix.tasks import kinds
 
@@ -36,10 +36,10 @@ def predict_files(run, source, output, progress=None, **options):
     if run.kind == kinds.CT_SAMPLES:
         raise ConfigError("a pyramid has no input to predict from: use sample_files")
     pairs = check(run.config, run.workdir, Asked(str(source), str(output), options))
-    return predict_pairs(run, pairs, progress, **options)
+    return predict_pairs(run, pairs, str(output), progress, **options)
 
 
-def predict_pairs(run, pairs, progress=None, **options):
+def predict_pairs(run, pairs, output, progress=None, **options):
     """`predict_files` of what `checks.check` found: [(path of an input, path of its result)]."""
     reference = options.pop("reference", None)
     if run.kind == kinds.SYNTHETIC_CT and reference:
@@ -50,12 +50,13 @@ def predict_pairs(run, pairs, progress=None, **options):
             grid = volume_file.read_geometry(reference)
             own = volume_file.read_geometry(path)
             own.check_same_grid(path, grid, reference, "resample the latter")
-    return _written(run, pairs, options, progress)
+    return _written(run, pairs, output, options, progress)
 
 
-def _written(run, pairs, options, progress):
+def _written(run, pairs, output, options, progress):
     for number, (path, result, prediction) in enumerate(_each(run, pairs, options, progress), 1):
-        yield path, prediction.save(result + SUFFIX.get(run.kind, "")), prediction
+        below = None if result == output else output
+        yield path, prediction.save(result + SUFFIX.get(run.kind, ""), below), prediction
         if progress:
             progress(number, len(pairs), 1, 1)
 
@@ -96,7 +97,7 @@ def sample_files(run, output, source=None, dataset=None, progress=None, **option
     drawn = samples(run, sampling, source, dataset=dataset, progress=progress)
     for number, prediction in enumerate(drawn):
         names.append(f"{kind}_{number:04d}")
-        (path,) = prediction.save(os.path.join(output, f"{names[-1]}.{form}"))
+        (path,) = prediction.save(os.path.join(output, f"{names[-1]}.{form}"), output)
         hu, spacing_mm = prediction.values, prediction.spacing_mm
         tiles.append(sample_pictures.three_planes(hu, spacing_mm))
         if run.config.pyramid.dimensions == 2:
@@ -104,13 +105,13 @@ def sample_files(run, output, source=None, dataset=None, progress=None, **option
             picture = sample_pictures.picture_of_slices(slices, names[-1])
         else:
             picture = sample_pictures.picture_of_planes(tiles[-1:], names[-1:])
-        _save(picture, os.path.join(output, f"{names[-1]}.png"))
+        _save(picture, os.path.join(output, f"{names[-1]}.png"), output)
         yield path, prediction
     everything = os.path.join(output, f"{kind}s.png")
-    _save(sample_pictures.picture_of_planes(tiles, names), everything)
+    _save(sample_pictures.picture_of_planes(tiles, names), everything, output)
     yield everything, None
 
 
-def _save(picture, path):
-    with replacing(path) as temporary:
-        picture.save(temporary)
+def _save(picture, path, output):
+    with safe_files.writing(path, output) as file:
+        picture.save(file, "png")

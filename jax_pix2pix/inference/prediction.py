@@ -54,20 +54,21 @@ class Prediction:
         """Millimetres between slices, rows and columns of a volume, or None."""
         return self.geometry.spacing_mm if self.geometry else None
 
-    def save(self, path):
+    def save(self, path, below=None):
         """Writes the values; an uncertainty goes into NAME_uncertainty beside them.
 
         Args:
             path: NAME.nii.gz, .nii, .mha, .mhd or .nrrd for a volume, whose geometry is kept bit
                 for bit in the source's own format; NAME.png for a picture. Folders are made. The
                 file appears complete and replaces an earlier one.
+            below: the folder of results, if there is one: no link is followed below it.
 
         Returns:
             The paths that were written.
 
         Raises:
             DataError: the name has another ending.
-            OSError: the file cannot be written.
+            OSError: the file cannot be written, or a folder below `below` is a link.
         """
         path = os.fspath(path)
         if is_remote(path):
@@ -76,19 +77,19 @@ class Prediction:
             if not path.lower().endswith(".png"):
                 raise DataError(f"{path} must end in .png: a picture is saved without loss")
             scale = np.uint8(255 // self.highest_label) if self.unit == LABEL else np.uint8(1)
-            return self._save_pictures(path, self.values * scale)
+            return self._save_pictures(path, self.values * scale, below)
         write = volume_file.write_hu if self.unit == HU else volume_file.write_mask
         name = volume_file.without_ending(path)
-        with replacing(path) as temporary:
+        with replacing(path, below) as temporary:
             write(temporary, self.values, Volume(self.values, self.geometry))
         if self.uncertainty is None:
             return [path]
         beside = f"{name}_uncertainty{path[len(name) :]}"
-        with replacing(beside) as temporary:
+        with replacing(beside, below) as temporary:
             volume_file.write_map(temporary, self.uncertainty, Volume(self.values, self.geometry))
         return [path, beside]
 
-    def _save_pictures(self, path, pixels):
+    def _save_pictures(self, path, pixels, below):
         from PIL import Image
 
         pictures = {path: pixels}
@@ -97,7 +98,7 @@ class Prediction:
             name, ending = os.path.splitext(path)
             pictures[f"{name}_uncertainty{ending}"] = values.astype(np.uint16)
         for name, values in pictures.items():
-            with replacing(name) as temporary:
+            with replacing(name, below) as temporary:
                 Image.fromarray(values).save(temporary)
         return list(pictures)
 

@@ -8,6 +8,7 @@ second stands in one place, and all of them add up to the wall time.
 import json
 import os
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs.clock import KINDS
 from jax_pix2pix.logs.messages import messages
@@ -103,6 +104,7 @@ def of_workdir(workdir):
 
     Raises:
         WorkdirError: there is no metrics.jsonl, or a line is damaged.
+        OSError: metrics.jsonl is a link or no file, or cannot be read.
     """
     directories, scale = [], 0
     while os.path.isdir(directory := os.path.join(workdir, f"scale_{scale}")):
@@ -119,16 +121,13 @@ def report(workdir, path=None):
     """The table of a run as text, None if no line has seconds; writes JSON to `path` if given.
 
     Raises:
-        WorkdirError: as `of_workdir`.
+        WorkdirError, OSError: as `of_workdir`; or `path` cannot be written.
     """
     summary = of_workdir(workdir)
     if summary is None:
         return None
     if path:
-        temporary = f"{path}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(summary, file, indent=2)
-        os.replace(temporary, path)
+        safe_files.write(path, json.dumps(summary, indent=2))
     return table(summary)
 
 
@@ -138,7 +137,8 @@ def report_end(workdir):
         text = report(workdir, os.path.join(workdir, "goodput.json"))
         if text:
             messages.info(text)
-    except WorkdirError as error:  # the log is gone or damaged, but the run is not
+    except (WorkdirError, safe_files.UnsafeFileError) as error:
+        # The log is gone or damaged, but the run is not.
         messages.warning(str(error))
 
 

@@ -7,6 +7,7 @@ import time
 
 import tqdm
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs import straggler
 from jax_pix2pix.logs.goodput import kept, of_workdir, restart_cost
@@ -36,6 +37,7 @@ class Logbook:
 
     Raises:
         WorkdirError: a line of a log is damaged; a last line that was cut short is ignored.
+        OSError: a file or folder is a link, or something else, or cannot be written.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class Logbook:
                 if (line["step"], line["split"]) == (start_step, "unfinished"):
                     self.interval = line["metrics"]
         self._jsonl = _continued(
-            metrics_path(workdir), metrics_line, lambda line: kept(line, start_step)
+            workdir, metrics_path(workdir), metrics_line, lambda line: kept(line, start_step)
         )
         self._line(start_step, "start", start)
         self._text = _continued(
+            workdir,
             os.path.join(workdir, "training_log.txt"),
             lambda line: int(line.split()[1]),
             lambda epoch: epoch * steps_per_epoch <= start_step,
@@ -73,7 +76,9 @@ class Logbook:
             if points(line):
                 last = history["last"].get(line["split"], -1)
                 history["last"][line["split"]] = max(last, line["step"])
-        self._writers = [TensorBoard(os.path.join(workdir, "tensorboard"), start_step)]
+        board = os.path.join(workdir, "tensorboard")
+        safe_files.make_folder(board, workdir)
+        self._writers = [TensorBoard(board, start_step)]
         self._writers += [tracker(workdir, history) for tracker in trackers]
         if config:
             for writer in self._writers:
@@ -137,7 +142,8 @@ class Logbook:
         self._text.close()
         summary = None
         if finished:
-            with contextlib.suppress(WorkdirError):  # someone removed the file meanwhile
+            # Someone removed the file meanwhile, or put something else there.
+            with contextlib.suppress(WorkdirError, safe_files.UnsafeFileError):
                 summary = of_workdir(self._workdir)
         for writer in self._writers:
             if summary:
@@ -145,20 +151,14 @@ class Logbook:
             writer.close(finished)
 
 
-def _continued(path, parse, keep):
+def _continued(workdir, path, parse, keep):
     """Opens a log for appending, after dropping lines for which ``keep(parse(line))`` is false.
 
     Raises:
         WorkdirError: parse refuses a line.
     """
-    lines = complete_lines(path)
+    lines = complete_lines(path, workdir)
     values = parsed(path, lines, parse)
     text = "".join(line for line, value in zip(lines, values, strict=True) if keep(value))
-    if os.path.exists(path):
-        temporary = f"{path}.tmp"  # a run that is killed here loses nothing
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    return open(path, "a", encoding="utf-8")
+    safe_files.write(path, text, workdir)  # a run that is killed here loses nothing
+    return safe_files.open_to_append(path, workdir)

@@ -2,6 +2,7 @@
 
 import os
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.logs.metrics_log import read_metrics
 
 
@@ -27,7 +28,5 @@ def draw_loss_curve(workdir, best_metric):
         panel.grid(alpha=0.3)
         panel.set_ylabel(split)
     panels[-1].set_xlabel("epoch")
-    path = os.path.join(workdir, "loss_curve.png")
-    temporary = f"{path}.tmp"
-    FigureCanvasAgg(figure).print_png(temporary)
-    os.replace(temporary, path)
+    with safe_files.writing(os.path.join(workdir, "loss_curve.png"), workdir) as file:
+        FigureCanvasAgg(figure).print_png(file)

@@ -7,11 +7,15 @@ logging interval during which a checkpoint was saved.
 A killed run may have cut the last line short: a line without its end is ignored.
 """
 
+import io
 import json
 import os
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs.clock import KINDS
+
+MAX_LINE = 2**26  # characters; "unfinished" has a line for all steps of a logging interval
 
 
 def metrics_path(workdir):
@@ -23,17 +27,34 @@ def read_metrics(workdir):
 
     Raises:
         WorkdirError: a line is damaged; names it.
+        OSError: the file is of another kind, or cannot be read.
     """
     path = metrics_path(workdir)
-    return parsed(path, complete_lines(path), metrics_line)
+    return parsed(path, complete_lines(path, workdir), metrics_line)
 
 
-def complete_lines(path):
-    """The lines of a text file, each with its end; none if there is no file."""
-    if not os.path.exists(path):
+def complete_lines(path, workdir):
+    """The lines of a text file of a workdir, each with its end; none if there is no file.
+
+    Raises:
+        WorkdirError: a line is above MAX_LINE.
+        OSError: the file is of another kind, or cannot be read.
+    """
+    try:
+        content = safe_files.open_to_read(path, workdir)
+    except FileNotFoundError:
         return []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return [line for line in file if line.endswith("\n")]
+    lines = []
+    with io.TextIOWrapper(content, encoding="utf-8", errors="replace") as file:
+        while line := file.readline(MAX_LINE):
+            if len(line) == MAX_LINE:
+                raise WorkdirError(
+                    f"{path}: line {len(lines) + 1} is above the limit of {MAX_LINE} characters: "
+                    "delete that line, or restore the file"
+                )
+            if line.endswith("\n"):
+                lines.append(line)
+    return lines
 
 
 def parsed(path, lines, parse):

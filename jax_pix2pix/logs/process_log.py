@@ -9,6 +9,8 @@ import os
 import socket
 import time
 
+from jax_pix2pix import safe_files
+
 logger = logging.getLogger("jax_pix2pix")
 logger.addHandler(logging.NullHandler())  # until `start`
 logger.propagate = False  # the terminal has its own lines
@@ -17,14 +19,16 @@ logger.propagate = False  # the terminal has its own lines
 class _File(logging.Handler):
     """Appends each record to a file at once; a failed write must not end a run."""
 
-    def __init__(self, path):
+    def __init__(self, workdir, path):
         super().__init__()
-        self._path = path
+        self._workdir, self._path = workdir, path
 
     def emit(self, record):
+        text = self.format(record).encode(errors="replace").decode()
         with contextlib.suppress(OSError):
-            with open(self._path, "a", encoding="utf-8", errors="replace") as file:
-                file.write(self.format(record) + "\n")
+            os.stat(os.path.dirname(self._path))  # a workdir that was removed is not made again
+            with safe_files.open_to_append(self._path, self._workdir) as file:
+                file.write(text + "\n")
 
 
 def log_path(workdir, process):
@@ -41,12 +45,12 @@ def start(workdir, coordinator):
 
     path = log_path(workdir, jax.process_index())
     with contextlib.suppress(OSError):  # a full or read-only disk: a later write names it
-        os.makedirs(os.path.dirname(path), exist_ok=True)
+        safe_files.make_folder(os.path.dirname(path), workdir)
     for handler in (*logger.handlers, *logging.root.handlers):
         if isinstance(handler, _File):
             logger.removeHandler(handler)
             logging.root.removeHandler(handler)
-    file = _File(path)
+    file = _File(workdir, path)
     rank = f"[{jax.process_index()}/{jax.process_count()}]"
     formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ {rank} %(levelname)s %(message)s")
     formatter.datefmt, formatter.converter = "%Y-%m-%dT%H:%M:%S", time.gmtime

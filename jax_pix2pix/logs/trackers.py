@@ -6,6 +6,7 @@ tracker_<name>.json of the workdir. Steps that were sent before are not sent aga
 trained again. A tracker that is added later also gets the lines that metrics.jsonl already has.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import time
 import uuid
 from pathlib import Path
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.logs.metrics_log import points
 from jax_pix2pix.logs.writers import CLOSE_SECONDS, InBackground
@@ -102,11 +104,11 @@ class _Record:
     """
 
     def __init__(self, workdir, name, target):
-        self._path = Path(workdir) / f"tracker_{name}.json"
+        self._workdir, self._path = workdir, os.path.join(workdir, f"tracker_{name}.json")
         self._target, self._all = target, {}
         try:
-            if self._path.exists():
-                self._all = json.loads(self._path.read_text())
+            with contextlib.suppress(FileNotFoundError):
+                self._all = safe_files.read_json(self._path, workdir)
             self.fields = dict(self._all.get(target, {}))
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise WorkdirError(
@@ -116,9 +118,7 @@ class _Record:
     def write(self, **fields):
         self.fields = self.fields | fields
         self._all[self._target] = self.fields
-        temporary = self._path.with_name(f"{self._path.name}.tmp")
-        temporary.write_text(json.dumps(self._all, indent=2))
-        temporary.replace(self._path)
+        safe_files.write(self._path, json.dumps(self._all, indent=2), self._workdir)
 
 
 def _identity(given, workdir):

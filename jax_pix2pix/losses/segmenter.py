@@ -23,6 +23,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.intensity import to_network, to_stored
 from jax_pix2pix.losses.tensor_file import read_tensors
@@ -75,9 +76,7 @@ def save(path, config, system, generator):
         "source_range": json.dumps(list(data.source_range)),
     }
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = f"{path}.tmp"
-    safetensors.numpy.save_file(arrays, temporary, metadata)
-    os.replace(temporary, path)
+    safe_files.write(path, safetensors.numpy.save(arrays, metadata))
 
 
 def load(path):

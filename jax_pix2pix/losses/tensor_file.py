@@ -4,6 +4,7 @@ import os
 
 import safetensors
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError
 
 MAX_BYTES = 2**31  # limit of a file's size; all of VGG16 has 553 MB
@@ -23,12 +24,14 @@ def read_tensors(path, shown, wanted=None):
         ConfigError: the file cannot be read, or is too large.
     """
     try:
-        size = os.path.getsize(path)
-        if size > MAX_BYTES:
-            raise ConfigError(f"{shown} has {size} bytes, above the limit of {MAX_BYTES}")
-        with safetensors.safe_open(path, framework="numpy") as file:
-            names = [name for name in file.keys() if wanted is None or name in wanted]
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+        with safe_files.open_to_read(path) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            if size > MAX_BYTES:
+                raise ConfigError(f"{shown} has {size} bytes, above the limit of {MAX_BYTES}")
+            own = safe_files.path_of(opened.fileno(), path)
+            with safetensors.safe_open(own, framework="numpy") as file:
+                names = [name for name in file.keys() if wanted is None or name in wanted]
+                return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except ConfigError:
         raise
     except Exception as error:  # TypeError for types that NumPy lacks, and others

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.runs.first_process import on_first_process
 
@@ -21,11 +22,7 @@ def are_apart(directory):
     number = int(multihost_utils.broadcast_one_to_all(np.int32(time.time_ns() % 2**31)))
     mark = Path(directory) / f".seen-{number}"
 
-    def write():
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-
-    on_first_process(write)
+    on_first_process(lambda: safe_files.write(mark, "", below=mark.parent.parent))
     seen = multihost_utils.process_allgather(np.array(mark.exists()))
     on_first_process(mark.unlink)
     return not seen.all()

@@ -8,6 +8,7 @@ import time
 
 import jax
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import EXIT_RESTART
 from jax_pix2pix.logs.process_log import logger
 
@@ -51,7 +52,7 @@ class Watchdog:
         name = f"stacks_{jax.process_index()}_{time.time_ns()}.txt"
         path = os.path.join(self._workdir, name)
         try:
-            with open(path, "w", encoding="utf-8") as file:
+            with safe_files.writing(path, self._workdir) as file:
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError:  # the file system may hang or be full
             path = "stderr"

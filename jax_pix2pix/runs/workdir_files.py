@@ -3,15 +3,28 @@
 import contextlib
 import json
 import os
+import re
 import time
 
 import ml_collections
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.tasks.kinds import has_scales
 
 RECORD = "preparation.json"  # how a data set was prepared; a run keeps a copy
 MASKS_NOTE = "body masks from files"  # the start of a note in that record
+_WANDB = re.compile(r"(scale_\d+/)?wandb")  # folders in which W&B makes links of its own
+
+
+def check_files(workdir):
+    """Checks that a workdir, if it exists, holds plain files and folders, before anything is read.
+
+    Raises:
+        UnsafeFileError: it holds a link, a pipe or a device.
+    """
+    if os.path.isdir(workdir):
+        safe_files.check_tree(workdir, apart=_WANDB)
 
 
 def flat(config, prefix=""):
@@ -55,7 +68,9 @@ def finest(workdir):
 
     Raises:
         WorkdirError: a pyramid has none.
+        UnsafeFileError: as `check_files`, with which a run is opened here.
     """
+    check_files(workdir)
     pyramid = os.path.isdir(scale_directory(workdir, 0))
     return last_scale(workdir)[0] if pyramid else workdir
 
@@ -124,7 +139,9 @@ def claim(workdir, config, allowed=()):
     Raises:
         WorkdirError: the directory belongs to a run with another config, whose refused fields are
             named; or to one whose config is missing.
+        UnsafeFileError: as `check_files`.
     """
+    check_files(workdir)
     config = json.loads(config.to_json())
     new = dict(flat(config))
     path = config_path(workdir)
@@ -134,10 +151,9 @@ def claim(workdir, config, allowed=()):
                 f"{path} does not exist, but checkpoints beside it do: restore it, or use another "
                 "workdir"
             )
-        os.makedirs(workdir, exist_ok=True)
-        _write_json(path, config)
+        _write_config(workdir, config)
         return
-    old = dict(flat(_read_json(path)))
+    old = dict(flat(_read_json(workdir, path)))
     changed = [
         field for field in sorted(old | new) if old.get(field, "absent") != new.get(field, "absent")
     ]
@@ -153,12 +169,13 @@ def claim(workdir, config, allowed=()):
         raise WorkdirError(f"{path} is of a run with another config ({changes}): {way}")
     if changed:
         _record_changes(workdir, {field: (old.get(field), new[field]) for field in changed})
-        _write_json(path, config)
+        _write_config(workdir, config)
 
 
 def _record_changes(workdir, changes):
     """changes: {field: (old value, new value)}; the old one is None where the field is new."""
-    with open(os.path.join(workdir, "config_changes.jsonl"), "a", encoding="utf-8") as file:
+    path = os.path.join(workdir, "config_changes.jsonl")
+    with safe_files.open_to_append(path, workdir) as file:
         for field, (old, new) in changes.items():
             line = {"time": time.time(), "step": _newest_step(workdir), "field": field}
             file.write(json.dumps(line | {"old": old, "new": new}) + "\n")
@@ -171,13 +188,8 @@ def _newest_step(workdir):
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
-def _write_json(path, content):
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _write_config(workdir, config):
+    safe_files.write(config_path(workdir), json.dumps(config, indent=2, sort_keys=True), workdir)
 
 
 def read_config(workdir):
@@ -185,14 +197,14 @@ def read_config(workdir):
 
     Raises:
         WorkdirError: it is not there, or damaged.
+        OSError: it is no plain file, is too large, or cannot be read.
     """
-    return ml_collections.ConfigDict(_read_json(config_path(workdir)))
+    return ml_collections.ConfigDict(_read_json(workdir, config_path(workdir)))
 
 
-def _read_json(path):
+def _read_json(workdir, path):
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = safe_files.read_json(path, workdir)
     except FileNotFoundError:
         raise WorkdirError(f"{path} does not exist: is this the workdir of a run?") from None
     except (ValueError, RecursionError) as error:
@@ -205,7 +217,7 @@ def _read_json(path):
 def mask_notes(workdir):
     """The notes on masks from files in the record of a run's data; [] without a sound record."""
     try:
-        notes = _read_json(os.path.join(workdir, RECORD))["notes"]
+        notes = _read_json(workdir, os.path.join(workdir, RECORD))["notes"]
         return [note for note in notes if note.startswith(MASKS_NOTE)]
     except (WorkdirError, OSError, KeyError, TypeError, AttributeError):
         return []  # old runs have none

@@ -9,11 +9,13 @@ import socket
 import time
 import warnings
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.runs.first_process import on_first_process
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 _NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_MAX_HOLDER = 2**12  # characters that name the holder
 
 
 @contextlib.contextmanager
@@ -26,6 +28,7 @@ def locked(workdir):
 
     Raises:
         WorkdirError: another run holds it; names that run's host, process and start.
+        OSError: `lock` is a link or no file, or cannot be made.
     """
     taken = on_first_process(lambda: _take(workdir))
     try:
@@ -38,10 +41,9 @@ def locked(workdir):
 def _take(workdir):
     """-> (the locked file, whether the workdir is new)."""
     new = not os.path.isdir(workdir)
-    os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "lock")
     while True:
-        file = open(path, "a+", encoding="utf-8")
+        file = safe_files.open_lock(path, workdir)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -55,7 +57,7 @@ def _take(workdir):
                 stacklevel=2,
             )
         # The run that held it may have removed the file after it was opened here.
-        if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+        if os.path.lexists(path) and os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
             break
         file.close()
     holder = {
@@ -72,9 +74,9 @@ def _take(workdir):
 def _refusal(workdir, file):
     file.seek(0)
     try:
-        holder = json.load(file)
+        holder = json.loads(file.read(_MAX_HOLDER))
         who = f"process {holder['pid']} on {holder['host']} since {holder['start']}"
-    except (ValueError, KeyError, TypeError):  # the holder has not written this yet
+    except (ValueError, KeyError, TypeError, RecursionError):  # the holder has not written this yet
         who = "another process since a moment ago"
     file.close()
     return f"{workdir} is in use by {who}: wait for that run, end it, or use another workdir"

@@ -73,8 +73,7 @@ def main():
         result, first = measure(config, batch_size)
         record["results"].append(result)
         if _OUTPUT.value and first:
-            with open(_OUTPUT.value, "w", encoding="utf-8") as file:
-                json.dump(record, file, indent=1)
+            options.save(_OUTPUT.value, record)
     if not first:
         return
     print(report.table(record))

@@ -83,8 +83,7 @@ def main():
     record["layers"] = [measure(layer, n, config.dtype, device, peer) for layer, n in cases]
     record["volume_step"] = volume_step(size, device, peer)
     if FLAGS.output:
-        with open(FLAGS.output, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
+        options.save(FLAGS.output, record)
         print(f"all figures: {FLAGS.output}")
 
 

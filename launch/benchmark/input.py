@@ -149,7 +149,7 @@ def main():
             "pairs": {"all": FLAGS.examples, "different": unique, "size": data.image_size},
             "results": rows,
         }
-        Path(FLAGS.output).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        options.save(FLAGS.output, record)
 
 
 def enlarged_size(data):

@@ -1,7 +1,9 @@
 """Flags that benchmarks share, checked before minutes of measuring."""
 
+import json
 import os
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError
 
 
@@ -12,7 +14,12 @@ def batch_sizes(texts):
     return [int(text) for text in texts]
 
 
+def save(output, record):
+    """Writes the figures as JSON."""
+    safe_files.write(output, json.dumps(record, indent=1) + "\n")
+
+
 def claim(output):
     """Creates the file for the figures, so that an OSError comes before measuring."""
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    open(output, "a", encoding="utf-8").close()
+    safe_files.open_to_append(output).close()
