@@ -40,12 +40,14 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
     Raises:
         ConfigError, DataError, WorkdirError: something does not fit, before any training.
         WorkdirError: also if the workdir cannot be written.
+        OSError: also if it holds links, pipes or devices.
         TrainingError: training went wrong.
     """
     clock = clock or Clock()
     workdir_files.check_changeable(config, allowed)
     try:
         with workdir_lock.locked(directory):
+            on_first_process(lambda: workdir_files.check_files(directory))
             scales, batches, mesh = _prepared(config, directory, dataset, allowed)
             process_log.start(directory, coordinator)
             if jax.process_index() == 0:

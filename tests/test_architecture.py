@@ -73,6 +73,22 @@ PYRAMID = (
 )
 
 
+# What works in folders that others may have made: workdirs, prepared data, results.
+SHARED = (
+    "jax_pix2pix/evaluation", "jax_pix2pix/inference", "jax_pix2pix/logs", "jax_pix2pix/losses",
+    "jax_pix2pix/runs", "jax_pix2pix/fit.py", "jax_pix2pix/pyramid.py", "jax_pix2pix/train.py",
+    "input_pipeline/datasets", "input_pipeline/preparation", "input_pipeline/dataset.py",
+    "input_pipeline/pipeline.py", "input_pipeline/prepare.py", "input_pipeline/prepared.py",
+    "input_pipeline/prepared_files.py", "input_pipeline/records.py",
+)  # fmt: skip
+BY_NAME = {"copyfile", "mkdtemp", "mkstemp", "savefig", "touch", "write_bytes", "write_text"}
+# These have reasons of their own.
+MAY_OPEN = {
+    "jax_pix2pix/runs/file_digests.py",
+    "jax_pix2pix/runs/remote_workdir.py",
+    "jax_pix2pix/runs/storage.py",
+    "input_pipeline/prepared_files.py",
+}
 # These make an image from an array and open no file.
 NOTHING_OPENED = {"jax_pix2pix/inference/prediction.py"}
 SAMPLES = "input_pipeline/samples/"
@@ -117,6 +133,29 @@ def test_library_imports_one_way(part):
     for path in paths:
         known = {name.split(".")[1] for name in _imports(path) if name.startswith("jax_pix2pix.")}
         assert known <= LIBRARY[part], path
+
+
+def _writing(path):
+    """Yields the lines of a file that open, make or write files otherwise than by safe_files."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name):
+            name, of = node.func.id, ""
+        elif isinstance(node.func, ast.Attribute):
+            name, of = node.func.attr, ast.unparse(node.func.value)
+        else:
+            continue
+        if of != "safe_files" and (name in BY_NAME or (name == "open" and of in ("", "path"))):
+            yield f"{_relative(path)}:{node.lineno} {name}"
+
+
+def test_files_of_shared_folders_are_opened_by_one_module():
+    """An `open` elsewhere would follow a link, or wait for a pipe."""
+    paths = [path for room in SHARED for path in _files(room) or [ROOT / room]]
+    assert all(path.is_file() for path in paths) and len(paths) > 80
+    found = [line for path in paths for line in _writing(path)]
+    assert not [line for line in found if line.split(":")[0] not in MAY_OPEN]
 
 
 def test_rooms_of_the_library_know_each_other_in_no_circle():

@@ -1,7 +1,11 @@
 """Nothing outside of a folder is read or written through it."""
 
 import os
+import re
+import shutil
 import socket
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +119,53 @@ def test_an_interrupted_write_leaves_the_old_file_alone(tmp_path):
     assert os.listdir(tmp_path) == ["x"] and (tmp_path / "x").read_text("utf-8") == "old"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_what_is_no_file_is_not_replaced(tmp_path, kind):
+    path = tmp_path / "x"
+    make = {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda x: os.symlink("/dev/null", x)}
+    make[kind](path)
+    with pytest.raises(UnsafeFileError, match="x is no regular file"):
+        safe_files.write(path, "")
+    with pytest.raises(UnsafeFileError, match="x is no regular file"):
+        with safe_files.writing_by_name(path) as temporary:
+            Path(temporary).touch()
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_libraries_write_by_name(tmp_path, outside):
+    path = tmp_path / "run" / "deep" / "x"
+    with safe_files.writing_by_name(path, tmp_path / "run") as temporary:
+        Path(temporary).write_text("old", encoding="utf-8")
+        Path(temporary).with_name("voxels").touch()
+    assert sorted(os.listdir(path.parent)) == ["voxels", "x"]
+    with pytest.raises(KeyboardInterrupt), safe_files.writing_by_name(path) as temporary:
+        Path(temporary).write_text("new", encoding="utf-8")
+        raise KeyboardInterrupt
+    assert sorted(os.listdir(path.parent)) == ["voxels", "x"]
+    path.unlink()
+    path.symlink_to(outside)
+    with safe_files.writing_by_name(path) as temporary:
+        Path(temporary).write_text("new", encoding="utf-8")
+    assert path.read_text("utf-8") == "new" and not path.is_symlink()
+    (tmp_path / "run" / "state").symlink_to(outside.parent)
+    with pytest.raises(UnsafeFileError, match="state is a link"):
+        with safe_files.writing_by_name(tmp_path / "run" / "state" / "x", tmp_path / "run"):
+            pass
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names are all that there is")
+def test_a_library_follows_no_link_that_comes_meanwhile(tmp_path):
+    folder, theirs = tmp_path / "run", tmp_path / "theirs"
+    with safe_files.writing_by_name(folder / "x", folder) as temporary:
+        (hidden,) = os.listdir(folder)
+        folder.rename(tmp_path / "moved")
+        (theirs / hidden).mkdir(parents=True)
+        folder.symlink_to(theirs)
+        Path(temporary).touch()
+    assert os.listdir(tmp_path / "moved") == ["x"]
+    assert os.listdir(theirs) == [hidden] and not os.listdir(theirs / hidden)
+
+
 def test_a_file_keeps_the_permissions_of_the_umask(tmp_path):
     safe_files.write(tmp_path / "x", "")
     umask = os.umask(0)
@@ -129,9 +180,34 @@ def test_trees_with_links_or_pipes_are_refused(tmp_path):
     with pytest.raises(UnsafeFileError, match="pipe is no regular file"):
         safe_files.check_tree(tmp_path)
     (tmp_path / "a" / "b" / "pipe").unlink()
-    (tmp_path / "state").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "state").symlink_to(tmp_path / "a")
     with pytest.raises(UnsafeFileError, match="state is a link"):
         safe_files.check_tree(tmp_path)
+    safe_files.check_tree(tmp_path, apart=re.compile("a"))
+    with pytest.raises(UnsafeFileError, match="state is a link"):
+        safe_files.check_tree(tmp_path / "a" / "state" / "b", below=tmp_path)
+    safe_files.check_tree(tmp_path / "a" / "state" / "b")
+
+
+def test_a_tree_that_changes_meanwhile_is_no_error(tmp_path):
+    """Checkpoints are removed and renamed while a run trains."""
+    done = threading.Event()
+
+    def change():
+        while not done.is_set():
+            (tmp_path / "8.tmp" / "state").mkdir(parents=True)
+            (tmp_path / "8.tmp" / "state" / "x").touch()
+            (tmp_path / "8.tmp").rename(tmp_path / "8")
+            shutil.rmtree(tmp_path / "8")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(300):
+            safe_files.check_tree(tmp_path)
+    finally:
+        done.set()
+        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,9 @@ one shard. Each shard has a table beside it, <shard>.csv, with a row per record.
 
 import collections
 import concurrent.futures
-import csv
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import json
 import operator
@@ -33,16 +31,15 @@ from abc import abstractmethod
 from typing import NamedTuple
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from input_pipeline.tf_cpu import tf
+from input_pipeline.preparation.shards import Writer, write_table
 from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.workdir_files import RECORD
 
-import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
+import tensorflow_datasets as tfds  # isort: skip  after shards, which keep it off the GPU
 
 SHARD_SIZE = 1024  # a killed preparation loses at most this many, plus the rest of a volume
 THREADS = min(16, os.cpu_count() or 1)
@@ -234,7 +231,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _examples(self, groups, shard):
         """Yields (key, example) of a shard's records. TFDS asks for one shard after the other."""
-        if shard.exists():  # _Writer leaves it as it is: TFDS only counts its examples
+        if shard.exists():  # Writer leaves it as it is: TFDS only counts its examples
             for group in groups:
                 yield from ((item.file_name, None) for item in group)
                 self._progress.update(len(group))
@@ -269,7 +266,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             old.rmtree()
 
     def _example_writer(self):
-        return _Writer(tfds.core.FileFormat.ARRAY_RECORD)
+        return Writer(tfds.core.FileFormat.ARRAY_RECORD)
 
     def _log_download_bytes(self):
         """Does nothing: TFDS would announce a download of unknown size."""
@@ -280,46 +277,6 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self):
         """Does nothing: TFDS would make a folder for what it does not find, and leave it."""
-
-
-class _Writer(tfds.core.ExampleWriter):
-    """Names a shard once it and its table are complete, so a kill leaves no incomplete named shard.
-
-    Records are uncompressed: a third of the size would cost half of the reading speed. The same
-    source gives the same bytes. TFDS's own serialization does not: its order of features varies.
-    """
-
-    def write(self, path, examples):
-        if path.exists():
-            return
-        part = path.with_name(f"part.{path.name}")
-        rows = [["patient", "slice_index", "class", "file_name", "spacing_mm"]]
-        try:
-            writer = ArrayRecordWriter(os.fspath(part), "group_size:1,uncompressed")
-            for _, serialized in examples:
-                example = tf.train.Example.FromString(serialized)
-                writer.write(example.SerializeToString(deterministic=True))
-                rows.append(_row(example.features.feature))
-            writer.close()
-        except RuntimeError as error:  # from ArrayRecord, if the disk is full for instance
-            raise OSError(f"{path.parent} cannot be written to: {error}") from error
-        _write_table(path.with_name(f"{path.name}.csv"), rows)
-        part.rename(path)
-
-
-def _write_table(path, rows):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    safe_files.write(path, text.getvalue())
-
-
-def _row(feature):
-    """A record's row in its shard's table."""
-    names = ("patient", "class", "file_name")
-    patient, label, file_name = (feature[name].bytes_list.value[0].decode() for name in names)
-    # As float32 shows it: 0.7 rather than 0.699999988079071.
-    spacing = " ".join(str(np.float32(x)) for x in feature["spacing_mm"].float_list.value)
-    return [patient, feature["slice_index"].int64_list.value[0], label, file_name, spacing]
 
 
 def _groups(items):
@@ -348,7 +305,7 @@ def _write_manifest(path, splits, names):
             rows.append(
                 [split, names.patient(patient), names.file(patient, file_name), len(group)]
             )
-    _write_table(path, rows)
+    write_table(path, rows)
 
 
 def _summary(source, found, options, names):

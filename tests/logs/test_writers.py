@@ -16,6 +16,7 @@ from jax_pix2pix.logs import trackers, writers
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.metrics_log import points, read_metrics
+from jax_pix2pix.runs.workdir_files import check_files
 from tests import commands, mlflow_store, wandb_files
 
 STEPS, PER_EPOCH = 10, 5
@@ -83,6 +84,7 @@ def test_wandb_has_the_lines_of_a_run_that_was_stopped(tmp_path):
     tracker = trackers.wandb_writer("flagship", "runs/a")
     _train(tmp_path, tracker, 1, 8)
     _train(tmp_path, tracker, 6, STEPS)
+    check_files(str(tmp_path))  # W&B's own links hinder nobody
     attempts = list(wandb_files.attempts(tmp_path))
     assert len(attempts) == 2 and attempts[0][0] == attempts[1][0]
     histories = {}

@@ -1,6 +1,7 @@
 """Segmenters as files against the same U-Net in torch.nn.functional, and the loss with them."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -207,11 +208,13 @@ def test_other_floats_are_read(exported, tmp_path, dtype):
     np.testing.assert_allclose(ours, expected, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "text", "cut"])
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "text", "cut"])
 def test_a_file_that_is_not_safetensors_is_named_in_one_line(exported, tmp_path, kind):
     path = tmp_path / kind
     if kind == "folder":
         path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
     elif kind == "text":
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
     elif kind == "cut":
@@ -267,6 +270,14 @@ def test_another_run_is_no_segmenter(tmp_path, module, message):
     with pytest.raises(ConfigError, match=f"{config.system} is no segmenter, .*{message}"):
         export(str(workdir), str(output))
     assert not output.exists()
+
+
+def test_the_file_takes_the_place_of_a_link(workdir, tmp_path):
+    path = tmp_path / "x.safetensors"
+    for name in (path, f"{path}.tmp"):
+        os.symlink(tmp_path / "victim", name)
+    export(workdir, str(path))
+    assert path.is_file() and not path.is_symlink() and not (tmp_path / "victim").exists()
 
 
 def test_weights_beyond_float16_are_refused(workdir, tmp_path):
