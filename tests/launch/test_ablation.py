@@ -2,11 +2,13 @@
 
 import csv
 import json
+import os
 
 import pytest
 
 from configs import ct_pyramid_2d, ct_pyramid_3d, xray_lungs
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import ConfigError, WorkdirError
+from jax_pix2pix.safe_files import UnsafeFileError
 from launch import ablation
 from tests import commands, untrained
 
@@ -138,3 +140,19 @@ def test_the_table_of_two_rows(tmp_path):
     assert "python -m launch.ablation --config=configs/ct_pyramid_3d.py:quick" in lines[2]
     assert any(line.startswith("Reduced: published are 141 pixels") for line in lines)
     assert f"| {float(rows[0]['psnr']):.2f} |" in lines[-2] and len(lines[-1].split("|")) == 13
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "[" * 10**5, None])
+def test_a_damaged_evaluation_is_named(tmp_path, content):
+    (tmp_path / "scale_0" / "checkpoints" / "1").mkdir(parents=True)
+    line = json.dumps({"step": 1, "split": "train"}) + "\n"
+    (tmp_path / "scale_0" / "metrics.jsonl").write_text(line, encoding="utf-8")
+    path = tmp_path / "evaluation" / "train.json"
+    path.parent.mkdir()
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_text(content, encoding="utf-8")
+    expected = "is no regular file" if content is None else "is no valid JSON: delete it"
+    with pytest.raises((WorkdirError, UnsafeFileError), match=f"{path} {expected}"):
+        ablation._evaluated(str(tmp_path), None, 2, 0, 0)
