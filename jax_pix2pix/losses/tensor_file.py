@@ -8,14 +8,16 @@ from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError
 
 MAX_BYTES = 2**31  # limit of a file's size; all of VGG16 has 553 MB
+MAX_HEADER = 2**22  # bytes of the description, which grows when it is parsed; VGG16's has 4 kB
 
 
-def read_tensors(path, shown, wanted=None):
+def read_tensors(path, shown, wanted=None, limit=MAX_BYTES):
     """Reads tensors by name.
 
     Args:
         shown: the path as errors name it, with the config's field.
         wanted: names to read; the others are skipped. None reads all.
+        limit: bytes of the file.
 
     Returns:
         ({name: NumPy array}, {key: text} of the metadata).
@@ -26,8 +28,10 @@ def read_tensors(path, shown, wanted=None):
     try:
         with safe_files.open_to_read(path) as opened:
             size = os.fstat(opened.fileno()).st_size
-            if size > MAX_BYTES:
-                raise ConfigError(f"{shown} has {size} bytes, above the limit of {MAX_BYTES}")
+            header = int.from_bytes(opened.read(8), "little")
+            for what, found, most in (("", size, limit), (" of a header", header, MAX_HEADER)):
+                if found > most:
+                    raise ConfigError(f"{shown} has {found} bytes{what}, above the limit of {most}")
             own = safe_files.path_of(opened.fileno(), path)
             with safetensors.safe_open(own, framework="numpy") as file:
                 names = [name for name in file.keys() if wanted is None or name in wanted]

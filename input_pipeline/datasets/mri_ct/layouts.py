@@ -141,7 +141,7 @@ def _from_table(folder, modality):
     path = folder.root / TABLE
     folder.add(path)
     pairs = []
-    rows = read_table(path, COLUMNS, "patient,source,ct or patient,source,ct,mask")
+    rows = read_table(path, COLUMNS, "patient,source,ct or patient,source,ct,mask", ["mask"])
     for number, row in enumerate(rows, 2):
         fields = {key: row.get(key, "") for key in (*COLUMNS, "mask")}
         names = {}
