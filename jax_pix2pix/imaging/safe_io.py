@@ -9,9 +9,15 @@ import numpy as np
 from PIL import Image
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.memory import DEFLATE_RATIO, MAX_SIDE, check_memory
+from jax_pix2pix.safe_files import open_to_read
 
 PICTURES = (".png", ".jpg", ".jpeg")  # endings that read_picture reads, in lower case
-MAX_PIXELS = 8192 * 8192
+MAX_PIXELS = MAX_SIDE * MAX_SIDE
+MAX_PICTURE = 2**28  # bytes of a file: as many as MAX_PIXELS in three colours, uncompressed
+MAX_SCANS = 100  # of a JPEG: each takes time; programs write some ten
+DENSEST = 8 * DEFLATE_RATIO  # pixels of one bit that a byte of a picture may hold
+HELD = (np.uint32, np.uint32, np.uint32)  # pixels as Pillow decodes and converts them, and NumPy
 MAX_NPY_HEADER = 2**14  # bytes; NumPy writes about 128
 _READ_HEADER = {  # by version of the format; version 3 is for structured arrays
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -97,7 +103,7 @@ def read_img(path):
     """
     size = 2048 * 2048 * 2
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             found = os.fstat(file.fileno()).st_size
             pixels = np.frombuffer(file.read(size) if found == size else b"", ">u2")
     except OSError as error:
@@ -122,7 +128,7 @@ def read_mask_npy(path):
             hold integers in [0, 255].
     """
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path) as file:
             # NumPy would allocate any header length that the file claims: it gets a bounded copy.
             start = io.BytesIO(file.read(MAX_NPY_HEADER))
             shape, fortran_order, dtype = _READ_HEADER[np.lib.format.read_magic(start)](start)
@@ -133,8 +139,7 @@ def read_mask_npy(path):
                 raise DataError(f"{path} holds {dtype}: save the mask as uint8")
             if len(shape) - (len(shape) == 3 and 1 in shape) != 2:
                 raise DataError(f"{path} has the shape {shape}: save the mask as [height, width]")
-            if math.prod(shape) > MAX_PIXELS:
-                raise DataError(f"{path} has the shape {shape}, above the limit of {MAX_PIXELS}")
+            check_memory(path, shape, dtype, dtype, dtype)
             size = math.prod(shape) * dtype.itemsize
             if not 0 < size <= os.fstat(file.fileno()).st_size - file.tell():
                 raise ValueError(f"no {size} bytes for the shape {shape}")
@@ -179,24 +184,38 @@ def _decode(path, kind, modes, wanted):
         uint8 [h, w] or [h, w, 3].
     """
     try:
-        with Image.open(path, formats=[kind]) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{path} is {image.width} x {image.height}, above the limit of {MAX_PIXELS} "
-                    "pixels: make it smaller"
-                )
-            mode = image.mode
-            if str(image.tile[0].args).endswith("16B"):  # Pillow would drop 8 bits of colours
-                mode = f"{mode}, 16-bit"
-            elif getattr(image, "is_animated", False):
-                mode = f"{mode}, of several frames"
-            if mode in modes:
-                return np.asarray(image.convert(modes[mode]))
+        with open_to_read(path) as file:
+            size = _check_file(path, file, kind)
+            with Image.open(file, formats=[kind]) as image:
+                check_memory(path, image.size, *HELD)
+                if math.prod(image.size) > size * DENSEST:
+                    raise ValueError(f"its {size} bytes hold no {image.width} x {image.height}")
+                mode = image.mode
+                if str(image.tile[0].args).endswith("16B"):  # Pillow would drop 8 bits of colours
+                    mode = f"{mode}, 16-bit"
+                elif getattr(image, "is_animated", False):
+                    mode = f"{mode}, of several frames"
+                if mode in modes:
+                    return np.asarray(image.convert(modes[mode]))
     except DataError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, zlib.error, ... on bad files
         raise unreadable(path, f"a {kind} image", error) from error
     raise DataError(f"{path} is not {wanted} but mode {mode}: convert it to {wanted}")
+
+
+def _check_file(path, file, kind):
+    """Checks what is read before Pillow knows a size. -> bytes of the file."""
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_PICTURE:
+        raise DataError(f"{path} has {size} bytes, above the limit of {MAX_PICTURE}: save it anew")
+    if kind == "JPEG":
+        if file.read().count(b"\xff\xda") > MAX_SCANS:
+            raise DataError(
+                f"{path} has more scans than the limit of {MAX_SCANS}: save it without progression"
+            )
+        file.seek(0)
+    return size
 
 
 def _grey(pixels, path):

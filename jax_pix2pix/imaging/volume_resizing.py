@@ -6,6 +6,8 @@ Positions beyond the volume take the value of its nearest voxel.
 
 import numpy as np
 
+from jax_pix2pix.imaging.memory import check_memory
+
 
 def aligned_corners(shape, new_shape):
     """Positions a grid whose first and last voxels are the volume's own."""
@@ -20,6 +22,13 @@ def isotropic(shape, spacing_mm, voxel_mm):
         from_middle = (np.arange(count) - (count - 1) / 2) * voxel_mm / spacing
         positions.append((length - 1) / 2 + from_middle)
     return positions
+
+
+def check_resizing(path, shape, new_shape):
+    """Raises DataError if `linear` would take too much memory; `path` is the volume's file."""
+    # Rows and columns are resized first, then slices; the product of both is copied.
+    largest = max(shape[0], new_shape[0]), *new_shape[1:]
+    check_memory(path, largest, np.float32, np.float32, np.float32)
 
 
 def linear(values, positions):

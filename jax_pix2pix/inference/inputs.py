@@ -8,7 +8,7 @@ import os
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import volume_file
-from jax_pix2pix.imaging.formats.dicom_lengths import is_dicom
+from jax_pix2pix.imaging.formats.dicom_elements import is_dicom
 from jax_pix2pix.imaging.safe_io import PICTURES
 from jax_pix2pix.imaging.xrays import JSRT
 from jax_pix2pix.inference.files import check_apart, check_distinct, find, results

@@ -26,7 +26,7 @@ from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.imaging import safe_io, volume_file
 from jax_pix2pix.imaging.formats.dicom import read_series
-from jax_pix2pix.imaging.formats.voxels import MAX_BYTES
+from jax_pix2pix.imaging.memory import MAX_BYTES
 from jax_pix2pix.losses import perceptual, segmenter
 from tests.imaging.test_dicom import ORIGIN, STEP
 from tests.imaging.test_dicom import write_slice as write_dicom
@@ -332,7 +332,7 @@ def test_damaged_files_are_read_or_refused(tmp_path, name):
         (folder / damaged).write_bytes((wrap or bytes)(content))
         found = read_quietly(read, folder)
         if isinstance(found, np.ndarray):
-            assert found.ndim in (2, 3) and found.nbytes <= 2 * MAX_BYTES
+            assert found.ndim in (2, 3) and found.nbytes <= MAX_BYTES
             assert np.isfinite(found).all()
 
     for seed in SEEDS.get(name, ()):

@@ -121,7 +121,7 @@ def bombs(folder):
         + b"\xff" * 4
         + b"\0\x08\0;"
     )
-    cube = nifti(folder, dim=[3, 1000, 1000, 1000, 1, 1, 1, 1])
+    cube = nifti(folder, dim=[3, 700, 700, 700, 1, 1, 1, 1])
     made = {
         "pixels.png": (png(60000, 60000, b""), "limit"),
         "cut.png": (png(4, 4, zlib.compress(bytes(20)))[:44], "cannot be read"),
@@ -136,15 +136,15 @@ def bombs(folder):
         "overflow.npy": (npy("<f8", (2**31, 2**33)), "limit"),
         "header.npy": (b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1), "cannot be read"),
         "shape.nii": (nifti(folder, dim=[3, 32767, 32767, 32767, 1, 1, 1, 1]), "limit"),
-        "within the cap.nii": (cube, "no 2000000000 bytes"),
+        "within the cap.nii": (cube, "no 686000000 bytes"),
         "negative.nii": (nifti(folder, dim=[3, -4, -5, 6, 1, 1, 1, 1]), "three dimensions"),
         "offset.nii": (nifti(folder, vox_offset=2.0**40), "begin at byte"),
-        "claims.nii.gz": (gzip.compress(cube), "no 2000000000 bytes"),
+        "claims.nii.gz": (gzip.compress(cube), "no 686000000 bytes"),
         "cut.nii.gz": (zipped[: len(zipped) // 2], "cannot be read"),
         "shape.mha": (metaimage("99999 99999 99999"), "limit"),
         "negative.mha": (metaimage("-6 -5 4"), "three dimensions"),
         "overflow.mha": (metaimage(f"{2**32} {2**31} 1"), "limit"),
-        "within the cap.mha": (metaimage("1000 1000 1000"), "no 2000000000 bytes"),
+        "within the cap.mha": (metaimage("700 700 700"), "no 686000000 bytes"),
         "more.mha": (metaimage(compressed=True) + zlibbed, "does not end"),
         "more.mhd": (metaimage(file="more.zraw", compressed=True), "does not end"),
         "line.mha": (b"Comment = " + b"x" * (64 * MIB), "header does not end"),
@@ -152,9 +152,9 @@ def bombs(folder):
         "more.nrrd": (nrrd() + zipped, "does not end"),
         "shape.nrrd": (nrrd("99999 99999 99999"), "limit"),
         "negative.nrrd": (nrrd("-6 5 -4"), "three dimensions"),
-        "within the cap.nrrd": (nrrd("1000 1000 1000", "raw"), "no 2000000000 bytes"),
+        "within the cap.nrrd": (nrrd("700 700 700", "raw"), "no 686000000 bytes"),
         "lines.nrrd": (b"NRRD0004\n" + b"a: b\n" * (8 * MIB), "header does not end"),
-        "header.safetensors": (tensors({}, length=2**60), "cannot be read as safetensors"),
+        "header.safetensors": (tensors({}, length=2**60), "limit"),
         "offsets.safetensors": (tensors({"a": tensor([2**40], 0, 2**42)}), "cannot be read as"),
     }  # fmt: skip
     (folder / "more.zraw").write_bytes(zlibbed)
@@ -416,7 +416,7 @@ def test_links_that_lead_to_each_other(tmp_path):
         lidc_masks.find(tmp_path, lidc_masks.Config())
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../ct.mhd", "x/../../ct.mhd", "a\0b", "x" * 9000])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../ct.mhd", "x/../../ct.mhd", "x" * 9000])
 def test_tables_name_files_of_their_folder_only(tmp_path, name):
     source = tmp_path / "source"
     source.mkdir()
@@ -442,9 +442,8 @@ def test_tables_name_files_of_their_folder_only(tmp_path, name):
         tensors({"a": tensor([2**32, 2**32], 0, 0)}),
         tensors({"a": tensor([4], 0, 16, "F128")}),
         tensors(b"[" * 100_000),
-        tensors({}, b"", length=10**9),
     ],
-    ids=range(9),
+    ids=range(8),
 )
 def test_safetensors_with_false_offsets(tmp_path, content):
     path = tmp_path / "a.safetensors"

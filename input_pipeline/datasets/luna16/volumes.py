@@ -23,7 +23,7 @@ def check(root, series, config):
 
     Raises:
         DataError: a header cannot be used, the mask is on other voxels, or the volume has an axis
-            of one voxel or is smaller than a crop.
+            of one voxel, is smaller than a crop, or is too large once it is resized.
     """
     path = root / series.file_name
     grid = read_geometry(path)
@@ -33,6 +33,10 @@ def check(root, series, config):
     shape, wanted = _shape(grid, config), stored_shape(config)
     if min(grid.shape) < 2:
         raise DataError(f"{path} has {grid.shape} voxels: a volume has 2 or more along each axis")
+    if shape != grid.shape:
+        volume_resizing.check_resizing(path, grid.shape, shape)
+    if not config.crops:
+        volume_resizing.check_resizing(path, shape, wanted)
     if config.crops and np.less(shape, wanted).any():
         raise DataError(
             f"{path} has {' x '.join(map(str, shape))} voxels{_of(config)}, less than the "

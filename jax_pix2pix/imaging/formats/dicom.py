@@ -2,19 +2,21 @@
 
 import contextlib
 import statistics
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.formats.dicom_lengths import check_lengths, is_dicom
+from jax_pix2pix.imaging.formats.dicom_elements import is_dicom, plain_slice
 from jax_pix2pix.imaging.formats.nifti import geometry_of, scanner_header
-from jax_pix2pix.imaging.formats.voxels import MAX_BYTES
+from jax_pix2pix.imaging.formats.voxels import check_shape
 from jax_pix2pix.imaging.safe_io import unreadable
 from jax_pix2pix.imaging.volume import Volume, check_affine
 
-MODALITY, INTERCEPT, SLOPE = "0008|0060", "0028|1052", "0028|1053"
+MODALITY, SERIES = "0008|0060", "0020|000e"
+INTERCEPT, SLOPE = "0028|1052", "0028|1053"
 SAME_DIRECTION = 1e-3
 SAME_DISTANCE = 0.02  # relative: positions are rounded to 0.01 mm or so
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
@@ -22,6 +24,8 @@ TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
 
 def read_series(folder):
     """Reads the one series of CT slices in a folder; ignores files there that are not DICOM.
+
+    GDCM reads copies of the slices, one at a time, in the folder for temporary files.
 
     Returns:
         Volume of int16: Hounsfield units.
@@ -31,8 +35,11 @@ def read_series(folder):
             the slices differ in size or direction, are sheared by a tilted gantry, or lie at
             unequal distances, because one is missing or there twice.
     """
-    with _no_warnings():
-        slices = sorted((_Slice(path) for path in _files(folder)), key=lambda one: one.height)
+    paths = _files(folder)
+    with _no_warnings(), tempfile.TemporaryDirectory() as copies:
+        copy = Path(copies, "slice.dcm")
+        slices = sorted((_Slice(path, copy) for path in paths), key=lambda one: one.height)
+        _check_one_series(folder, slices)
         geometry = _geometry(folder, slices)
         columns, rows = slices[0].size
         values = np.empty((len(slices), rows, columns), np.int16)
@@ -54,48 +61,62 @@ def _no_warnings():
 
 
 def _files(folder):
+    """Finds the DICOM files of a folder; those that are hidden and a DICOMDIR are none."""
+    found = []
     for path in sorted(Path(folder).glob("*")):
-        if path.is_file() and is_dicom(path):
-            try:
-                check_lengths(path)
-            except ValueError as error:
-                raise unreadable(path, "a DICOM slice", error) from error
-    try:
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    except RuntimeError as error:  # it does not say which slice
-        raise unreadable(folder, "a DICOM series", str(error).strip().splitlines()[-1]) from error
-    if not series:
-        raise DataError(f"{folder} holds no DICOM series: give the folder that its slices lie in")
-    if len(series) > 1:
-        raise DataError(
-            f"{folder} holds {len(series)} DICOM series ({', '.join(series)}): put each into a "
-            "folder of its own"
-        )
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    # GDCM skips damaged slices without a warning.
-    for path in sorted(set(Path(folder).iterdir()) - set(map(Path, files))):
         if path.name == "DICOMDIR" or path.name[0] == "." or not path.is_file():
             continue
-        if not path.stat().st_size or is_dicom(path):
-            raise unreadable(path, "a DICOM slice", "empty, damaged, or no image")
-    return files
+        with _of_a_slice(path):
+            if is_dicom(path, folder):
+                found.append(path)
+            elif not path.stat().st_size or path.suffix.lower() == ".dcm":
+                raise ValueError("empty, or it does not begin as DICOM does")
+    if not found:
+        raise DataError(f"{folder} holds no DICOM series: give the folder that its slices lie in")
+    return found
+
+
+def _check_one_series(folder, slices):
+    series = sorted({one.series for one in slices})
+    if len(series) > 1:
+        raise DataError(
+            f"{folder} holds {len(series)} DICOM series ({', '.join(series[:5])}): put each into "
+            "a folder of its own"
+        )
+
+
+@contextlib.contextmanager
+def _of_a_slice(path):
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise unreadable(path, "a DICOM slice", error) from error
+    except RuntimeError as error:
+        # ITK's text has many lines; the last one tells what happened.
+        raise unreadable(path, "a DICOM slice", str(error).splitlines()[-1]) from error
 
 
 class _Slice:
-    """A file of a series. Raises DataError if it is not a CT slice or cannot be read."""
+    """A file of a series. Raises DataError if it is not a CT slice or cannot be read.
 
-    def __init__(self, path):
-        self.path = path
+    Args:
+        path: of the file.
+        copy: path that the copy for GDCM is written to; slices share it.
+    """
+
+    def __init__(self, path, copy):
+        self.path, self._copy = path, copy
         self._reader = sitk.ImageFileReader()
         self._reader.SetImageIO("GDCMImageIO")
-        self._reader.SetFileName(path)
+        self._reader.SetFileName(str(copy))
         self._reader.SetOutputPixelType(sitk.sitkFloat64)  # HU may be fractions
-        self._try(self._reader.ReadImageInformation)
+        self._read(self._reader.ReadImageInformation)
         keys = self._reader.GetMetaDataKeys()
         if MODALITY not in keys or self._reader.GetMetaData(MODALITY).strip() != "CT":
             raise DataError(f"{path} is not a CT slice: take it out of the folder")
-        if self._reader.GetSize()[2] != 1:
-            raise DataError(f"{path} holds many frames: convert it to one file a slice")
+        self.series = self._reader.GetMetaData(SERIES).strip("\0 ") if SERIES in keys else ""
         try:
             known = [float(self._reader.GetMetaData(key)) for key in (INTERCEPT, SLOPE)]
             if not np.isfinite(known).all():
@@ -113,17 +134,15 @@ class _Slice:
     def hu(self):
         """int16 [rows, columns]."""
         # A copy: a view would outlive its image.
-        hu = np.rint(sitk.GetArrayFromImage(self._try(self._reader.Execute))[0])
+        hu = np.rint(sitk.GetArrayFromImage(self._read(self._reader.Execute))[0])
         if not np.isfinite(hu).all() or hu.min() < -32768 or hu.max() > 32767:
             raise DataError(f"{self.path} holds {hu.min():g} to {hu.max():g}, which is not HU")
         return hu.astype(np.int16)
 
-    def _try(self, read):
-        try:
+    def _read(self, read):
+        with _of_a_slice(self.path):
+            self._copy.write_bytes(plain_slice(self.path, self.path.parent))
             return read()
-        except RuntimeError as error:
-            # ITK's text has many lines; the last one tells what happened.
-            raise unreadable(self.path, "a DICOM slice", str(error).splitlines()[-1]) from error
 
 
 def _geometry(folder, slices):
@@ -140,8 +159,7 @@ def _geometry(folder, slices):
             raise DataError(
                 f"{one.path} is not parallel to {first.path}: put it into another folder"
             )
-    if 2 * len(slices) * first.size[0] * first.size[1] > MAX_BYTES:
-        raise DataError(f"{folder} holds {len(slices)} slices, above {MAX_BYTES} bytes: take fewer")
+    check_shape(folder, (len(slices), *first.size), np.dtype(np.int16))
     distances = np.diff([one.height for one in slices])
     usual = statistics.median_low(distances)
     for one, other, distance in zip(slices, slices[1:], distances, strict=False):

@@ -22,8 +22,9 @@ from jax_pix2pix.imaging.formats.text_header import (
     numbers,
     shown,
 )
-from jax_pix2pix.imaging.formats.voxels import to_volume
+from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
 from jax_pix2pix.imaging.volume import Geometry, check_affine
+from jax_pix2pix.safe_files import writing
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
@@ -104,10 +105,11 @@ def write(path, voxels, geometry):
         "ElementType": names[voxels.dtype],
         "ElementDataFile": raw.name if raw else LOCAL,  # must be last
     }
-    if raw:
-        raw.write_bytes(content)
+    if raw:  # complete before a header names it
+        with writing(raw) as file:
+            file.write(content)
         content = b""
-    with open(path, "wb") as file:
+    with writing(path) as file:
         file.writelines(f"{key} = {value}\n".encode() for key, value in fields.items())
         file.write(content)
 
@@ -130,9 +132,17 @@ def _opened(path):
             text_header.check_length(file, stored)
             yield geometry, stored, file
         else:
-            with text_header.opened(beside, f"the voxels of {path}") as voxels:
+            with _opened_voxels(path, beside) as voxels:
                 text_header.check_length(voxels, stored)
                 yield geometry, stored, voxels
+
+
+def _opened_voxels(path, beside):
+    # Links of both may lead to one folder; one that leads elsewhere may show a file of yours.
+    folder, file = os.path.dirname(os.path.realpath(path)), os.path.realpath(beside)
+    if os.path.dirname(file) != folder:
+        raise DataError(f"{beside} is a link out of the folder of {path}: put the file there")
+    return text_header.opened(file, f"the voxels of {path}", folder)
 
 
 def _is_mhd(path):
@@ -182,7 +192,7 @@ def _stored(path, fields):
         dtype=np.dtype(order + TYPES[fields["ElementType"]]),
         compressed=fields["CompressedData"].lower() in YES,
     )
-    text_header.check_shape(path, stored)
+    check_shape(path, stored.shape, stored.dtype)
     return stored
 
 

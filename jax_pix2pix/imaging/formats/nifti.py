@@ -9,15 +9,19 @@ import numpy as np
 from nibabel import orientations
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.formats.voxels import DEFLATE_RATIO, MAX_BYTES, check_bytes, to_volume
+from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
+from jax_pix2pix.imaging.memory import DEFLATE_RATIO
 from jax_pix2pix.imaging.safe_io import unreadable
 from jax_pix2pix.imaging.volume import Geometry, check_affine
+from jax_pix2pix.safe_files import open_to_read, writing
 
 HEADERS = {  # by the first field, the header's length; with the signature
     348: (nib.Nifti1Header, b"n+1"),
     540: (nib.Nifti2Header, b"n+2"),
 }
 UNITS = {0: "an unknown unit", 1: "metres", 2: "millimetres", 3: "micrometres"}
+COMPRESSION = 1  # level 0 to 9: higher ones take several times as long and save a tenth
+MAX_OFFSET = 2**26  # bytes before the voxels: extensions, of some kB
 GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -62,7 +66,14 @@ def write(path, voxels, geometry):
     for field in GEOMETRY_FIELDS:
         header[field] = source[field]
     kind = nib.Nifti2Image if isinstance(source, nib.Nifti2Header) else nib.Nifti1Image
-    nib.save(kind(voxels.reshape(source.get_data_shape()), None, header), path)
+    image = kind(voxels.reshape(source.get_data_shape()), None, header)
+    with writing(path) as file:
+        if not os.fspath(path).lower().endswith(".gz"):
+            image.to_stream(file)
+            return
+        # Neither name nor time, so that equal voxels become equal files.
+        with gzip.GzipFile("", "wb", COMPRESSION, file, mtime=0) as compressed:
+            image.to_stream(compressed)
 
 
 def scanner_header(affine, shape):
@@ -86,7 +97,7 @@ def _opened(path):
     """Yields the uncompressed file and the most bytes it can hold; turns errors into DataError."""
     try:
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(open(path, "rb"))
+            file = stack.enter_context(open_to_read(path))
             compressed = file.read(2) == b"\x1f\x8b"
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
@@ -116,18 +127,17 @@ def _geometry(path, file, most_bytes):
 
 def _check_voxels(path, header, most_bytes):
     count = int(header["dim"][0])
-    shape = header["dim"][1 : 1 + count].tolist()
-    if count != 3 + (shape[3:] == [1]) or min(shape) < 1:
-        raise DataError(f"{path} has the shape {tuple(shape)}: save it with three dimensions")
+    shape = header["dim"][1 : 1 + max(count, 0)].tolist()
     if header.get_data_dtype().kind not in "iuf":
         raise DataError(f"{path} holds {header.get_data_dtype()}: save one number a voxel")
+    shape = tuple(shape[:3] if shape[3:] == [1] else shape)
+    check_shape(path, shape, header.get_data_dtype())
     header.get_slope_inter()  # raises if they are invalid
-    check_bytes(path, _bytes(header))
     offset = float(header["vox_offset"])
-    if not int(header["sizeof_hdr"]) + 4 <= offset <= MAX_BYTES:
+    if not int(header["sizeof_hdr"]) + 4 <= offset <= MAX_OFFSET:
         raise ValueError(f"its voxels begin at byte {offset:g}")
     if offset + _bytes(header) > most_bytes:
-        raise ValueError(f"no {_bytes(header)} bytes for the shape {tuple(shape)}")
+        raise ValueError(f"no {_bytes(header)} bytes for the shape {shape}")
 
 
 def _check_affine(path, header):

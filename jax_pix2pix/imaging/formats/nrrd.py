@@ -14,8 +14,9 @@ from jax_pix2pix.imaging.formats.text_header import (
     numbers,
     shown,
 )
-from jax_pix2pix.imaging.formats.voxels import to_volume
+from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
 from jax_pix2pix.imaging.volume import Geometry, check_affine
+from jax_pix2pix.safe_files import writing
 
 _NAMES = {
     "i1": ("signed char", "int8", "int8_t"),
@@ -69,7 +70,7 @@ def write(path, voxels, geometry):
         "space origin": _vector(affine[:3, 3]),
     }
     content = gzip.compress(text_header.little_endian(voxels), COMPRESSION, mtime=0)
-    with open(path, "wb") as file:
+    with writing(path) as file:
         file.write(b"NRRD0004\n")
         file.writelines(f"{key}: {value}\n".encode() for key, value in fields.items())
         file.write(b"\n" + content)
@@ -98,7 +99,7 @@ def _header(path, file):
         dtype=np.dtype(order + TYPES[fields["type"].lower()]),
         compressed=ENCODINGS[fields["encoding"].lower()],
     )
-    text_header.check_shape(path, stored)
+    check_shape(path, stored.shape, stored.dtype)
     text_header.check_length(file, stored)
     affine = np.eye(4)
     affine[:3, :3] = _vectors(fields["space directions"], (3, 3)).T

@@ -13,10 +13,12 @@ import zlib
 import numpy as np
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.formats.voxels import DEFLATE_RATIO, check_bytes
+from jax_pix2pix.imaging.memory import DEFLATE_RATIO
 from jax_pix2pix.imaging.safe_io import unreadable
+from jax_pix2pix.safe_files import open_to_read
 
 MAX_HEADER = 2**20
+PIECE = 2**20  # bytes that are inflated at once
 EITHER = zlib.MAX_WBITS | 32  # accepts zlib's and gzip's streams; both end with a checksum
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from left, back, head to right, front, head
 COMPRESSION = 1  # level 0 to 9: higher ones take several times as long and save a tenth
@@ -42,10 +44,15 @@ class Stored:
 
 
 @contextlib.contextmanager
-def opened(path, kind):
-    """Yields the file and turns errors into DataError; `kind` is what it should be."""
+def opened(path, kind, below=None):
+    """Yields a regular file and turns errors into DataError.
+
+    Args:
+        kind: what it should be.
+        below: as for `safe_files.open_to_read`.
+    """
     try:
-        with open(path, "rb") as file:
+        with open_to_read(path, below) as file:
             yield file
     except DataError:
         raise
@@ -81,13 +88,6 @@ def numbers(text, shape):
     return found
 
 
-def check_shape(path, stored):
-    """Raises DataError if a header's shape is not a volume's, or is too large."""
-    if len(stored.shape) != 3 or min(stored.shape) < 1:
-        raise DataError(f"{path} has the shape {stored.shape}: save it with three dimensions")
-    check_bytes(path, stored.bytes)
-
-
 def check_length(file, stored):
     """Raises ValueError if the rest of a file cannot hold the voxels."""
     left = os.fstat(file.fileno()).st_size - file.tell()
@@ -97,19 +97,25 @@ def check_length(file, stored):
 
 def read_voxels(file, stored):
     """Reads voxels [i, j, k] in the file's axes, after the checks above."""
-    if stored.compressed:
-        inflate = zlib.decompressobj(EITHER)
-        # Incompressible bytes become a little more, and a stream may have a header.
-        content = file.read(stored.bytes + stored.bytes // 1000 + MAX_HEADER)
+    content = np.empty(stored.bytes, np.uint8)
+    found = _inflate(file, content) if stored.compressed else file.readinto(content)
+    if found != stored.bytes:
+        raise ValueError(f"it has {found} of {stored.bytes} bytes of voxels")
+    return content.view(stored.dtype).reshape(stored.shape, order="F")
+
+
+def _inflate(file, content):
+    """Fills uint8 `content` from a compressed stream piece by piece. -> bytes that were there."""
+    inflate, found = zlib.decompressobj(EITHER), 0
+    while not inflate.eof:
+        piece = inflate.unconsumed_tail or file.read(PIECE)
         # One byte more than expected shows whether the stream ends.
-        content = inflate.decompress(content, stored.bytes + 1)
-        if not inflate.eof:
-            raise ValueError(f"its stream does not end after {stored.bytes} bytes of voxels")
-    else:
-        content = file.read(stored.bytes)
-    if len(content) != stored.bytes:
-        raise ValueError(f"it has {len(content)} of {stored.bytes} bytes of voxels")
-    return np.frombuffer(content, stored.dtype).reshape(stored.shape, order="F")
+        more = inflate.decompress(piece, min(PIECE, len(content) + 1 - found))
+        if found + len(more) > len(content) or not (piece or more):
+            raise ValueError(f"its stream does not end after {len(content)} bytes of voxels")
+        content[found : found + len(more)] = np.frombuffer(more, np.uint8)
+        found += len(more)
+    return found
 
 
 def text_of(numbers):

@@ -3,34 +3,44 @@
 import numpy as np
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.memory import check_memory
 from jax_pix2pix.imaging.volume import Volume
 
-MAX_BYTES = 2**31  # limits the voxels as they are stored
-DEFLATE_RATIO = 1032  # the highest compression of gzip and zlib
+# Beside the voxels as they are stored: the values, and two copies while a body mask is found, a
+# volume is resampled or its intensity scaled.
+WORKING = (np.float32, np.float32, np.float32)
+BLOCK = 2**22  # voxels that are in float64 at one time
 
 
-def check_bytes(path, claimed):
-    """Raises DataError if a header claims more than MAX_BYTES of voxels."""
-    if claimed > MAX_BYTES:
-        raise DataError(
-            f"{path} claims {claimed} bytes of voxels, above the limit of {MAX_BYTES}: crop it, or "
-            "save it as int16"
-        )
+def check_shape(path, shape, dtype):
+    """Raises DataError if a header's shape is not a volume's, or is too large to be read.
+
+    Args:
+        shape: integers.
+        dtype: of the voxels as they are stored.
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise DataError(f"{path} has the shape {shape}: save it with three dimensions")
+    check_memory(path, shape, dtype, *WORKING)
 
 
 def to_volume(path, geometry, voxels, dtype, convert):
-    """Converts voxels slice by slice, so that only one slice at a time is in float64.
+    """Converts voxels in blocks, so that few are in float64 at one time.
 
     Args:
         voxels: numbers in the file's axes and shape.
-        convert: (path, slice [rows, columns]) -> values that fit into dtype; raises DataError.
+        convert: (path, rows of a slice [n, columns]) -> values that fit into dtype; raises
+            DataError.
 
     Returns:
         Volume of dtype.
     """
     values = np.empty(geometry.shape, dtype)
-    for i, picture in enumerate(geometry.to_pictures(voxels)):
-        values[i] = convert(path, picture)
+    rows = max(1, BLOCK // geometry.shape[2])
+    with np.errstate(over="ignore", invalid="ignore"):  # `convert` looks for them
+        for i, picture in enumerate(geometry.to_pictures(voxels)):
+            for top in range(0, len(picture), rows):
+                values[i, top : top + rows] = convert(path, picture[top : top + rows])
     return Volume(values, geometry)
 
 
@@ -48,8 +58,7 @@ def to_hu(path, plane):
 
 def to_intensity(path, plane):
     """Converts a slice of an MR to float32; raises DataError for values it cannot hold."""
-    with np.errstate(over="ignore"):
-        plane = plane.astype(np.float32)
+    plane = plane.astype(np.float32)
     _check_finite(path, plane)
     return plane
 
