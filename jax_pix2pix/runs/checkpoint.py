@@ -5,14 +5,12 @@ not exist, or is found to be damaged.
 """
 
 import contextlib
-import json
 import math
 import time
 import warnings
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
@@ -20,20 +18,16 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.environment import environment
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.logs.process_log import logger
-from jax_pix2pix.runs import file_digests, unshared_folders
+from jax_pix2pix.runs import file_digests, stored_state, unshared_folders
 from jax_pix2pix.runs.first_process import on_first_process
 
+MAX_SHOWN = 2000  # characters of a record of versions
 METRICS = "metrics/metrics"  # Orbax's file for the scores of a step, in the step's folder
-
-
-def _by_name(tree):
-    """{dotted name: leaf}; attributes and keys are named alike."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}
 
 
 class _Manager(ocp.CheckpointManager):
@@ -51,11 +45,13 @@ class Checkpoints:
     processes find the same ones.
 
     Raises:
-        WorkdirError: all are damaged.
+        WorkdirError: all are damaged, or the folder is a link.
     """
 
     def __init__(self, directory, best_metric, keep_last=1, read_only=False):
-        self.directory = Path(directory)
+        self.directory, self._read_only = Path(directory), read_only
+        if self.directory.is_symlink():
+            raise WorkdirError(f"{directory} is a link: put the folder that it leads to there")
 
         def score(metrics):
             """The metric, or -inf if training diverged: NaN has no order."""
@@ -97,7 +93,7 @@ class Checkpoints:
         sound = max(set(found) - set(problems), default=None)
         folder = self.directory.parent / "damaged"
         for step, problem in problems.items():
-            folder.mkdir(exist_ok=True)
+            safe_files.make_folder(folder, self.directory.parent)
             moved = folder / f"{step}-{time.time_ns()}"
             (self.directory / str(step)).rename(moved)
             used = "" if sound is None or step < sound else f", and step {sound} is used"
@@ -186,8 +182,8 @@ class Checkpoints:
         if not (folder / METRICS).is_file():
             return None, None
         try:
-            return float(self._score(json.loads((folder / METRICS).read_text("utf-8")))), None
-        except (ValueError, TypeError, LookupError, RecursionError):
+            return float(self._score(safe_files.read_json(folder / METRICS, folder))), None
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
             return None, f"{folder / METRICS} does not hold a score"
 
     def _best(self, steps):
@@ -242,22 +238,18 @@ class Checkpoints:
                 better.
         """
         placed = unshared_folders.as_numpy(abstract_state) if self._apart else abstract_state
-        contents = ocp.args.Composite(
-            state=ocp.args.StandardRestore(placed), environment=ocp.args.JsonRestore()
-        )
-        try:
-            self._check_types(step, abstract_state)
+        contents = ocp.args.Composite(state=ocp.args.StandardRestore(placed))
+        folder = self.directory / str(step)
+
+        def check():
+            with self._named(folder):
+                stored_state.check(folder / "state", abstract_state)
+
+        # One process looks for all that share the folder; a reader may be alone.
+        check() if self._apart or self._read_only else on_first_process(check)
+        with self._named(folder):
             restored = self._manager.restore(step, args=contents)
-        except Exception as error:  # Orbax and TensorStore raise many kinds
-            reason = " ".join(str(error).split())[:300]
-            raise WorkdirError(
-                f"{self.directory / str(step)} does not hold the state of this config ({reason}): "
-                "use the code and the config that wrote it"
-            ) from error
-        written_in = restored["environment"]
-        if not isinstance(written_in, dict):
-            path = self.directory / str(step) / "environment" / "metadata"
-            raise WorkdirError(f"{path} does not hold versions: restore it, or use another step")
+        written_in = self._versions(folder / "environment" / "metadata")
         now = environment()
         changes = [
             f"{key} was {written_in.get(key)}, is {now.get(key)}"
@@ -265,30 +257,38 @@ class Checkpoints:
             if written_in.get(key) != now.get(key)
         ]
         if changes:
+            shown = "".join(x if x.isprintable() else "?" for x in "; ".join(changes)[:MAX_SHOWN])
             warnings.warn(
                 "this checkpoint was written elsewhere, so results agree to rounding and not "
-                f"bit for bit: {'; '.join(changes)}",
+                f"bit for bit: {shown}",
                 stacklevel=2,
             )
         logger.info("restored the checkpoint of step %d", step)
         state = restored["state"]
         return unshared_folders.place_on_devices(state, abstract_state) if self._apart else state
 
-    def _check_types(self, step, abstract_state):
-        """Raises ValueError, naming an array, if integers are stored for floats or vice versa.
+    @contextlib.contextmanager
+    def _named(self, folder):
+        """Raises what Orbax and TensorStore raise, many kinds, as one error that names a step."""
+        try:
+            yield
+        except Exception as error:
+            cause: BaseException = error
+            while cause.__cause__:  # TensorStore's, without Orbax's pages about it
+                cause = cause.__cause__
+            reason = " ".join(str(cause).split())[:300]
+            raise WorkdirError(
+                f"{folder} does not hold the state of this config ({reason}): use the code and the "
+                "config that wrote it"
+            ) from error
 
-        Orbax casts between any types, which is right only between precisions.
-        """
-        path = self._manager.directory / str(step) / "state"
-        stored = _by_name(ocp.StandardCheckpointHandler().metadata(path).tree)
-        for name, x in _by_name(abstract_state).items():
-            if name not in stored:
-                continue
-            theirs, ours = (
-                jnp.issubdtype(kind, jnp.inexact) for kind in (stored[name].dtype, x.dtype)
-            )
-            if theirs != ours:
-                raise ValueError(f"{name} is {stored[name].dtype} there and {x.dtype} here")
+    def _versions(self, path):
+        """The record of versions of a step."""
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            versions = safe_files.read_json(path, self.directory)
+            if isinstance(versions, dict):
+                return versions
+        raise WorkdirError(f"{path} does not hold versions: restore it, or use another step")
 
     def wait(self):
         """Returns when all that was saved is on disk."""

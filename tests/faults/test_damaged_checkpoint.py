@@ -135,35 +135,63 @@ def test_what_is_no_score_is_damage_whatever_its_digest(saved, tmp_path, capsys,
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["/dev/zero", f"{'../' * 20}dev/zero", "../other", "device", "pipe", "elsewhere", "state"],
+    "name", ["/dev/zero", f"{'../' * 20}dev/zero", "../other", "", "a/../b", "a\nb", "C:\\a"]
 )
 def test_digests_name_files_of_the_checkpoint_alone(tmp_path, name):
     folder = tmp_path / "8"
-    (folder / "state").mkdir(parents=True)
+    folder.mkdir()
     (tmp_path / "other").write_text("")
-    (folder / "device").symlink_to("/dev/zero")
-    (folder / "elsewhere").symlink_to(tmp_path / "other")
-    os.mkfifo(folder / "pipe")
     (folder / file_digests.NAME).write_text(json.dumps({name: [0, 0]}))
     problem = file_digests.damage(folder)
-    message = f"{folder / name}, named in {folder}/digests.json, is not a file of this checkpoint"
-    assert problem == message
+    named = f"names {name!a}, which is no file of this checkpoint"
+    assert problem == f"{folder}/digests.json {named}"
 
 
-def test_digests_are_a_file_of_the_checkpoint(tmp_path):
-    (tmp_path / file_digests.NAME).symlink_to("/dev/zero")
-    problem = f"{tmp_path}/digests.json is not a file of this checkpoint"
-    assert file_digests.damage(tmp_path) == problem
+@pytest.mark.parametrize("kind", ["device", "pipe", "elsewhere", "folder", file_digests.NAME])
+def test_links_pipes_and_devices_are_no_files_of_a_checkpoint(tmp_path, kind):
+    folder, path = tmp_path / "8", tmp_path / "8" / kind
+    folder.mkdir()
+    (tmp_path / "other").write_text("")
+    (folder / file_digests.NAME).write_text(json.dumps({kind: [0, 0]}))
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.unlink(missing_ok=True)
+        path.symlink_to(tmp_path / "other" if kind == "elsewhere" else "/dev/zero")
+    said = "is no regular file" if kind in ("pipe", "folder") else "is a link"
+    assert (file_digests.damage(folder) or "").startswith(f"{path} {said}")
+
+
+def test_every_file_has_a_digest(tmp_path):
+    for name in ("a", "b", *file_digests.LEFT_OUT):
+        (tmp_path / name).write_text("")
+    file_digests.write(tmp_path)
+    path = tmp_path / file_digests.NAME
+    digests = json.loads(path.read_text())
+    assert digests.keys() == {"a", "b"} and file_digests.damage(tmp_path) is None
+    for left, problem in (
+        ({}, f"{path} names no file"),
+        ({"a": digests["a"]}, f"{tmp_path}/b is not named in {path}"),
+        (digests | {"c": [0, 0]}, f"{tmp_path}/c is missing"),
+    ):
+        path.write_text(json.dumps(left))
+        assert file_digests.damage(tmp_path) == problem
+    path.write_text(json.dumps({"a": digests["a"]}))
+    assert file_digests.damage(tmp_path, "b") == f"{tmp_path}/b is not named in {path}"
+    assert file_digests.damage(tmp_path, "not/there") is None
 
 
 @pytest.mark.parametrize(
-    "text", ["[1]", "1", '{"a": 1}', '{"a": {}}', '{"a": []}', '{"\\u0000": [0, 0]}', "[" * 100_000]
+    "text",
+    ["[1]", "1", '{"a": 1}', '{"a": {}}', '{"a": []}', '{"a": [0]}', '{"a": "00"}', "[" * 100_000],
 )
 def test_what_is_no_table_of_digests_is_damage(tmp_path, text):
     (tmp_path / "a").write_text("")
     (tmp_path / file_digests.NAME).write_text(text)
-    assert "does not hold what was written there" in (file_digests.damage(tmp_path) or "")
+    problem = file_digests.damage(tmp_path) or ""
+    assert "does not hold what was written there" in problem or "instead of" in problem
 
 
 def _arguments(workdir, data_dir):
