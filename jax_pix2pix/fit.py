@@ -90,6 +90,13 @@ def fit(
             messages.info(f"already finished: the checkpoint of step {start_step} is the last")
         return True
 
+    if start_step > total_steps:
+        checkpoints.close()
+        raise WorkdirError(
+            f"{checkpoints.directory / str(start_step)} is beyond the last step, {total_steps}: "
+            "use the config that wrote it, or another workdir"
+        )
+
     abstract = abstract_state(system, config)
     shardings = state_shardings(mesh, abstract)
     if start_step:

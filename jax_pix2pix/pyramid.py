@@ -14,6 +14,7 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation.slices import check_any_counted
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import resize_linear
+from jax_pix2pix.runs import config_fields
 from jax_pix2pix.runs.first_process import arrays_of_first_process, on_first_process
 from jax_pix2pix.runs.workdir import load_state
 from jax_pix2pix.runs.workdir_files import scale_directory
@@ -30,7 +31,12 @@ def at_scale(config, scale):
 
 
 def scales(config):
-    """The configs of all scales, coarsest first."""
+    """The configs of all scales, coarsest first.
+
+    Raises:
+        ConfigError: a field does not fit.
+    """
+    config_fields.check(config.to_dict())
     return [at_scale(config, scale) for scale in range(len(scale_sizes(config)))]
 
 

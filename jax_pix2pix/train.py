@@ -13,7 +13,7 @@ from jax_pix2pix.logs import goodput, process_log
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import workdir, workdir_files, workdir_lock
+from jax_pix2pix.runs import config_fields, workdir, workdir_files, workdir_lock
 from jax_pix2pix.runs.first_process import on_first_process
 from jax_pix2pix.runs.remote_workdir import as_given
 from jax_pix2pix.tasks.kinds import has_scales
@@ -44,6 +44,7 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
         TrainingError: training went wrong.
     """
     clock = clock or Clock()
+    config_fields.check(config.to_dict())
     workdir_files.check_changeable(config, allowed)
     try:
         with workdir_lock.locked(directory):

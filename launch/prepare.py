@@ -16,6 +16,7 @@ from ml_collections import config_flags
 
 from input_pipeline.prepare import options_of, prepare
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.runs import config_fields
 from launch.process import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the system's config, file.py[:variant]")
@@ -35,6 +36,7 @@ flags.mark_flags_as_required(["config", "source"])
 def main():
     # Without Python's handler, Ctrl-C leaves the finished shards, as a kill does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    config_fields.check(_CONFIG.value.to_dict())
     data = _CONFIG.value.data
     if _RESAMPLE.value:
         if "resample" not in data:

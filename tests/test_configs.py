@@ -49,10 +49,10 @@ def test_the_networks_and_the_losses_take_the_images(name, variant):
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("noise_factor", float("nan"), "noise_factor=nan: use 0 or more"),
+        ("noise_factor", float("nan"), "noise_factor=nan: use a number, 0 or more"),
         ("noise_factor", -0.5, "noise_factor=-0.5: use 0 or more"),
-        ("factor", float("inf"), "factor=inf: use a number above 1"),
-        ("factor", 1.0, "factor=1.0: use a number above 1"),
+        ("factor", float("inf"), "factor=inf: use a number, 1.05 to 100"),
+        ("factor", 1.0, "factor=1.0: use 1.05 or more"),
         ("max_size", -4, "max_size=-4: use 1 or more"),
     ],
 )

@@ -1,52 +1,30 @@
 """What a working directory holds, and how a run is opened again from it alone."""
 
 import functools
+import os
 from typing import Any
 
 import jax
 
 from jax_pix2pix.adversarial import Network, System, TrainState, create_state, generate, train_step
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import ConfigError, WorkdirError
+from jax_pix2pix.runs import config_fields
 from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.workdir_files import (
     check_trained,
     checkpoint_path,
-    flat,
+    config_path,
     named_if_incomplete,
     read_config,
 )
 from jax_pix2pix.systems import find_system
 from jax_pix2pix.tasks.kinds import has_scales, kind_of
 
-POSITIVE = (
-    "epochs", "accumulate", "fsdp", "log_every_steps", "text_log_every_epochs",
-    "sample_every_epochs", "checkpoint_every_epochs", "keep_last", "max_skipped",
-    "heartbeat_seconds", "data.batch_size", "data.image_size", "data.repeat",
-    "generator.width", "generator.depth", "generator.classes", "discriminator.width",
-    "pyramid.min_size", "pyramid.max_size", "pyramid.depth_divisor",
-    "pyramid.discriminator_updates", "pyramid.generator_updates",
-)  # fmt: skip
-NOT_NEGATIVE = (
-    "checkpoint_every_steps", "spike_sigmas", "watchdog_seconds", "data.depth", "data.context",
-    "data.patch_size", "constant_epochs",
-    "optimizer.learning_rate", "generator.dropout_levels",
-    "discriminator.strided_levels", "discriminator.dense_levels", "pyramid.scale",
-    "pyramid.noise_factor",
-)  # fmt: skip
+MAX_PARAMETERS = 10**10  # of a run's networks; the flagship's have 3 * 10**7
 
 
 def _check(config):
-    for field, value in flat(config.to_dict()):
-        if field in POSITIVE and value < 1:
-            raise ConfigError(f"config.{field}={value}: use 1 or more")
-        if (field in NOT_NEGATIVE or field.endswith("_weight")) and not value >= 0:
-            raise ConfigError(f"config.{field}={value}: use 0 or more")
-        if field.endswith(("_range", "window_hu")) and not (
-            len(value) == 2 and value[0] < value[1]
-        ):
-            raise ConfigError(f"config.{field}={value}: use two numbers, the smaller one first")
-        if (field == "ema_decay" or field.endswith(".dropout")) and not 0 <= value < 1:
-            raise ConfigError(f"config.{field}={value}: use a share from 0 to below 1")
+    config_fields.check(config.to_dict())
     loss = config.get("loss", {})
     if loss.get("adversarial") == "wgan" and not loss.gradient_penalty_weight:
         raise ConfigError(
@@ -74,8 +52,20 @@ def build_system(config):
 
 
 def abstract_state(system, config):
-    """Shapes and types of a run's TrainState, without computing it."""
-    return jax.eval_shape(lambda: create_state(system, jax.random.key(0), example_batch(config)))
+    """Shapes and types of a run's TrainState, without computing it.
+
+    Raises:
+        ConfigError: the networks do not fit the images, or have more than MAX_PARAMETERS.
+    """
+    state = jax.eval_shape(lambda: create_state(system, jax.random.key(0), example_batch(config)))
+    for name, network in (("generator", state.generator), ("discriminator", state.discriminator)):
+        parameters = sum(x.size for x in jax.tree.leaves(network.params))
+        if parameters > MAX_PARAMETERS:
+            raise ConfigError(
+                f"config.{name} has {parameters:,} parameters, above {MAX_PARAMETERS:,}: use a "
+                "smaller width or depth"
+            )
+    return state
 
 
 def check_sizes(system, config):
@@ -145,10 +135,20 @@ def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
         WorkdirError: something is missing there, or damaged.
     """
     config = read_config(workdir)
-    with named_if_incomplete(workdir):
-        system = build_system(_without_loss_files(config))
-        state = abstract_state(system, config)
+    try:
+        with named_if_incomplete(workdir):
+            system = build_system(_without_loss_files(config))
+            state = abstract_state(system, config)
+    except ConfigError as error:
+        raise WorkdirError(f"{config_path(workdir)}: {error}") from error
     check_trained(workdir)
+    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise WorkdirError(
+            f"{workdir} has a state of {needed / 1e9:.1f} GB, and this machine {memory / 1e9:.1f} "
+            "GB of memory: use a larger machine"
+        )
     checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, read_only=True)
     step = checkpoints.resolve(which)
     checkpoints.check_sound(step)

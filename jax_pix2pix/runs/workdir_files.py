@@ -10,6 +10,7 @@ import ml_collections
 
 from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError, WorkdirError
+from jax_pix2pix.runs import config_fields
 from jax_pix2pix.tasks.kinds import has_scales
 
 RECORD = "preparation.json"  # how a data set was prepared; a run keeps a copy
@@ -194,10 +195,16 @@ def read_config(workdir):
     """The config that a workdir belongs to.
 
     Raises:
-        WorkdirError: it is not there, or damaged.
+        WorkdirError: it is not there, damaged, or has a field that no run has.
         OSError: it is no plain file, is too large, or cannot be read.
     """
-    return ml_collections.ConfigDict(_read_json(workdir, config_path(workdir)))
+    path = config_path(workdir)
+    content = _read_json(workdir, path)
+    try:
+        config_fields.check(content)
+    except ConfigError as error:
+        raise WorkdirError(f"{path}: {error}") from None
+    return ml_collections.ConfigDict(content)
 
 
 def _read_json(workdir, path):

@@ -1,7 +1,5 @@
 """Noise -> CT, in 2D and 3D: one scale of a pyramid (CT-GAN); `jax_pix2pix/pyramid.py` has all."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
@@ -29,13 +27,9 @@ def scale_sizes(config):
         ConfigError: a value does not fit.
     """
     pyramid, data = config.pyramid, config.data
-    if not 1 < pyramid.factor < math.inf:
-        raise ConfigError(f"config.pyramid.factor={pyramid.factor}: use a number above 1")
     sides = [pyramid.min_size]
     while sides[-1] < pyramid.max_size:
         sides.append(int(pyramid.min_size * pyramid.factor ** len(sides)))
-    if pyramid.dimensions not in (2, 3):
-        raise ConfigError(f"config.pyramid.dimensions={pyramid.dimensions}: use 2 or 3")
     sizes = [
         (data.depth if pyramid.dimensions == 2 else max(side // pyramid.depth_divisor, 1),)
         + 2 * (side,)

@@ -55,7 +55,7 @@ def test_hinge_has_a_margin_for_the_discriminator_and_none_for_the_generator():
         ("discriminator.dense_levels", -1, "config.discriminator.dense_levels=-1: use 0 or more"),
         ("generator.dropout_levels", -2, "config.generator.dropout_levels=-2: use 0 or more"),
         ("data.window_hu", (400, 400), "config.data.window_hu=(400, 400): use two numbers"),
-        ("dtype", "float31", 'config.dtype is "float31": use one of float32, bfloat16'),
+        ("dtype", "float31", "config.dtype='float31': use one of float32, bfloat16"),
     ],
 )
 def test_wrong_values_are_named(field, value, message):

@@ -17,8 +17,12 @@ import pytest
 from jax_pix2pix import environment as surroundings
 from jax_pix2pix import sharding
 from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.fit import fit
 from jax_pix2pix.runs import file_digests
 from jax_pix2pix.runs.checkpoint import Checkpoints
+from jax_pix2pix.runs.workdir import build_system
+from tests import untrained
+from tests.tiny import tiny_config
 
 SHAPES = {"kernel": jax.ShapeDtypeStruct((4, 16), jnp.float32)}
 
@@ -69,6 +73,14 @@ def test_without_scores_there_is_no_best(tmp_path):
     with pytest.raises(WorkdirError, match="no checkpoint has a validation score"):
         checkpoints.resolve("best")
     checkpoints.close()
+
+
+def test_a_checkpoint_beyond_the_last_step_is_one_line(tmp_path):
+    config = tiny_config()
+    untrained.save(tmp_path, config)
+    config.epochs, config.constant_epochs, config.steps_per_epoch = 1, 1, untrained.STEP - 1
+    with pytest.raises(WorkdirError, match="checkpoints/7 is beyond the last step, 6: use the con"):
+        fit(build_system(config), config, sharding.make_mesh(1, 8), tmp_path, None)
 
 
 def test_restores_onto_another_mesh(saved):
