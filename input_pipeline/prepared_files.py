@@ -7,20 +7,26 @@ they name, so a folder from elsewhere could run code. Here they are only data, a
 
 import csv
 import io
+import itertools
 import json
 import math
+import os
 import re
 from typing import NamedTuple
 
 import numpy as np
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.safe_io import MAX_PIXELS
+from jax_pix2pix.runs.config_fields import SIDE
 
 SPLITS = "dataset_info.json"
 MAX_BYTES = 2**20  # of a description; a shard has some 10 bytes there
 MAX_TABLE_BYTES = 2**26  # of a shard's table; a record has some 100 bytes there
 TYPES = ("uint8", "uint16", "int16")  # of arrays
+MAX_ARRAYS, MAX_RECORD = 16, 2**30  # arrays and bytes of a record
+MAX_SHARD = 2**18  # records: some 1000, and the crops of one volume
+MAX_RECORDS = 10**7  # of a split: their tables take some 4 GB
 
 
 class Array(NamedTuple):
@@ -28,6 +34,11 @@ class Array(NamedTuple):
 
     shape: tuple  # [S, S, channels]
     dtype: np.dtype
+
+
+def size(array):
+    """Bytes of an Array."""
+    return math.prod(array.shape) * array.dtype.itemsize
 
 
 class Example(NamedTuple):
@@ -58,7 +69,13 @@ def read_shards(directory, split):
         found = {part["name"]: part["shardLengths"] for part in json.loads(text)["splits"]}
         if not found[split]:
             raise ValueError(f"its split {split} has no shard")
-        return [_whole(length) for length in found[split]]
+        lengths = [_whole(length) for length in found[split]]
+        if max(lengths) > MAX_SHARD or sum(lengths) > MAX_RECORDS:
+            raise ValueError(
+                f"a shard has {max(lengths)} records and a split {sum(lengths)}, above the limits "
+                f"of {MAX_SHARD} and {MAX_RECORDS}"
+            )
+        return lengths
 
     found = read(directory / SPLITS, "the splits of prepared data", lengths)
     dataset = directory.parent.parent.name
@@ -68,15 +85,20 @@ def read_shards(directory, split):
     ]
 
 
-def read_table(path):
-    """Reads the table beside a shard. -> list of Example, one for each record.
+def read_table(path, length):
+    """Reads the table beside a shard of `length` records. -> list of Example, one for each.
 
     Raises:
         DataError: it is missing, damaged or too large.
     """
 
     def rows(text):
-        return [_example(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
+        lines = csv.DictReader(io.StringIO(text, newline=""))
+        found = [_example(row) for row in itertools.islice(lines, length + 1)]
+        if len(found) != length:
+            more = "more than " if len(found) > length else ""
+            raise ValueError(f"it has {more}{min(len(found), length)} rows, its shard {length}")
+        return found
 
     return read(path, "the table of a shard", rows, MAX_TABLE_BYTES)
 
@@ -92,11 +114,7 @@ def read(path, kind, parse, limit=MAX_BYTES):
         DataError: it cannot be read, is larger than the limit, or `parse` fails.
     """
     try:
-        with open(path, "rb") as file:
-            content = file.read(limit + 1)
-        if len(content) > limit:
-            raise ValueError(f"it is above the limit of {limit} bytes")
-        return parse(content.decode())
+        return parse(safe_files.read(path, limit, below=os.path.dirname(path)).decode())
     except KeyError as error:
         reason = f"it has no {error}"
     except OSError as error:
@@ -114,11 +132,14 @@ def _arrays(text):
     _check_class(top, "features_dict.FeaturesDict")
     for feature in features.values():
         _check_class(feature, "tensor_feature.Tensor", "text_feature.Text")
-    return {
+    arrays = {
         _name(name): _array(feature["tensor"])
         for name, feature in features.items()
         if feature.get("tensor", {}).get("encoding") == "bytes"
     }
+    if len(arrays) > MAX_ARRAYS or sum(map(size, arrays.values())) > MAX_RECORD:
+        raise ValueError(f"it has records above the limit of {MAX_RECORD} bytes")
+    return arrays
 
 
 def _check_class(feature, *known):
@@ -134,7 +155,7 @@ def _name(text):
 
 def _array(tensor):
     shape = tuple(map(_whole, tensor["shape"]["dimensions"]))
-    if len(shape) != 3 or math.prod(shape) > 4 * MAX_PIXELS:
+    if len(shape) != 3 or max(shape) > SIDE:
         raise ValueError(f"it has an array of shape {shape}")
     if tensor["dtype"] not in TYPES:
         raise ValueError(f"it has an array of type {tensor['dtype']!a}")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from input_pipeline import prepared_files
 from input_pipeline.prepared import examples
+from input_pipeline.shards import Shard
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix.errors import DataError
 
@@ -53,10 +54,18 @@ class Records:
                     f"config.data.{key}_type and the channels are {wanted[0]} and {wanted[1]}, but "
                     f"the prepared {name} is {found[0]} with {found[1]}: correct the config"
                 )
+            sides = (data.stored_size, data.stored_size)
+            if arrays[name].shape[:2] != sides:
+                raise DataError(
+                    f"{directory}/features.json: {name} is of {arrays[name].shape}, and "
+                    f"config.data.stored_size is {data.stored_size}: delete the folder and prepare "
+                    "it again"
+                )
+        self._record_bytes = sum(prepared_files.size(array) for array in arrays.values())
         self._paths, lengths = zip(*prepared_files.read_shards(directory, split), strict=True)
         self._data, self._split = data, split
         self._starts = np.cumsum([0, *lengths])
-        self._readers = {}
+        self._readers, self._shards = {}, {}
         self._instead = {}  # {record that cannot be read: its replacement}
         self._lock = threading.RLock()
         # The DataError of a failed read, for the caller that iterates to raise: TensorFlow prints
@@ -122,7 +131,9 @@ class Records:
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
             positions = (index[places] - self._starts[shard]).tolist()
-            found = self._reader(shard).read(positions)
+            reader = self._reader(shard)
+            self._shards[shard].check(positions)
+            found = reader.read(positions)
             for place, record in zip(places, found, strict=True):
                 records[place] = record
         return records
@@ -130,15 +141,15 @@ class Records:
     def _reader(self, shard):
         with self._lock:
             if shard not in self._readers:
+                count = int(self._starts[shard + 1] - self._starts[shard])
+                self._shards[shard] = Shard(self._paths[shard], count, self._record_bytes)
                 reader = ArrayRecordReader(
                     self._paths[shard],
                     options="readahead_buffer_size:0,max_parallelism:0",  # for random access
                     file_reader_buffer_size=32768,
                 )
-                count = int(self._starts[shard + 1] - self._starts[shard])
                 if reader.num_records() != count:
                     reader.read([0])  # raises the reason if the file cannot be opened
-                    raise RuntimeError(f"{reader.num_records()} records and not {count}")
                 self._readers[shard] = reader
             return self._readers[shard]
 

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from input_pipeline import pipeline, prepared, prepared_files
 from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import DataError
+from tests import peak_memory
 from tests.input_pipeline.conftest import OPTIONS, data_config, write_slice
 
 DICT = "tensorflow_datasets.core.features.features_dict.FeaturesDict"
@@ -119,6 +120,23 @@ DAMAGED = {
         lambda top: tensor(top)["shape"].update(dimensions=["99999", "99999", "1"]),
         "an array of shape (99999, 99999, 1)",
     ),
+    "long": (
+        "features.json",
+        lambda top: tensor(top)["shape"].update(dimensions=["1", "1", "8193"]),
+        "an array of shape (1, 1, 8193)",
+    ),
+    "large together": (
+        "features.json",
+        lambda top: tensor(top)["shape"].update(dimensions=["8192", "8192", "17"]),
+        "records above the limit of 1073741824 bytes",
+    ),
+    "many": (
+        "features.json",
+        lambda top: top["featuresDict"]["features"].update(
+            {f"a{n}": top["featuresDict"]["features"]["image"] for n in range(17)}
+        ),
+        "records above the limit",
+    ),
     "below zero": (
         "features.json", lambda top: tensor(top)["shape"].update(dimensions=["-16", "-16", "1"]),
         "'-16' where a number",
@@ -142,6 +160,14 @@ DAMAGED = {
     "no shard": (
         "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=[]), "no shard"
     ),
+    "a long shard": (
+        "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["100000000"]),
+        "above the limits of 262144 and 10000000",
+    ),
+    "long shards": (
+        "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["262144"] * 99),
+        "a split 25952256, above",
+    ),
     "a length": (
         "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["9" * 30]),
         "where a number",
@@ -154,6 +180,30 @@ def test_what_does_not_fit_is_one_line(data, harm):
     name, edit, said = DAMAGED[harm]
     change(data, name, edit)
     assert said in refusal(data, name)
+
+
+def test_arrays_have_the_size_of_the_config(data):
+    change(
+        data, "features.json", lambda top: tensor(top)["shape"].update(dimensions=[8192, 8192, 1])
+    )
+    with pytest.raises(
+        DataError, match=r"image is of \(8192, 8192, 1\), and config.data.stored_size"
+    ):
+        pipeline.check_training(data)
+
+
+def test_a_table_is_read_up_to_the_rows_of_its_shard(data):
+    (path,) = prepared.ensure_prepared(data).glob("*-train.array_record-*.csv")
+    with path.open("a") as file:
+        file.write("a,0,,b,0 0 0\n" * 10**6)
+    rows = []
+
+    def read():
+        with pytest.raises(DataError, match="more than 3 rows, its shard 3") as caught:
+            pipeline.check_training(data)
+        rows.append(caught.value)
+
+    assert peak_memory.megabytes(read) < 120  # the text; a list of rows would take 400
 
 
 @pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
