@@ -6,14 +6,14 @@ import os
 import jax
 import numpy as np
 
-from jax_pix2pix import device_cache, pyramid, safe_files, sharding
+from jax_pix2pix import config_fields, device_cache, pyramid, safe_files, sharding
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.fit import Batches, fit
 from jax_pix2pix.logs import goodput, process_log
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import config_fields, workdir, workdir_files, workdir_lock
+from jax_pix2pix.runs import workdir, workdir_files, workdir_lock
 from jax_pix2pix.runs.first_process import on_first_process
 from jax_pix2pix.runs.remote_workdir import as_given
 from jax_pix2pix.tasks.kinds import has_scales

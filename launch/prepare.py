@@ -15,8 +15,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from input_pipeline.prepare import options_of, prepare
+from jax_pix2pix import config_fields
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.runs import config_fields
 from launch.process import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the system's config, file.py[:variant]")

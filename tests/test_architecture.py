@@ -23,7 +23,10 @@ LIBRARY = {
     "imaging": {"imaging", "errors", "safe_files"},
     "adversarial": {"accumulation", "tasks"},
     "tasks": {"tasks", "errors", "imaging", "metrics", "models"},
-    "losses": {"losses", "errors", "intensity", "metrics", "models", "safe_files", "tasks"},
+    "losses": {
+        "losses", "config_fields", "errors", "intensity", "metrics", "models", "safe_files",
+        "tasks",
+    },
     "systems": {
         "systems", "adversarial", "errors", "intensity", "losses", "models", "optimizer", "tasks",
     },

@@ -23,7 +23,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jax_pix2pix import safe_files
+from jax_pix2pix import config_fields, safe_files
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.intensity import to_network, to_stored
 from jax_pix2pix.losses.tensor_file import read_tensors
@@ -33,7 +33,9 @@ from jax_pix2pix.tasks import kinds
 
 FORMAT, VERSION = "jax_pix2pix segmenter", "1"
 EMBEDDED = os.path.join(os.path.dirname(__file__), "weights", "lung_segmenter.safetensors")
-LARGEST = 1024  # limit of sides, width and depth, since a file may be damaged
+# A file may be somebody else's: limits of its bytes, of its input's sides, of the numbers in its
+# network's widest layer, and of each description's characters.
+MAX_BYTES, LARGEST, WIDEST, MAX_TEXT = 2**29, 1024, 2**31, 4096
 FIELD = "config.loss.segmentation_weights_file"
 
 
@@ -93,7 +95,7 @@ def load(path):
         ConfigError: there is no such file, or it is no segmenter of a known form.
     """
     shown = path or EMBEDDED
-    arrays, metadata = read_tensors(shown, f"{FIELD}: {shown}")
+    arrays, metadata = read_tensors(shown, f"{FIELD}: {shown}", limit=MAX_BYTES)
     network, size, source_range = _described(shown, metadata)
     variables = _checked(shown, network, size, arrays)
 
@@ -132,19 +134,20 @@ def _described(path, metadata):
             "export it again"
         )
     try:
-        fields, size, source_range = (
-            json.loads(metadata[name]) for name in ("generator", "size", "source_range")
-        )
-        network, (low, high) = UNet(**fields, out_channels=1), map(float, source_range)
-        whole = (*size, network.width, network.depth)
-        fits = len(size) == 3 and all(type(x) is int and 0 < x <= LARGEST for x in whole)
-        fits = fits and np.isfinite([low, high]).all() and low < high
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        described = {name: metadata[name] for name in ("generator", "size", "source_range")}
+        if max(map(len, described.values())) > MAX_TEXT:
+            raise ValueError(f"above the limit of {MAX_TEXT} characters")
+        fields, size, source_range = map(json.loads, described.values())
+        config_fields.check({"generator": fields, "data": {"source_range": source_range}})
+        network, (low, high) = UNet(**fields, out_channels=1), source_range
+        fits = len(size) == 3 and all(type(x) is int and 0 < x <= LARGEST for x in size)
+        fits = fits and np.prod([*map(float, size), network.width]) < WIDEST
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{FIELD}: {path} has damaged metadata ({error!r})") from error
     if not fits:
         raise ConfigError(
-            f"{FIELD}: {path} has size {size}, width {network.width}, depth {network.depth} and "
-            f"source_range {source_range}: whole numbers up to {LARGEST} and two HU are needed"
+            f"{FIELD}: {path} has size {size} and width {network.width}: three whole numbers up to "
+            f"{LARGEST}, and all together less than {WIDEST}, are needed"
         )
     return network, tuple(size), (low, high)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 
+from jax_pix2pix import config_fields
 from jax_pix2pix.adversarial import Network, System, TrainState, create_state, generate, train_step
 from jax_pix2pix.errors import ConfigError, WorkdirError
-from jax_pix2pix.runs import config_fields
 from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.workdir_files import (
     check_trained,

@@ -243,11 +243,21 @@ KERNEL = "params/encode_1/kernel"
         ({}, {"size": "[16, 16]"}, r"has size \[16, 16\]"),
         ({}, {"size": "[8, 16, 4096]"}, r"has size \[8, 16, 4096\]"),
         ({}, {"size": "[8, 16, 18]"}, "describes no network"),
-        ({}, {"source_range": "[400, -1000]"}, r"source_range \[400, -1000\]"),
+        ({}, {"size": "[1024, 1024, 1024]"}, r"has size \[1024, 1024, 1024\] and width 2"),
+        ({}, {"size": "[8, 16, true]"}, r"has size \[8, 16, True\]"),
+        ({}, {"size": "{}"}, "has size {}"),
+        ({}, {"source_range": "[400, -1000]"}, r"source_range=\[400, -1000\]: use two numbers"),
+        ({}, {"source_range": "[" * 4000}, "damaged metadata"),
+        ({}, {"generator": "[" + "[]," * 2000 + "1]"}, "above the limit of 4096 characters"),
+        ({}, {"generator": "[1]"}, "damaged metadata"),
+        ({}, {"generator": '{"depth": 1000}'}, "depth=1000: use at most 13"),
+        ({}, {"generator": '{"norm": [1]}'}, r"norm=\[1\]: use a text"),
+        ({}, {"generator": '{"dropout": "x"}'}, "dropout='x': use a share"),
+        ({}, {"generator": '{"use_bias": 2}'}, "use_bias=2: use true or false"),
         ({}, {"source_range": "[NaN, 400]"}, "source_range"),
         ({}, {"generator": '{"widht": 2}'}, "damaged metadata"),
         ({}, {"generator": '{"width": 4, "depth": 2}'}, "holds params/"),
-        ({}, {"generator": '{"width": 100000}'}, "width 100000"),
+        ({}, {"generator": '{"width": 100000}'}, "width=100000: use at most 16384"),
     ],
 )
 def test_what_is_wrong_with_a_segmenter_is_one_line(exported, tmp_path, arrays, metadata, message):
@@ -298,3 +308,11 @@ def test_the_command_prints_where_the_file_is(workdir, tmp_path):
         "launch.export_segmenter", f"--workdir={workdir}", "--output=x.pt", code=1
     )
     assert "use a name that ends in .safetensors" in commands.error_line(err)
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    with path.open("wb") as file:
+        file.truncate(segmenter.MAX_BYTES + 1)
+    with pytest.raises(ConfigError, match=f"has {segmenter.MAX_BYTES + 1} bytes, above the limit"):
+        segmenter.load(str(path))

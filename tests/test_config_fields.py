@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from jax_pix2pix import config_fields
 from jax_pix2pix.errors import ConfigError, WorkdirError
-from jax_pix2pix.runs import config_fields, workdir
+from jax_pix2pix.runs import workdir
 from jax_pix2pix.runs.workdir_files import flat, read_config
 from tests import commands, peak_memory
 from tests.test_configs import VARIANTS
