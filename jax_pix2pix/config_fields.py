@@ -97,11 +97,11 @@ def check(config):
         expected = _expected(field, value)
         if expected:
             raise ConfigError(f"config.{field}={shown(value)}: use {expected}")
-    steps = fields.get("epochs", 1) * (1 + fields.get("pyramid.scale", 0))
-    if steps * fields.get("steps_per_epoch", 1) > STEPS:
+    epochs, steps = fields.get("epochs", 0), fields.get("steps_per_epoch", 0)
+    if epochs * steps > STEPS:
         raise ConfigError(
-            f"config.epochs={fields['epochs']} of {fields['steps_per_epoch']} steps are more steps "
-            f"than can be counted: use at most {STEPS} in all"
+            f"config.epochs={epochs} of {steps} steps are more steps than can be counted: use at "
+            f"most {STEPS} in all"
         )
     for name in ("image_size", "load_size", "patch_size", "stored_size"):
         _check_batch(fields, name)
