@@ -11,7 +11,8 @@ STEPS = 2**31 - 1  # optimizers count steps in int32
 SIDE = 8192  # pixels; `prepare` stores no larger images
 HALVINGS = 13  # of SIDE to one pixel
 WIDTH = 2**14  # channels of the first level; 64 is usual
-BATCH_NUMBERS = 2**31 - 1  # XLA indexes in int32; 2 GB of stored bytes, 9 GB as float32
+TRAINED_NUMBERS = 2**36  # of a batch, over all hosts: a thousand volumes of 384 x 384 x 384
+OPENED_NUMBERS = 2**31  # the same for one machine that reads a workdir: 2 GB, as float32 9 GB
 NESTED = 3  # config.evaluation.regions.lungs
 TEXT = 4096  # characters, as of a path
 ENTRIES = 1024  # of a list, and fields in all
@@ -20,7 +21,7 @@ ENTRIES = 1024  # of a list, and fields in all
 WHOLE = {
     "seed": (0, 2**32 - 1), "data.seed": (0, 2**32 - 1),  # a random key has so many
     "epochs": (1, STEPS), "constant_epochs": (0, STEPS), "steps_per_epoch": (0, STEPS),
-    "fsdp": (1, 2**16),
+    "fsdp": (1, 2**16), "accumulate": (1, 2**20), "data.accumulate": (1, 2**20),
     "log_every_steps": (1, STEPS), "text_log_every_epochs": (1, STEPS),
     "sample_every_epochs": (1, STEPS), "checkpoint_every_epochs": (1, STEPS),
     "checkpoint_every_steps": (0, STEPS), "keep_last": (1, STEPS), "max_skipped": (1, STEPS),
@@ -79,10 +80,11 @@ PAIRS = ("_range", "window_hu", "clip_hu", "mr_percentiles")
 VALUES = frozenset((*WHOLE, *REAL, *SHARES, *FLAGS, *TEXTS, *LISTS))
 
 
-def check(config):
+def check(config, numbers=TRAINED_NUMBERS):
     """Checks each field's type and range, and the sizes that follow from several.
 
     Args:
+        numbers: the most that a batch may hold; of accumulated parts, the most of one.
         config: nested dicts, as ConfigDict.to_dict gives them or as JSON holds them. Fields may be
             missing, which whoever reads them will tell.
 
@@ -104,7 +106,7 @@ def check(config):
             f"most {STEPS} in all"
         )
     for name in ("image_size", "load_size", "patch_size", "stored_size"):
-        _check_batch(fields, name)
+        _check_batch(fields, name, numbers)
 
 
 def shown(value):
@@ -185,13 +187,13 @@ def _is_plain(value):
     return value is None or isinstance(value, bool) or _is_number(value)
 
 
-def _check_batch(fields, side):
+def _check_batch(fields, side, numbers):
     """Refuses a batch of more numbers than an array may have."""
     pixels = fields.get(f"data.{side}", 0) ** 2 * max(fields.get("data.depth", 0), 1)
     channels = fields.get("data.source_channels", 1) * (1 + 2 * fields.get("data.context", 0))
     batch = fields.get("data.batch_size", 1)
-    if pixels * channels * batch > BATCH_NUMBERS:
+    if pixels * channels * batch > numbers * fields.get("data.accumulate", 1):
         raise ConfigError(
             f"config.data.batch_size={batch} of config.data.{side}={fields[f'data.{side}']} makes "
-            f"batches of more than {BATCH_NUMBERS} numbers: use fewer or smaller examples"
+            f"batches of more than {numbers} numbers: use fewer or smaller examples"
         )

@@ -302,9 +302,7 @@ def _write_manifest(path, splits, names):
     for split, items in splits.items():
         for group in _groups(items):
             patient, file_name = group[0].patient, group[0].file_name
-            rows.append(
-                [split, names.patient(patient), names.file(patient, file_name), len(group)]
-            )
+            rows.append([split, names.patient(patient), names.file(patient, file_name), len(group)])
     write_table(path, rows)
 
 

@@ -200,7 +200,7 @@ def read_config(workdir):
     path = config_path(workdir)
     content = _read_json(workdir, path)
     try:
-        config_fields.check(content)
+        config_fields.check(content, config_fields.OPENED_NUMBERS)
     except ConfigError as error:
         raise WorkdirError(f"{path}: {error}") from None
     return ml_collections.ConfigDict(content)
