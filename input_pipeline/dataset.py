@@ -48,6 +48,10 @@ class Dataset:
             self.data, self.examples("train") if examples is None else examples
         )
 
+    def fingerprint(self):
+        """What tells this data from other data, wherever it lies: see `prepared.fingerprint`."""
+        return prepared.fingerprint(self.data)
+
     def check_training(self):
         """Raises DataError, before training begins, if training could not read its data."""
         pipeline.check_training(self.data)

@@ -5,18 +5,23 @@ sample named `data.sample` if it is not prepared yet.
 """
 
 import functools
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 
 from input_pipeline import prepared_files
 from input_pipeline.prepare import is_prepared, options_of, prepare, prepared_directory
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs import storage
 
 SPLITS = ("train", "validation", "test")
 SAMPLES = Path(__file__).parent / "samples"
+BLOCK = 2**12  # bytes of a shard that `fingerprint` reads at a time
+BLOCKS, FEWEST = 2**12, 16  # of them in a split, and in a shard if there are many
 
 
 def ensure_prepared(data):
@@ -51,6 +56,45 @@ def examples(data, split):
     """A list of prepared_files.Example, in record order: entry i describes the slice of index i."""
     check_split(split)
     return _read_tables(ensure_prepared(data), split)
+
+
+def fingerprint(data):
+    """Digests of the prepared data, equal for copies and for preparations of the same files.
+
+    {"arrays": of their names, shapes and types; a split's name: of its tables and records}. A
+    preparation's record does not tell: it has the times of the source files, which copies change.
+    Of a large data set, blocks spread over all shards stand for the whole.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    directory = ensure_prepared(data)
+    arrays = repr(sorted(prepared_files.read_arrays(directory).items()))
+    found = {"arrays": hashlib.sha256(arrays.encode())}
+    for split in SPLITS:
+        rows, shards = _read_tables(directory, split), prepared_files.read_shards(directory, split)
+        found[f"{split} split"] = digest = hashlib.sha256(repr((rows, len(shards))).encode())
+        for shard, _ in shards:
+            _add_records(digest, shard, max(BLOCKS // len(shards), FEWEST))
+    return {name: digest.hexdigest()[:12] for name, digest in found.items()}
+
+
+def _add_records(digest, shard, blocks):
+    """Adds a shard's size and content to a digest, or so many blocks of it, its end among them."""
+    try:
+        with safe_files.open_to_read(shard) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest.update(f"{size}\0".encode())
+            if size <= blocks * BLOCK:
+                digest.update(file.read())
+                return
+            for start in np.linspace(0, size - BLOCK, blocks).astype(int).tolist():
+                file.seek(start)
+                digest.update(file.read(BLOCK))
+    except OSError as error:
+        raise DataError(
+            f"{shard} cannot be read ({error.strerror}): delete the folder and prepare it again"
+        ) from None
 
 
 def spacing_mm(data, table):

@@ -35,6 +35,45 @@ def environment():
     }
 
 
+# Flags of XLA that say where it writes, but not what it computes; devices are counted instead.
+_WITHOUT_EFFECT = re.compile(r"--xla_dump|--xla_\w+_dir$|--xla_force_host_platform_device_count$")
+_NAMES_OF_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+
+
+def numerics():
+    """What else decides the numbers that one process of a run computes: {name: value}."""
+    settings = {
+        "the code of jax_pix2pix": code_digest(Path(__file__).parent),
+        "devices of a process": jax.local_device_count(),
+        "JAX_ENABLE_X64": jax.config.jax_enable_x64,
+        "JAX_DEFAULT_PRNG_IMPL": jax.config.jax_default_prng_impl,
+        "JAX_THREEFRY_PARTITIONABLE": jax.config.jax_threefry_partitionable,
+    }
+    return settings | flags(os.environ)
+
+
+def flags(variables):
+    """The flags that change what is computed: {"VARIABLE --name": value}; the last one counts."""
+    found = {}
+    for variable in _NAMES_OF_FLAGS:
+        for word in variables.get(variable, "").split():
+            name, _, value = word.partition("=")
+            if not _WITHOUT_EFFECT.match(name):
+                found[f"{variable} {name}"] = value
+    return found
+
+
+def code_digest(package):
+    """A digest of the files of the library and of the pipeline beside it, with or without git."""
+    digest = hashlib.sha256()
+    for folder in (package, package.parent / "input_pipeline"):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".safetensors"):
+                name = path.relative_to(package.parent).as_posix()
+                digest.update(f"{name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def _version(package):
     try:
         return metadata.version(package)

@@ -20,6 +20,7 @@ from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.loss_curve import draw_loss_curve
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.memory import release_freed
+from jax_pix2pix.replicas import Replicas
 from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.preemption import asked_to_stop
 from jax_pix2pix.runs.watchdog import Watchdog
@@ -106,6 +107,8 @@ def fit(
         if warm_start:
             state = warm_start(state, shardings)
     checkpoints.check_whole(state)  # before hours of training
+    replicas = Replicas(mesh, shardings)
+    replicas.check(state, start_step)
 
     batches = data.train(start_step)
     clock.book("startup")
@@ -123,6 +126,12 @@ def fit(
     if jax.process_index() == 0:
         log = logbook(workdir, start_step, total_steps, config.steps_per_epoch, clock)
     averages = Averages(log, config, clock)
+
+    def save(step, state, scores=None):
+        averages.keep(step)
+        replicas.check(state, step)
+        checkpoints.save(step, state, scores)
+        clock.book("checkpoint")
 
     def end_epoch(step, epoch, state, last):
         """Logs, draws, validates and saves what is due."""
@@ -142,9 +151,7 @@ def fit(
                 log.scalars(step, "validation", scores)
                 draw_loss_curve(workdir, system.task.best_metric)
             clock.book("evaluation")
-            averages.keep(step)
-            checkpoints.save(step, state, scores)
-            clock.book("checkpoint")
+            save(step, state, scores)
         clock.book("evaluation")
         if log:
             log.seconds(step)
@@ -166,9 +173,7 @@ def fit(
             every = config.checkpoint_every_steps
             stop = asked_to_stop()
             if stop or (every and step % every == 0):
-                averages.keep(step)
-                checkpoints.save(step, state)
-                clock.book("checkpoint")
+                save(step, state)
             if stop:
                 finished = step == total_steps
                 break

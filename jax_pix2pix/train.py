@@ -13,8 +13,8 @@ from jax_pix2pix.logs import goodput, process_log
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import workdir, workdir_files, workdir_lock
-from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.runs import same_everywhere, workdir, workdir_files, workdir_lock
+from jax_pix2pix.runs.first_process import on_first_process, refusing_together
 from jax_pix2pix.runs.remote_workdir import as_given
 from jax_pix2pix.tasks.kinds import has_scales
 
@@ -44,12 +44,15 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
         TrainingError: training went wrong.
     """
     clock = clock or Clock()
-    config_fields.check(config.to_dict())
-    workdir_files.check_changeable(config, allowed)
+    with refusing_together():
+        config_fields.check(config.to_dict())
+        workdir_files.check_changeable(config, allowed)
+        same_everywhere.check_run(config, allowed)
     try:
         with workdir_lock.locked(directory):
             on_first_process(lambda: workdir_files.check_files(directory))
-            scales, batches, mesh = _prepared(config, directory, dataset, allowed)
+            scales, batches, mesh = _prepared(config, dataset)
+            on_first_process(lambda: _claim(config, directory, dataset, allowed))
             process_log.start(directory, coordinator)
             if jax.process_index() == 0:
                 messages.info(plan(config, scales, mesh, dataset.num_training_examples))
@@ -69,15 +72,16 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
         ) from error
 
 
-def _prepared(config, directory, dataset, allowed):
-    """Checks all that may be refused, then claims the workdir. -> (scales, batches, mesh).
+@refusing_together()
+def _prepared(config, dataset):
+    """Checks all that may be refused, on all processes. -> (scales, batches, mesh).
 
     scales: [(config, System)], coarsest first, or the only one. batches: such a config -> Batches.
     """
-    record = os.path.join(dataset.directory, workdir_files.RECORD)
     config.steps_per_epoch = dataset.steps_per_epoch
     if has_scales(config):
         config.data.spacing_mm = dataset.spacing_mm()
+    same_everywhere.check_data(dataset, config)
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size, accumulate=config.accumulate)
     configs = pyramid.scales(config) if has_scales(config) else [config]
     scales = [(one, workdir.build_system(one)) for one in configs]
@@ -87,14 +91,14 @@ def _prepared(config, directory, dataset, allowed):
     cached = None
     if config.data.cache == "device":
         cached = device_cache.put(dataset.train_set(), mesh)
-
-    def claim():
-        workdir_files.claim(directory, config, allowed)
-        content = safe_files.read(record, safe_files.MAX_JSON, dataset.directory)
-        safe_files.write(os.path.join(directory, workdir_files.RECORD), content, directory)
-
-    on_first_process(claim)
     return scales, functools.partial(_batches, dataset, mesh, cached), mesh
+
+
+def _claim(config, directory, dataset, allowed):
+    workdir_files.claim(directory, config, allowed)
+    record = os.path.join(dataset.directory, workdir_files.RECORD)
+    content = safe_files.read(record, safe_files.MAX_JSON, dataset.directory)
+    safe_files.write(os.path.join(directory, workdir_files.RECORD), content, directory)
 
 
 def _batches(dataset, mesh, cached, config):

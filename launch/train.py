@@ -5,7 +5,8 @@ from absl import flags
 from input_pipeline.dataset import Dataset
 from jax_pix2pix.errors import EXIT_RESTART
 from jax_pix2pix.logs.clock import Clock, process_age
-from jax_pix2pix.runs import remote_workdir
+from jax_pix2pix.runs import remote_workdir, same_everywhere
+from jax_pix2pix.runs.first_process import refusing_together
 from jax_pix2pix.train import train
 from launch.process import command, distributed, trackers, train_flags
 
@@ -15,7 +16,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main():
     config, clock = train_flags.CONFIG.value, Clock(process_age())
     distributed.initialize(config.heartbeat_seconds)
-    chosen = trackers.chosen(config.system, train_flags.WORKDIR.value)
+    with refusing_together():
+        same_everywhere.check_run(config, train_flags.ALLOWED.value)  # before a store is read
+        chosen = trackers.chosen(config.system, train_flags.WORKDIR.value)
     with remote_workdir.training(train_flags.WORKDIR.value) as directory:
         finished = train(
             config,

@@ -1,16 +1,88 @@
-"""Lets one process of a run act for all of them, so that all go on or all refuse."""
+"""Lets the processes of a run decide together, so that all go on or all refuse.
 
+They talk through JAX's coordinator and use no device. So processes whose devices or programs do not
+fit each other can still tell each other so.
+"""
+
+import contextlib
+import itertools
+import json
 import os
+import socket
+import time
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
+from jax._src import distributed  # the coordinator's key-value store has no public name
 from jax.experimental import multihost_utils
 
-from jax_pix2pix.errors import ConfigError, UnreachableError, WorkdirError
+from jax_pix2pix.errors import (
+    ConfigError,
+    DataError,
+    TrainingError,
+    UnreachableError,
+    WorkdirError,
+)
+from jax_pix2pix.runs.storage import Unreachable
 
-_HOUR_MS = 3_600_000
+HOUR = 3600.0  # seconds; others may still copy or prepare data
+REFUSING = 600.0  # for which a process that refuses waits for the others, which may be stuck
+_KINDS = (UnreachableError, ConfigError, DataError, WorkdirError, TrainingError)
+_NUMBERS = itertools.count()  # all processes exchange equally often, from their start on
+
+
+def exchange(mine, decide) -> Any:
+    """decide([mine of each process]), called on process 0, on every process.
+
+    All processes call this together, or refuse instead (see `refusing_together`).
+
+    Args:
+        mine, and what decide returns: anything that JSON holds.
+
+    Raises:
+        what `refusing_together` raises for another process's refusal.
+    """
+    if jax.process_count() == 1:
+        return decide([mine])
+    verdict = _meet({"value": mine}, decide, HOUR)
+    if refusal := verdict.get("refusal"):
+        jax.distributed.shutdown()
+        raise _error(refusal)
+    return verdict["value"]
+
+
+@contextlib.contextmanager
+def refusing_together(for_all=False):
+    """Makes every process raise if the block raises on one; the blocks also end together.
+
+    A block that raises does not reach the exchanges within it, nor at its end. The other processes
+    get its refusal at whichever is their next one. Nothing else in a block may wait for others.
+
+    Args:
+        for_all: whether the refusal needs no name of a process, because it would be that of all.
+
+    Raises:
+        ConfigError, DataError, WorkdirError, UnreachableError, TrainingError: a block raised it.
+            JAX's cluster is then shut down, or the first process to end would abort the others
+            before they can say why.
+        WorkdirError: a block raised an OSError that names a file.
+        OSError: a block raised one that names no file; the caller must name it.
+        TrainingError: a block failed in an unforeseen way on another process.
+    """
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() == 1 or distributed.global_state.client is None:
+            raise  # in the latter case all processes have refused already
+        report = _report(error, for_all)
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # others are lost or stuck
+            _meet({"refusal": report}, None, REFUSING)
+            jax.distributed.shutdown()
+        if report["kind"] == type(error).__name__ or report["unforeseen"]:
+            raise
+        raise _error(report | {"process": None}) from error
+    exchange(None, lambda _: None)
 
 
 def on_first_process(function):
@@ -20,34 +92,10 @@ def on_first_process(function):
         What it returned; None on the other processes.
 
     Raises:
-        WorkdirError: function() raised it, a ConfigError, or an OSError that names a file, on
-            process 0. JAX's cluster is then shut down, or the first process to end would abort the
-            others before they can say why.
-        UnreachableError: function() raised it on process 0.
-        OSError: function() raised one that names no file; the caller must name it.
+        as `refusing_together`.
     """
-    if jax.process_count() == 1:
-        return function()
-    result, refusal, number = None, "", 0
-    if jax.process_index() == 0:
-        try:
-            result = function()
-        except (ConfigError, WorkdirError, OSError) as error:
-            refusal = str(error)
-            if isinstance(error, OSError) and error.filename is None:
-                number = error.errno or 0
-            elif isinstance(error, UnreachableError):
-                number = -1
-    refusal = _of_first_process(refusal)
-    if refusal:
-        number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-        jax.distributed.shutdown()
-        if number < 0:
-            raise UnreachableError(refusal)
-        if number:
-            raise OSError(number, os.strerror(number))
-        raise WorkdirError(refusal)
-    return result
+    with refusing_together(for_all=True):
+        return function() if jax.process_index() == 0 else None
 
 
 def arrays_of_first_process(tree, like) -> Any:
@@ -66,13 +114,69 @@ def arrays_of_first_process(tree, like) -> Any:
     return structure.unflatten(multihost_utils.broadcast_one_to_all(mine))
 
 
-def _of_first_process(text):
-    """Process 0's text on every process."""
-    # A collective gives up on a process that comes 30 s later than another; this barrier waits.
-    ocp.multihost.get_barrier_sync_fn()(key="on_first_process", timeout_ms=_HOUR_MS)
-    encoded = np.frombuffer(text.encode(), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(encoded.size)))
-    if not size:
-        return ""
-    mine = encoded if jax.process_index() == 0 else np.zeros(size, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(mine)).tobytes().decode()
+def _meet(message, decide, seconds):
+    """Gives process 0 this process's message. -> its verdict, {"value"} or {"refusal"}."""
+    return meet(
+        distributed.global_state.client,
+        jax.process_index(),
+        jax.process_count(),
+        f"jax_pix2pix/{next(_NUMBERS)}",
+        message,
+        decide,
+        seconds,
+    )
+
+
+def meet(client, process, processes, key, message, decide, seconds):
+    """As `_meet`, with the coordinator's client and this process's place among the others."""
+    end = time.monotonic() + seconds
+
+    def get(name):
+        left = max(end - time.monotonic(), 0.001)
+        return json.loads(client.blocking_key_value_get(f"{key}/{name}", int(1000 * left)))
+
+    if process:
+        client.key_value_set(f"{key}/{process}", json.dumps(message))
+        return get("verdict")
+    messages = [message, *(get(number) for number in range(1, processes))]
+    refusals = [
+        other["refusal"] | {"process": number}
+        for number, other in enumerate(messages)
+        if "refusal" in other
+    ]
+    if refusals:
+        verdict = {"refusal": refusals[0]}
+    else:
+        verdict = {"value": decide([other["value"] for other in messages])}
+    client.key_value_set(f"{key}/verdict", json.dumps(verdict))
+    return verdict
+
+
+def _report(error, for_all):
+    """What the other processes need to raise the like of an error."""
+    kind, number, unforeseen = "TrainingError", 0, False
+    if isinstance(error, Unreachable):
+        kind = "UnreachableError"
+    elif isinstance(error, _KINDS):
+        kind = next(known.__name__ for known in _KINDS if isinstance(error, known))
+    elif isinstance(error, OSError) and error.filename is not None:
+        kind = "WorkdirError"
+    elif isinstance(error, OSError):
+        kind, number = "OSError", error.errno or 0
+    else:
+        unforeseen = True
+    text = f"failed with {type(error).__name__}: {error}" if unforeseen else str(error)
+    return {
+        "kind": kind, "text": text, "errno": number, "unforeseen": unforeseen,
+        "host": socket.gethostname(), "for_all": for_all,
+    }  # fmt: skip
+
+
+def _error(report):
+    """The error of a report; it names the process if that matters to the others."""
+    if report["kind"] == "OSError":
+        return OSError(report["errno"], os.strerror(report["errno"]))
+    text = report["text"]
+    if report["process"] is not None and (report["unforeseen"] or not report["for_all"]):
+        text = f"process {report['process']} ({report['host']}): {text}"
+    return next(kind for kind in _KINDS if kind.__name__ == report["kind"])(text)

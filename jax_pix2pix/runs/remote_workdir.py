@@ -65,7 +65,7 @@ def training(workdir):
     import jax
 
     from jax_pix2pix.runs import workdir_lock
-    from jax_pix2pix.runs.first_process import on_first_process
+    from jax_pix2pix.runs.first_process import on_first_process, refusing_together
     from jax_pix2pix.runs.unshared_folders import are_apart
 
     cache = storage.cache_folder(workdir)
@@ -76,10 +76,11 @@ def training(workdir):
         mirror = on_first_process(lambda: _begin(workdir, cache, folder))
         apart, own = are_apart(folder), None
         try:
-            if apart and not mirror:
-                folder = cache / f"run_{jax.process_index()}"
-                own = _Mirror(workdir, folder)
-                own.pull_anew()
+            with refusing_together():
+                if apart and not mirror:
+                    folder = cache / f"run_{jax.process_index()}"
+                    own = _Mirror(workdir, folder)
+                    own.pull_anew()
             with _names_of(workdir, folder, f" (here in {folder})"):
                 yield os.fspath(folder)
         except BaseException:

@@ -8,24 +8,23 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.runs.first_process import exchange, on_first_process
 
 
 def are_apart(directory):
     """Whether some process does not see the directory of process 0; all get the same answer."""
     if jax.process_count() == 1:
         return False
-    number = int(multihost_utils.broadcast_one_to_all(np.int32(time.time_ns() % 2**31)))
+    number = exchange(time.time_ns(), _first)
     mark = Path(directory) / f".seen-{number}"
 
     on_first_process(lambda: safe_files.write(mark, "", below=mark.parent.parent))
-    seen = multihost_utils.process_allgather(np.array(mark.exists()))
+    seen = exchange(mark.exists(), all)
     on_first_process(mark.unlink)
-    return not seen.all()
+    return not seen
 
 
 def gather_to_host(state):
@@ -70,5 +69,8 @@ def place_on_devices(state, abstract):
 
 def of_first_process(step):
     """The step number, or None, that process 0 has found."""
-    found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if step is None else step)))
-    return None if found < 0 else found
+    return exchange(step, _first)
+
+
+def _first(values):
+    return values[0]

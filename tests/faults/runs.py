@@ -27,7 +27,7 @@ def started(arguments, processes=1, module="launch.train", each=None, **options)
 
     Args:
         arguments: of the command; several processes also get flags to find each other.
-        each: options of commands.start for each process.
+        each: options of commands.start for each process, and its own further "arguments".
         options: of commands.start, for all.
     """
     flags = [[]]
@@ -40,8 +40,9 @@ def started(arguments, processes=1, module="launch.train", each=None, **options)
     running = []
     try:
         for number in range(processes):
-            own = each[number] if each else {}
-            running.append(commands.start(module, *arguments, *flags[number], **options | own))
+            own = options | (each[number] if each else {})
+            words = [*arguments, *flags[number], *own.pop("arguments", ())]
+            running.append(commands.start(module, *words, **own))
         yield running
     finally:
         for process in running:
