@@ -42,9 +42,10 @@ _NAMES_OF_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 def numerics():
     """What else decides the numbers that one process of a run computes: {name: value}."""
+    kinds = [device.device_kind for device in jax.local_devices()]
     settings = {
         "the code of jax_pix2pix": code_digest(Path(__file__).parent),
-        "devices of a process": jax.local_device_count(),
+        "the devices of a process": f"{len(kinds)} {', '.join(sorted(set(kinds)))}",
         "JAX_ENABLE_X64": jax.config.jax_enable_x64,
         "JAX_DEFAULT_PRNG_IMPL": jax.config.jax_default_prng_impl,
         "JAX_THREEFRY_PARTITIONABLE": jax.config.jax_threefry_partitionable,

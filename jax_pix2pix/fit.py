@@ -108,7 +108,6 @@ def fit(
             state = warm_start(state, shardings)
     checkpoints.check_whole(state)  # before hours of training
     replicas = Replicas(mesh, shardings)
-    replicas.check(state, start_step)
 
     batches = data.train(start_step)
     clock.book("startup")
@@ -159,6 +158,8 @@ def fit(
     finished = True
     watchdog.start()
     try:
+        replicas.check(state, start_step)
+        clock.book("compile")
         for step in range(start_step + 1, total_steps + 1):
             with averages.waiting_for_input():
                 batch = next(batches)

@@ -67,8 +67,8 @@ class Replicas:
         raise TrainingError(
             f"step {step}: the copies of {self._names[arrays[0]]}{more} differ: "
             f"{_odd(copies.tolist(), devices, hosts)}. A device computes wrongly, or processes run "
-            "other programs. This step is not saved: leave that device or host out and start again "
-            "from the last checkpoint"
+            "other programs. This step is not saved: leave that device or its host out and start "
+            "again, which goes on from the last checkpoint"
         )
 
 

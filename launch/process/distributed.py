@@ -108,7 +108,7 @@ def _place() -> tuple[Any, Any, Any, Any]:
         return *given, None
     if any(value is not None for value in given):
         raise ConfigError(f"{', '.join(names)} go together: give all or none")
-    # The only use of a private part of JAX. initialize() would detect the same, but then wait
+    # A private part of JAX. initialize() would detect the same, but then wait
     # minutes for a host that has no address.
     try:
         place = ClusterEnv.auto_detect_unset_distributed_params(

@@ -48,7 +48,7 @@ def test_other_devices_on_one_of_three(sample_data_dir, tmp_path):
     arguments = commands.tiny_training(tmp_path / "run", sample_data_dir, **PREPARED)
     other = {"devices": 2, "float64": True, "arguments": ["--config.fsdp=2"]}
     for line in _lines(arguments, {}, {}, other):
-        assert re.search(r"devices of a process is 1 on processes 0 \(\S+\), 1 \(\S+\), 2 on", line)
+        assert re.search(r'"1 cpu" on processes 0 \(\S+\), 1 \(\S+\), "2 cpu" on', line)
         assert "JAX_ENABLE_X64 is false on processes 0" in line
         assert "config.fsdp is 1 on processes 0" in line
 

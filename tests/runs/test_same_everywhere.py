@@ -92,6 +92,6 @@ def test_versions_code_and_settings_count():
     described = same_everywhere._of_process()
     assert {
         "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "python", "device",
-        "matmul_precision", "the code of jax_pix2pix", "devices of a process", "JAX_ENABLE_X64",
+        "matmul_precision", "the code of jax_pix2pix", "the devices of a process", "JAX_ENABLE_X64",
     } <= described.keys()  # fmt: skip
-    assert described["devices of a process"] == 8
+    assert described["the devices of a process"] == "8 cpu"
