@@ -112,7 +112,7 @@ def test_what_would_cost_is_refused_within_a_moment(tmp_path, fields, said):
     (tmp_path / "config.json").write_text(json.dumps(config))
     start = time.monotonic()
     with pytest.raises(ConfigError) as caught:
-        config_fields.check(config)
+        config_fields.check(config, config_fields.OPENED_NUMBERS)
     assert said in str(caught.value) and "\x1b" not in str(caught.value)
     with pytest.raises(WorkdirError) as named:
         read_config(tmp_path)
