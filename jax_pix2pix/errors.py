@@ -1,6 +1,7 @@
 """Errors that a user can mend. Each message is one line: what is wrong, where, and what to do."""
 
 EXIT_RESTART = 42  # exit code of a process that a launcher should restart; other errors exit with 1
+EXIT_INTERRUPTED = 130  # of one that got Ctrl-C, as a shell reports it
 
 
 class ConfigError(ValueError):

@@ -23,6 +23,7 @@ from jax_pix2pix.memory import release_freed
 from jax_pix2pix.replicas import Replicas
 from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.preemption import asked_to_stop
+from jax_pix2pix.runs.profile import Profile
 from jax_pix2pix.runs.watchdog import Watchdog
 from jax_pix2pix.runs.workdir import abstract_state, example_batch
 from jax_pix2pix.runs.workdir_files import checkpoint_path
@@ -64,6 +65,7 @@ def fit(
     warm_start=None,
     logbook: Callable = Logbook,
     clock=None,
+    profile_steps=None,
 ):
     """Trains from the newest checkpoint in ``workdir``, or from the beginning, to the last epoch.
 
@@ -76,6 +78,7 @@ def fit(
         warm_start: (TrainState, shardings) -> TrainState, for a run that begins.
         logbook: factory for the run's logbook, called as `Logbook`, which is the default.
         clock: the process's Clock; by default it starts here.
+        profile_steps: (first, last) of the steps of which a profile is written.
 
     Returns:
         True if the last epoch is done; False if the machine asked the run to stop, which is then
@@ -156,15 +159,19 @@ def fit(
             log.seconds(step)
 
     finished = True
+    profile = Profile(profile_steps, workdir)
     watchdog.start()
     try:
         replicas.check(state, start_step)
         clock.book("compile")
         for step in range(start_step + 1, total_steps + 1):
+            profile.before(step)
             with averages.waiting_for_input():
                 batch = next(batches)
-            state, metrics = step_function(state, to_global(batch, mesh))
+            batch = to_global(batch, mesh)
+            state, metrics = step_function(state, batch)
             averages.add(step, metrics, batch["index"])
+            profile.after(step, state)
             watchdog.alive()
 
             if step % config.steps_per_epoch == 0:
@@ -193,6 +200,7 @@ def fit(
         raise
     finally:
         watchdog.stop()
+        profile.close()
         if log:
             log.close()  # ends the bar's line before an error prints its own
     return finished

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from jax_pix2pix import config_fields, device_cache, pyramid, safe_files, sharding
-from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.fit import Batches, fit
 from jax_pix2pix.logs import goodput, process_log
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import same_everywhere, workdir, workdir_files, workdir_lock
+from jax_pix2pix.runs import restarts, same_everywhere, workdir, workdir_files, workdir_lock
 from jax_pix2pix.runs.first_process import on_first_process, refusing_together
 from jax_pix2pix.runs.remote_workdir import as_given
 from jax_pix2pix.tasks.kinds import has_scales
@@ -21,7 +21,17 @@ from jax_pix2pix.tasks.kinds import has_scales
 SAMPLES = 8  # validation examples in a picture, evenly spaced
 
 
-def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coordinator=None):
+def train(
+    config,
+    directory,
+    dataset,
+    allowed=(),
+    clock=None,
+    trackers=(),
+    coordinator=None,
+    submission=None,
+    profile_steps=None,
+):
     """Trains to the last epoch; a pyramid trains scale after scale.
 
     Args:
@@ -33,6 +43,8 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
         clock: the process's Clock; by default it starts here.
         trackers: as for `Logbook`.
         coordinator: address of process 0, for the log.
+        submission: what starts the run again if it is stopped or killed, as for `restarts.counted`.
+        profile_steps: (first, last) of the steps, of each scale, of which a profile is written.
 
     Returns:
         Whether it finished; False if the machine asked the run to stop, which is then saved.
@@ -51,12 +63,13 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
     try:
         with workdir_lock.locked(directory):
             on_first_process(lambda: workdir_files.check_files(directory))
-            scales, batches, mesh = _prepared(config, dataset)
+            with restarts.counted(directory, submission):
+                scales, batches, mesh = _prepared(config, dataset, profile_steps)
             on_first_process(lambda: _claim(config, directory, dataset, allowed))
             process_log.start(directory, coordinator)
             if jax.process_index() == 0:
                 messages.info(plan(config, scales, mesh, dataset.num_training_examples))
-            run = functools.partial(_fit, mesh, batches, clock, trackers)
+            run = functools.partial(_fit, mesh, batches, clock, trackers, profile_steps)
             if has_scales(config):
                 finished = _fit_scales(scales, directory, allowed, run, dataset)
             else:
@@ -73,12 +86,16 @@ def train(config, directory, dataset, allowed=(), clock=None, trackers=(), coord
 
 
 @refusing_together()
-def _prepared(config, dataset):
+def _prepared(config, dataset, profile_steps):
     """Checks all that may be refused, on all processes. -> (scales, batches, mesh).
 
     scales: [(config, System)], coarsest first, or the only one. batches: such a config -> Batches.
     """
     config.steps_per_epoch = dataset.steps_per_epoch
+    total_steps = config.epochs * config.steps_per_epoch
+    if profile_steps and profile_steps[1] > total_steps:
+        first, last = profile_steps
+        raise ConfigError(f"--profile_steps={first}:{last}: the run has {total_steps} steps")
     if has_scales(config):
         config.data.spacing_mm = dataset.spacing_mm()
     same_everywhere.check_data(dataset, config)
@@ -118,7 +135,18 @@ def _batches(dataset, mesh, cached, config):
     )
 
 
-def _fit(mesh, batches, clock, trackers, config, system, directory, warm_start=None, title=None):
+def _fit(
+    mesh,
+    batches,
+    clock,
+    trackers,
+    profile_steps,
+    config,
+    system,
+    directory,
+    warm_start=None,
+    title=None,
+):
     """Fits one system, or one scale. -> whether it finished."""
     fields = dict(workdir_files.flat(config.to_dict()))
     finished = fit(
@@ -130,6 +158,7 @@ def _fit(mesh, batches, clock, trackers, config, system, directory, warm_start=N
         warm_start,
         functools.partial(Logbook, title=title, config=fields, trackers=trackers),
         clock,
+        profile_steps,
     )
     if finished and jax.process_index() == 0:
         picture = os.path.join(directory, "samples", f"epoch_{config.epochs:04d}.png")

@@ -10,6 +10,7 @@ holds by hand too. Flags of launch.train, and fields of the config, are given as
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -34,7 +35,9 @@ _NODES = flags.DEFINE_integer("nodes", 1, "number of machines, or of processes w
 _ACCELERATOR = flags.DEFINE_string("accelerator", None, f"of each: {EXAMPLES}; local: cpu:1")
 _NAME = flags.DEFINE_string("name", None, "name of the job; default the workdir's last part")
 # Flags of launch.train: those passed on to it, and those that the platform's template sets.
-PASSED_ON = ("allow_config_change", "initialization_timeout", "shared", "wandb", "mlflow")
+PASSED_ON = (
+    "allow_config_change", "initialization_timeout", "profile_steps", "shared", "wandb", "mlflow",
+)  # fmt: skip
 SET_BY_TEMPLATES = {"coordinator_address", "num_processes", "process_id"}
 
 # Flags that only some platforms have.
@@ -67,6 +70,7 @@ def main(arguments):
     (name,) = arguments
     platform = PLATFORMS[name]
     _check_flags(name, platform)
+    train_flags.profile_steps()  # refused now, not after a wait in the queue
     device = accelerator(_ACCELERATOR.value or "cpu:1", any_gpu=name == "slurm")
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
@@ -112,7 +116,10 @@ def _run(command):
 
 
 def _train_arguments():
-    """Arguments of launch.train: the config with its fields, the workdir, and others if given."""
+    """Arguments of launch.train: the config with its fields, the workdir, and others if given.
+
+    By --submission, the same at each start, the run counts starts that do not get further.
+    """
     config = flags.FLAGS["config"]
     fields = config_flags.get_override_values(config)
     given = [flags.FLAGS[name] for name in ("workdir", *PASSED_ON)]
@@ -120,6 +127,7 @@ def _train_arguments():
         f"--config={config_flags.get_config_filename(config)}",
         *[f"--config.{field}={value}" for field, value in fields.items()],
         *[flag.serialize() for flag in given if flag.present],
+        f"--submission={train_flags.SUBMISSION.value or secrets.token_hex(4)}",
     ]
 
 

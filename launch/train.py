@@ -8,18 +8,20 @@ from jax_pix2pix.logs.clock import Clock, process_age
 from jax_pix2pix.runs import remote_workdir, same_everywhere
 from jax_pix2pix.runs.first_process import refusing_together
 from jax_pix2pix.train import train
-from launch.process import command, distributed, trackers, train_flags
+from launch.process import command, distributed, lost_process, trackers, train_flags
 
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main():
     config, clock = train_flags.CONFIG.value, Clock(process_age())
+    profile_steps = train_flags.profile_steps()
     distributed.initialize(config.heartbeat_seconds)
     with refusing_together():
         same_everywhere.check_run(config, train_flags.ALLOWED.value)  # before a store is read
         chosen = trackers.chosen(config.system, train_flags.WORKDIR.value)
     with remote_workdir.training(train_flags.WORKDIR.value) as directory:
+        lost_process.log_to(directory)
         finished = train(
             config,
             directory,
@@ -28,6 +30,8 @@ def main():
             clock,
             chosen,
             distributed.coordinator(),
+            train_flags.SUBMISSION.value,
+            profile_steps,
         )
     if not finished:
         print("stopped on request and saved; the same command goes on from here")

@@ -1,9 +1,9 @@
 """Means of a run's metrics, counts of skipped updates and what goes into a line of the log."""
 
 import contextlib
-import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_pix2pix.errors import TrainingError
@@ -45,10 +45,12 @@ class Averages:
         self._clock.book("input" if self._idle else "step")
 
     def add(self, step, metrics, index):
-        """Adds a step that was dispatched; index: the numbers of this process's examples."""
+        """Adds a step that was dispatched; index: the numbers of the global batch's examples."""
         self._host.dispatched(self._idle)
         self.flush()
-        self._pending = (step, metrics, zlib.crc32(np.asarray(index, "<i8").tobytes()))
+        if self._logs(step):  # on all processes, which compute it together
+            metrics = metrics | {"batch_ids": batch_ids(index)}
+        self._pending = (step, metrics)
 
     def flush(self):
         """Reads the pending metrics.
@@ -58,9 +60,11 @@ class Averages:
         """
         if self._pending is None:
             return
-        step, metrics, batch_ids = self._pending
+        step, metrics = self._pending
         self._pending = None
-        values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+        values = jax.device_get(metrics)
+        ids = int(values.pop("batch_ids", 0))
+        values = {key: float(value) for key, value in values.items()}
         self._clock.book("step")
         self._check_skipped(step, values)
         self._interval.append(values)
@@ -75,13 +79,16 @@ class Averages:
         images_per_second = steps * self._config.data.batch_size / seconds
         shown = {key: f"{values[key]:.3f}" for key in ("loss_G", "loss_D", "ssim") if key in values}
         self._log.advance(**shown, images_s=f"{images_per_second:.1f}")
-        if step % self._config.log_every_steps == 0 or step == self._total_steps:
+        if self._logs(step):
             speed = {"images_per_second": images_per_second, "input_wait": waited / seconds}
             # A checksum of the last step's batch, which shows if a resumed run had the same one.
             means = _mean(self._interval) | speed
-            self._log.scalars(step, "train", means, batch_ids=batch_ids)
+            self._log.scalars(step, "train", means, batch_ids=ids)
             self._log.seconds(step)
             self._interval, self._restored, self._before = [], 0, dict(self._clock.seconds)
+
+    def _logs(self, step):
+        return step % self._config.log_every_steps == 0 or step == self._total_steps
 
     def keep(self, step):
         """Logs an unfinished interval at a checkpoint, for a run that resumes there."""
@@ -117,6 +124,17 @@ class Averages:
         if write and self._log:
             self._log.epoch(epoch, _mean(self._epoch))
         self._epoch, self._before_epoch = [], dict(self._clock.seconds)
+
+
+@jax.jit
+def batch_ids(index):
+    """A checksum of examples' numbers and their order, the same however they lie on devices."""
+    numbers = index.astype(jnp.uint32).ravel()
+    # Sums of integers do not depend on their order, which differs between meshes.
+    mixed = (numbers + jnp.uint32(0x9E3779B9)) * jnp.uint32(0x85EBCA6B)
+    mixed ^= mixed >> 15
+    places = jnp.arange(numbers.size, dtype=jnp.uint32) * jnp.uint32(0xC2B2AE35) | jnp.uint32(1)
+    return (mixed * places).sum(dtype=jnp.uint32)
 
 
 def _mean(dicts):

@@ -5,6 +5,7 @@ To see the rest in a notebook too: ``logging.getLogger("jax_pix2pix.messages").s
 
 import logging
 import sys
+import warnings
 
 
 class _Terminal(logging.Handler):
@@ -17,12 +18,27 @@ class _Terminal(logging.Handler):
             print(record.getMessage(), flush=True)
 
 
+_terminal = _Terminal()
 messages = logging.getLogger("jax_pix2pix.messages")
 messages.propagate = False  # a run's own log is `process_log`
 messages.setLevel(logging.WARNING)
-messages.addHandler(_Terminal())
+messages.addHandler(_terminal)
 
 
 def show_all():
     """Prints information too, as commands do."""
     messages.setLevel(logging.INFO)
+
+
+def show_in_log_only():
+    """Writes all of it, and Python's warnings, to the run's log alone.
+
+    For processes other than the first, which would say once more what the first one says.
+    """
+    messages.removeHandler(_terminal)
+    messages.propagate = True
+
+    def show(message, category, filename, lineno, *_):
+        messages.warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)
+
+    warnings.showwarning = show

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError, UnreachableError, WorkdirError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs import file_digests, storage
@@ -34,7 +35,7 @@ DEAD_SECONDS = 60  # without one, after which a run counts as dead
 LOCK = "lock"
 CHECKPOINT = re.compile(r"((?:scale_\d+/)?checkpoints/\d+)/(.+)")
 # A run does not read these.
-RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|wandb|evaluation|damaged)/")
+RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|wandb|evaluation|damaged|profile)/")
 
 _given = {}  # {local folder: the workdir that the user gave} of the copies in use
 
@@ -45,6 +46,24 @@ def as_given(path):
         if path == folder or path.startswith(f"{folder}/"):
             return workdir + path[len(folder) :]
     return path
+
+
+def write_at_once(path, text):
+    """Writes a file of a workdir; if that is a copy of a store's, in the store too.
+
+    Other files reach the store with the next copy, which a run that is killed does not make.
+
+    Raises:
+        WorkdirError: the store refuses it.
+        UnreachableError: the store cannot be reached now.
+    """
+    safe_files.write(path, text, os.path.dirname(path))
+    for folder, workdir in _given.items():
+        if os.path.dirname(path) == folder:
+            try:
+                storage.Store(workdir).write({os.path.basename(path): text.encode()})
+            except DataError as error:
+                raise _refusal(error, str(error)) from error
 
 
 @contextlib.contextmanager
@@ -277,9 +296,10 @@ class _Mirror:
         self._files.update(found)
 
     def push_logs(self, process):
-        """Copies the log and stacks of a process other than the first; deletes its folder here."""
+        """Copies what a process other than the first wrote alone; deletes its folder here."""
         names = [f"logs/process_{process:04d}.log"]
-        names += [path.name for path in self._folder.glob("stacks_*")]
+        paths = [*self._folder.glob("stacks_*"), *self._folder.glob("**/profile/**/*.pb")]
+        names += [path.relative_to(self._folder).as_posix() for path in paths]
         with contextlib.suppress(DataError):  # process 0 reports a store that fails
             self.store.put(self._folder, [name for name in names if (self._folder / name).exists()])
         shutil.rmtree(self._folder)

@@ -12,9 +12,14 @@ from jax_pix2pix import safe_files
 from jax_pix2pix.errors import EXIT_RESTART
 from jax_pix2pix.logs.process_log import logger
 
+TICK_SECONDS = 1.0
+
 
 class Watchdog:
     """Ends the process with EXIT_RESTART if `alive` is not called for so many seconds.
+
+    Only seconds in which the process could run count: after a SIGSTOP, or a laptop that slept, a
+    step still has its time.
 
     It writes the stacks of all threads to stacks_<process>_<time>.txt in ``workdir``.
 
@@ -24,7 +29,7 @@ class Watchdog:
 
     def __init__(self, seconds, workdir):
         self._seconds, self._workdir = seconds, workdir
-        self._deadline = time.monotonic() + seconds
+        self._left = seconds
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -37,7 +42,7 @@ class Watchdog:
         self._done.set()
 
     def alive(self):
-        self._deadline = time.monotonic() + self._seconds
+        self._left = self._seconds
 
     def each(self, items):
         """Yields the items; each counts as a sign of life."""
@@ -46,9 +51,15 @@ class Watchdog:
             yield item
 
     def _watch(self):
-        while (left := self._deadline - time.monotonic()) > 0:
-            if self._done.wait(left):
+        before = time.monotonic()
+        while self._left > 0:
+            tick = min(self._left, TICK_SECONDS)
+            if self._done.wait(tick):
                 return
+            now = time.monotonic()
+            # A wait that took far longer than asked for was a pause of the whole process.
+            self._left -= min(now - before, 2 * tick)
+            before = now
         name = f"stacks_{jax.process_index()}_{time.time_ns()}.txt"
         path = os.path.join(self._workdir, name)
         try:

@@ -144,7 +144,7 @@ def claim(workdir, config, allowed=()):
     new = dict(flat(config))
     path = config_path(workdir)
     if not os.path.exists(path):
-        if _newest_step(workdir) is not None:
+        if newest_step(workdir) is not None:
             raise WorkdirError(
                 f"{path} does not exist, but checkpoints beside it do: restore it, or use another "
                 "workdir"
@@ -175,11 +175,11 @@ def _record_changes(workdir, changes):
     path = os.path.join(workdir, "config_changes.jsonl")
     with safe_files.open_to_append(path, workdir) as file:
         for field, (old, new) in changes.items():
-            line = {"time": time.time(), "step": _newest_step(workdir), "field": field}
+            line = {"time": time.time(), "step": newest_step(workdir), "field": field}
             file.write(json.dumps(line | {"old": old, "new": new}) + "\n")
 
 
-def _newest_step(workdir):
+def newest_step(workdir):
     """The newest checkpoint's step; None for a pyramid, whose scales have their own."""
     path = checkpoint_path(workdir)
     names = os.listdir(path) if os.path.isdir(path) else []

@@ -3,6 +3,7 @@
 Exit code 0 means done, and 1 an error that a restart would repeat. 42 (EXIT_RESTART) means stopped
 on request and saved, hung, lost another process of the run, or without an answer from an object
 store. A launcher then starts the same command again, as it does after a process killed by a signal.
+130 (EXIT_INTERRUPTED) means Ctrl-C.
 """
 
 import os
@@ -14,6 +15,7 @@ import traceback
 from absl import app, flags, logging
 
 from jax_pix2pix.errors import (
+    EXIT_INTERRUPTED,
     EXIT_RESTART,
     BenchmarkError,
     ConfigError,
@@ -25,9 +27,10 @@ from jax_pix2pix.errors import (
 from jax_pix2pix.logs import messages
 from jax_pix2pix.logs.process_log import logger
 from jax_pix2pix.runs.storage import Unreachable
-from launch.process import config_names, gc_tuning
+from launch.process import config_names, gc_tuning, start_signals
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)
+LOST_SECONDS = 40  # for which a broken run looks which of its processes gives no sign of life
 PASSING = (Unreachable, UnreachableError)
 
 _SHARED = flags.DEFINE_bool(
@@ -53,6 +56,7 @@ def run(main, positional=False):
         messages.show_all()
         if not _SHARED.value:
             os.umask(0o077)
+        start_signals.imported()
         try:
             if positional:
                 code = main(argv[1:])
@@ -64,11 +68,15 @@ def run(main, positional=False):
             return code
         except MENDABLE as error:
             _exit(_without_traceback(error), EXIT_RESTART if isinstance(error, PASSING) else 1)
+        except KeyboardInterrupt:
+            _exit("interrupted", EXIT_INTERRUPTED)
         except Exception as error:
             if _lost(error):
+                from launch.process import lost_process  # imports JAX
+
+                which = lost_process.lost(LOST_SECONDS) or "another process of the run"
                 _exit(
-                    f"another process of the run, or the way to it, was lost ({error}): "
-                    "start the same command again",
+                    f"{which}, or the way to it, was lost ({error}): start the same command again",
                     EXIT_RESTART,
                 )
             logger.exception("end, exit code 1")  # a bug of ours

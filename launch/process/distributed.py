@@ -14,6 +14,9 @@ from absl import flags
 from jax._src.clusters import ClusterEnv
 
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError
+from jax_pix2pix.logs import messages
+from jax_pix2pix.runs import google_notice
+from launch.process import lost_process, start_signals
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator_address", None, "host:port of process 0; not needed on TPU, Slurm and Open MPI"
@@ -25,6 +28,8 @@ _TIMEOUT = flags.DEFINE_integer(
 )
 
 RESOLVE_SECONDS = 5
+PORT_SECONDS = 10  # in which an earlier start of the run frees its port
+FOR_EVER = 10**6  # seconds; more than some days JAX does not take
 
 # These mean the same as the three flags, for launchers that set variables. The first is JAX's own.
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -40,6 +45,9 @@ def initialize(heartbeat_seconds):
     Google Cloud and of its Kubernetes. Otherwise this is the only process. Open MPI 5 needs the
     first variable.
 
+    A process alone is never taken for dead, not even after a pause of days. A stop that was asked
+    for before all processes had come ends all of them with EXIT_RESTART.
+
     If some processes have not started within --initialization_timeout, the others end with
     EXIT_RESTART. So do pods if the first pod has no address by then: a pod gets its address once a
     machine is found for it.
@@ -50,7 +58,8 @@ def initialize(heartbeat_seconds):
 
     Raises:
         ConfigError: heartbeat_seconds is less than 1; some of the three flags or variables are
-            given and others are not, or are malformed; the coordinator's name has no address.
+            given and others are not, or are malformed; the coordinator's name has no address, or
+            its port is in use.
     """
     global _address
     if heartbeat_seconds < 1:  # JAX gets it before the config is checked
@@ -60,12 +69,15 @@ def initialize(heartbeat_seconds):
     if address is None:
         address, processes, process = f"127.0.0.1:{_free_port()}", 1, 0
         bind = address  # JAX's default listens on all interfaces
+        heartbeat_seconds = FOR_EVER
     host, port = _host_and_port(address)
     _address = address
     with _Deadline(_TIMEOUT.value, host, port, processes, process):
         if processes > 1:
             _resolve(host)
             _without_proxy(host)
+            if process == 0:
+                _check_free(host, port)
         jax.distributed.initialize(
             address,
             processes,
@@ -77,6 +89,16 @@ def initialize(heartbeat_seconds):
             heartbeat_timeout_seconds=heartbeat_seconds,
             coordinator_bind_address=bind,
         )
+        stop = start_signals.settle()
+        stopped = lost_process.meet(stop, _TIMEOUT.value) if processes > 1 else stop and "this one"
+    if stopped:
+        jax.distributed.shutdown()  # or the first to end would abort the others
+        _end(f"{stopped} was asked to stop before training began: nothing to save")
+    if processes > 1:
+        lost_process.watch(heartbeat_seconds, host, port)
+    if process:
+        messages.show_in_log_only()
+    google_notice.watch()
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
@@ -175,6 +197,31 @@ def _resolve(host):
                     f"{RESOLVE_SECONDS} s: check its name, /etc/hosts and DNS"
                 ) from None
         time.sleep(1)
+
+
+def _check_free(host, port):
+    """Raises ConfigError if JAX could not listen there: it would end with a stack of C++."""
+    end = time.monotonic() + PORT_SECONDS
+    while True:
+        try:
+            _listen_as_jax(port)
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ConfigError(
+                    f"process 0 cannot listen on port {port} of {host} "
+                    f"({os.strerror(error.errno or 0)}): end the program that uses it, or give "
+                    "the processes another port"
+                ) from None
+        time.sleep(0.5)
+
+
+def _listen_as_jax(port):
+    """Listens for a moment on all interfaces, of IPv4 too."""
+    if socket.has_dualstack_ipv6():
+        socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True).close()
+    else:
+        socket.create_server(("", port)).close()
 
 
 def _without_proxy(host):

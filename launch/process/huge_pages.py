@@ -31,7 +31,7 @@ def request():
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def is_command():
-    """Whether this process was started as python -m launch.*."""
+def is_command(name=""):
+    """Whether this process was started as python -m launch.NAME, or of any name."""
     pairs = itertools.pairwise(sys.orig_argv)
-    return any(flag == "-m" and module.startswith("launch.") for flag, module in pairs)
+    return any(flag == "-m" and module.startswith(f"launch.{name}") for flag, module in pairs)

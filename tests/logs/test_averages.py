@@ -24,7 +24,7 @@ def _train(workdir, first, last, keep=()):
         skipped = np.float32(step in (12, 19))
         loss = np.float32(np.nan if skipped else 0.1 + step / 3)
         metrics = {"loss_G": loss, "skipped_D": skipped, "skipped_G": np.float32(0)}
-        averages.add(step, metrics, [step])
+        averages.add(step, metrics, np.array([step]))
         if step in keep:
             averages.keep(step)
     averages.flush()
