@@ -13,7 +13,7 @@ import threading
 
 from jax_pix2pix.errors import EXIT_INTERRUPTED, EXIT_RESTART
 
-JOIN_SECONDS = 20  # for which a process that is to stop tries to come to the others
+JOIN_SECONDS = 60  # for which a process that is to stop tries to come to the others
 STOP = (signal.SIGTERM, signal.SIGUSR1)
 # Each tells of other processes, by some launcher.
 VARIABLES = (

@@ -1,6 +1,7 @@
-"""One process of two is lost: the other ends soon, and both can start again."""
+"""One process of two is lost: the other ends soon, names it, and both can start again."""
 
 import signal
+import socket
 import time
 
 import pytest
@@ -35,7 +36,10 @@ def test_the_other_process_ends_within_twice_the_heartbeat(sample_data_dir, tmp_
         assert time.monotonic() - start < 2 * HEARTBEAT
         # JAX ends it by a signal, unless a collective fails first. A launcher starts both again.
         assert other.returncode in (-signal.SIGABRT, EXIT_RESTART), (other.returncode, out, err)
-        assert any(text in err for text in ("another task died", "unhealthy", "was lost"))
+        line = [line for line in err.splitlines() if line.startswith("error: ")][-1]
+        assert f"process {lost} on {socket.gethostname()}" in line and "was lost" in line
+        last = runs.process_log(tmp_path, 1 - lost).splitlines()[-1]
+        assert f"[{1 - lost}/2] ERROR {line}" in last
     assert 4 <= runs.logged_step(tmp_path) < 70
 
     runs.train(arguments, 2, devices=2)

@@ -1,12 +1,14 @@
 """Lines of logging intervals, also for runs that were interrupted inside an interval."""
 
+import jax
 import numpy as np
 import pytest
 
-from jax_pix2pix.logs.averages import Averages
+from jax_pix2pix.logs.averages import Averages, batch_ids
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.metrics_log import read_metrics
+from jax_pix2pix.sharding import batch_sharding, make_mesh
 from tests import commands
 from tests.tiny import tiny_config
 
@@ -55,3 +57,13 @@ def test_speed_is_of_the_steps_of_this_process(tmp_path):
     ]
     seconds = sum(spent["seconds"].get(kind, 0.0) for kind in ("input", "step"))
     assert line["images_per_second"] == pytest.approx(3 * 8 / seconds, rel=0.05)
+
+
+def test_batch_ids_do_not_depend_on_devices_but_on_examples_and_their_order():
+    index = np.random.default_rng(0).integers(0, 1000, (8, 3))
+    ids = int(batch_ids(index))
+    for devices in (2, 8):
+        placed = jax.device_put(index, batch_sharding(make_mesh(1, 8, devices)))
+        assert int(batch_ids(placed)) == ids
+    others = [index[::-1], index + 1, np.roll(index, 1), index[:, ::-1]]
+    assert len({ids, *(int(batch_ids(other)) for other in others)}) == 5

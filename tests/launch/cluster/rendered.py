@@ -53,6 +53,7 @@ def output(name, accelerator, given):
         "--config=configs/lidc_mask2ct.py",
         '--workdir=gs://bucket/it\'s "a run"',
         f"--accelerator={accelerator}",
+        "--submission=again",
         "--dry_run",
         *[f"--{option}={value}" for option, value in given.items()],
     ]

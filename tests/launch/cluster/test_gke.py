@@ -33,6 +33,7 @@ EVERY_FLAG = (
     "--restarts=7",
     "--name=Lungs_3",
     "--workdir=/runs/a",
+    "--submission=lungs",
     "--config.data.data_dir=/runs/data",
     "--config.data.batch_size=64",
 )
@@ -141,6 +142,7 @@ def test_flags_are_where_they_belong(submitted):
         "--config.data.batch_size=64",
         "--workdir=/runs/a",
         "--wandb=lungs",
+        "--submission=lungs",
     ]
     volume = {"name": "volume", "persistentVolumeClaim": {"claimName": "claim"}}
     assert volume in pod["volumes"]

@@ -185,6 +185,7 @@ def test_a_node_runs_one_process_of_the_run(rendered, tmp_path, accelerator, cod
         "launch.train",
         "--config=configs/lidc_mask2ct.py",
         '--workdir=gs://bucket/it\'s "a run"',
+        "--submission=again",
     ]
     processes = {name: value for name, value in variables.items() if name.startswith("JAX_")}
     assert (

@@ -105,6 +105,7 @@ REFUSED = {
         "--config.data.data_dir=gs://b/d",
         "--config.fsdp=8",
     ): "config.fsdp=8: with a workdir in a store each host needs all parameters: use at most its 4",
+    (*GPU, "--workdir=a", "--profile_steps=9:5"): "--profile_steps=9:5: use two steps from 1 on",
     (*GPU, "--workdir=a", "--container=apptainer"): "--container=apptainer runs --image",
     (*GPU, "--workdir=/a,b", "--image=a.sif"): 'a,b: a container mounts no folder with ","',
     (*GPU, "--workdir=/a:b", "--image=a.sif"): 'a:b: a container mounts no folder with ","',
@@ -165,6 +166,7 @@ def test_a_file_for_slurm(called):
         "--allow_config_change=data.cache,log_every_steps '--wandb=it'\"'\"'s lungs'" in text
     )
     assert "${SLURM_RESTART_COUNT:-0} >= 7" in text
+    assert len(set(re.findall(r"--submission=\w{8}\b", text))) == 1  # the same at each start
     assert re.findall(r"JAX_\w+=\w*", text) == ["JAX_PLATFORMS=cuda"]
 
 
@@ -217,7 +219,7 @@ def test_two_processes_of_local_train_what_one_with_two_devices_does(sample_data
     one, two = (commands.metrics(tmp_path / name) for name in ("one", "two"))
     assert len(one) == len(two) == 20
     for line, other in zip(one, two, strict=True):
-        for name in set(line) - {"split", "batch_ids"}:
+        for name in set(line) - {"split"}:
             np.testing.assert_allclose(line[name], other[name], rtol=0, atol=1e-5)
 
 

@@ -19,12 +19,13 @@ CREATE = [
     "--config=configs/lidc_mask2ct.py",
     "--config.data.data_dir=gs://bucket/data",
     "--workdir=gs://bucket/runs/it's a run",
+    "--submission=again",
     "--accelerator=v5e-16",
     "--name=lungs",
     "--project=some-project",
     "--zone=us-west4-a",
 ]
-ARGUMENTS = f"-m launch.train {' '.join(CREATE[1:4])}"
+ARGUMENTS = f"-m launch.train {' '.join(CREATE[1:5])}"
 
 # In place of launch.train. Each start ends with the next code; negative codes are signals.
 TRAIN = """
@@ -88,6 +89,43 @@ def test_a_worker_starts_again_until_the_end_is_final(worker, given, started, en
     out, _ = _loop(folder).communicate(timeout=60)
     assert len(starts.read_text().splitlines()) == started
     assert out.endswith(f"ended with exit code {ended}\n")
+
+
+# In place of launch.train too: a run that is killed before each checkpoint but the first.
+KILLED = """
+import os, pathlib, signal, sys
+from absl import flags
+from launch.process import command, train_flags
+from jax_pix2pix.runs import restarts
+sys.argv[1:] = [argument for argument in sys.argv[1:] if argument.startswith("--submission")]
+def main():
+    workdir = pathlib.Path({workdir!r})
+    with restarts.counted(str(workdir), train_flags.SUBMISSION.value):
+        (workdir / "checkpoints/7").mkdir(parents=True, exist_ok=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+command.run(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_before_the_restarts_do(worker):
+    folder, _, _ = worker
+    workdir = folder / "run"
+    workdir.mkdir()
+    (folder / "train.py").write_text(KILLED.format(workdir=str(workdir)))
+    script = (folder / "train.sh").read_text().replace("start <= 3", "start <= 100")
+    (folder / "train.sh").write_text(script)
+    _executable(
+        folder / "venv/bin/python",
+        f'#!/bin/bash\nPYTHONPATH={ROOT} exec {sys.executable} {folder}/train.py "$@" '
+        f"2>>{folder}/err\n",
+    )
+    out, _ = _loop(folder).communicate(timeout=300)
+    # One start makes the checkpoint, and three do not get further.
+    assert out.count("starting again") == 4 and out.endswith("ended with exit code 1\n")
+    assert "3 starts in a row from the checkpoint of step 7" in error_line(
+        (folder / "err").read_text()
+    )
 
 
 def test_a_worker_that_is_told_to_stop_saves_and_stays_stopped(worker):

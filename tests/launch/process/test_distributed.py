@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -88,6 +90,51 @@ def test_variables_that_do_not_fit(monkeypatch, variables, message):
         monkeypatch.setenv(name, value)
     with flagsaver.flagsaver(), pytest.raises(ConfigError, match=message):
         distributed.initialize(10)
+
+
+def test_a_port_that_is_in_use_is_told(monkeypatch):
+    monkeypatch.setattr(distributed, "PORT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = {"coordinator_address": f"127.0.0.1:{port}", "num_processes": 2, "process_id": 0}
+        match = rf"cannot listen on port {port} of 127\.0\.0\.1 \(Address already in use\): end the"
+        with flagsaver.flagsaver(**given), pytest.raises(ConfigError, match=match):
+            distributed.initialize(10)
+
+
+PAUSED = """
+import sys, time
+from launch.process import command, distributed
+from jax_pix2pix.runs.watchdog import Watchdog
+def main():
+    distributed.initialize(1)
+    watchdog = Watchdog(6, {folder!r})
+    watchdog.start()
+    print("up", flush=True)
+    sys.stdin.readline()
+    time.sleep(2)  # longer than the watchdog would wait now, had the pause counted
+    print("alive")
+command.run(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_alone_survives_a_pause(tmp_path):
+    """A laptop's lid, for instance: longer than the heartbeat and than the watchdog's time."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAUSED.format(folder=str(tmp_path))],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(6)
+    process.send_signal(signal.SIGCONT)
+    out, _ = process.communicate("\n", timeout=60)
+    assert (process.returncode, out) == (0, "alive\n")
 
 
 def test_a_name_without_address_is_told_within_seconds():
