@@ -29,7 +29,7 @@ class Watchdog:
 
     def __init__(self, seconds, workdir):
         self._seconds, self._workdir = seconds, workdir
-        self._left = seconds
+        self._moved = threading.Event()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -42,7 +42,7 @@ class Watchdog:
         self._done.set()
 
     def alive(self):
-        self._left = self._seconds
+        self._moved.set()
 
     def each(self, items):
         """Yields the items; each counts as a sign of life."""
@@ -51,15 +51,16 @@ class Watchdog:
             yield item
 
     def _watch(self):
-        before = time.monotonic()
-        while self._left > 0:
-            tick = min(self._left, TICK_SECONDS)
+        tick, left = min(self._seconds / 10, TICK_SECONDS), self._seconds
+        while left > 0:
+            before = time.monotonic()
             if self._done.wait(tick):
                 return
-            now = time.monotonic()
             # A wait that took far longer than asked for was a pause of the whole process.
-            self._left -= min(now - before, 2 * tick)
-            before = now
+            left -= min(time.monotonic() - before, 2 * tick)
+            if self._moved.is_set():
+                self._moved.clear()
+                left = self._seconds
         name = f"stacks_{jax.process_index()}_{time.time_ns()}.txt"
         path = os.path.join(self._workdir, name)
         try:

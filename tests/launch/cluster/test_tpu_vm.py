@@ -94,7 +94,7 @@ def test_a_worker_starts_again_until_the_end_is_final(worker, given, started, en
 # In place of launch.train too: a run that is killed before each checkpoint but the first.
 KILLED = """
 import os, pathlib, signal, sys
-from absl import flags
+os.environ["JAX_PLATFORMS"] = "cpu"
 from launch.process import command, train_flags
 from jax_pix2pix.runs import restarts
 sys.argv[1:] = [argument for argument in sys.argv[1:] if argument.startswith("--submission")]
