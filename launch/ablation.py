@@ -22,6 +22,7 @@ from jax_pix2pix.evaluation.pyramid import COUNT
 from jax_pix2pix.evaluation.report import write_csv
 from jax_pix2pix.inference.run import open_run
 from jax_pix2pix.logs.metrics_log import read_metrics
+from jax_pix2pix.logs.redaction import redacted
 from jax_pix2pix.runs import storage
 from jax_pix2pix.runs.workdir_files import check_files, last_scale, scale_directory
 from jax_pix2pix.tasks.kinds import has_scales
@@ -97,7 +98,7 @@ def ablate(config, workdir, names, count, seed, volumes, allowed):
     for name, of_row in configs.items():
         directory = os.path.join(workdir, name)
         print(f"row {name}: {' + '.join(terms_of(of_row, name))}", flush=True)
-        dataset = Dataset(of_row.data)
+        dataset = Dataset(of_row.data, prepare=True)
         if not train(of_row, directory, dataset, allowed, coordinator=distributed.coordinator()):
             return False
         results = _evaluated(directory, dataset, count, seed, volumes)
@@ -197,7 +198,8 @@ def write_table(workdir, config, results, rows):
     """
     write_csv(os.path.join(workdir, "table.csv"), list(COLUMNS), rows, workdir)
     path = os.path.join(workdir, "table.md")
-    safe_files.write(path, markdown(config, results, rows, shlex.join(sys.argv[1:])), workdir)
+    command = redacted(shlex.join(sys.argv[1:]))
+    safe_files.write(path, markdown(config, results, rows, command), workdir)
     print(f"the table: {path}")
 
 

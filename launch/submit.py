@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.logs import trackers
 from jax_pix2pix.runs import storage
 from jax_pix2pix.runs.workdir import build_system
 from launch.cluster.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
@@ -71,6 +72,7 @@ def main(arguments):
     platform = PLATFORMS[name]
     _check_flags(name, platform)
     train_flags.profile_steps()  # refused now, not after a wait in the queue
+    trackers.check_address(train_flags.MLFLOW.value)  # the job's file would have it
     device = accelerator(_ACCELERATOR.value or "cpu:1", any_gpu=name == "slurm")
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")

@@ -7,15 +7,18 @@ import logging
 import sys
 import warnings
 
+from jax_pix2pix.logs.redaction import redacted
+
 
 class _Terminal(logging.Handler):
     """Prints a line of information to stdout, and warnings to stderr."""
 
     def emit(self, record):
+        text = redacted(record.getMessage())
         if record.levelno >= logging.WARNING:
-            print(f"warning: {record.getMessage()}", file=sys.stderr, flush=True)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
         else:
-            print(record.getMessage(), flush=True)
+            print(text, flush=True)
 
 
 _terminal = _Terminal()

@@ -10,6 +10,7 @@ import socket
 import time
 
 from jax_pix2pix import safe_files
+from jax_pix2pix.logs.redaction import redacted
 
 logger = logging.getLogger("jax_pix2pix")
 logger.addHandler(logging.NullHandler())  # until `start`
@@ -28,7 +29,7 @@ class _File(logging.Handler):
         with contextlib.suppress(OSError):
             os.stat(os.path.dirname(self._path))  # a workdir that was removed is not made again
             with safe_files.open_to_append(self._path, self._workdir) as file:
-                file.write(text + "\n")
+                file.write(redacted(text) + "\n")
 
 
 def log_path(workdir, process):

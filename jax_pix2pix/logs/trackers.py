@@ -18,6 +18,7 @@ from pathlib import Path
 from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.logs.metrics_log import points
+from jax_pix2pix.logs.redaction import redacted
 from jax_pix2pix.logs.writers import CLOSE_SECONDS, InBackground
 
 PARAMS_PER_CALL = 100  # MLflow's limits
@@ -28,8 +29,9 @@ def check_installed(wandb_project, mlflow_uri):
     """Checks the packages of requested trackers; None requests none.
 
     Raises:
-        ConfigError: a package is missing; says how to get it.
+        ConfigError: a package is missing; says how to get it. Or the address has a password.
     """
+    check_address(mlflow_uri)
     for asked, flag, module, package in (
         (wandb_project, "wandb", "wandb", "wandb"),
         (mlflow_uri, "mlflow", "mlflow", "mlflow-skinny"),
@@ -39,6 +41,18 @@ def check_installed(wandb_project, mlflow_uri):
         # A folder of that name on Python's path, such as W&B itself makes, is no package.
         if asked and getattr(importlib.util.find_spec(module), "origin", None) is None:
             raise ConfigError(f"--{flag} needs a package that is missing: pip install {package}")
+
+
+def check_address(mlflow_uri):
+    """Raises ConfigError for a password in MLflow's address; None is no address.
+
+    W&B records the command line, job files hold it, and others on the machine see it.
+    """
+    if mlflow_uri and redacted(mlflow_uri) != mlflow_uri:
+        raise ConfigError(
+            f"--mlflow={redacted(mlflow_uri)}: a password or token does not belong there: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
 
 
 def check_usable(wandb_project, mlflow_uri):
@@ -67,13 +81,9 @@ def check_usable(wandb_project, mlflow_uri):
         except Exception as error:  # of several kinds; their texts are about its registry
             reason = f"{error}; " if isinstance(error, OSError) else ""
             raise ConfigError(
-                f"--mlflow={without_password(mlflow_uri)}: {reason}use a folder of this machine or "
+                f"--mlflow={mlflow_uri}: {reason}use a folder of this machine or "
                 "the http address of a server; a database needs pip install mlflow"
             ) from error
-
-
-def without_password(text):
-    return re.sub(r"//[^/@\s]+@", "//", text)
 
 
 def wandb_writer(project, given):
@@ -87,12 +97,16 @@ def wandb_writer(project, given):
 
 
 def mlflow_writer(uri, experiment, given):
-    """A writer for MLflow. experiment: its name; MLFLOW_EXPERIMENT_NAME overrides it."""
+    """A writer for MLflow. experiment: its name; MLFLOW_EXPERIMENT_NAME overrides it.
+
+    Raises:
+        ConfigError: the uri has a password.
+    """
+    check_address(uri)
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
     return lambda workdir, history: InBackground(
         "MLflow",
         lambda: Mlflow(uri, experiment, workdir, history, _identity(given, workdir)),
-        without_password,
     )
 
 
@@ -208,7 +222,7 @@ class Mlflow:
         from mlflow import entities
 
         self._entities = entities
-        record = _Record(workdir, "mlflow", without_password(uri))
+        record = _Record(workdir, "mlflow", uri)
         if "run_id" in record.fields:
             self._client.update_run(record.fields["run_id"], status="RUNNING")
         else:

@@ -14,6 +14,7 @@ import numpy as np
 import tqdm
 
 from jax_pix2pix.logs.process_log import logger
+from jax_pix2pix.logs.redaction import redacted
 
 WAITING = 10_000  # calls that a writer in a thread may be behind
 CLOSE_SECONDS = 60.0  # that the end of a run waits for a writer
@@ -89,11 +90,10 @@ class InBackground:
     Args:
         name: for the warning.
         open_writer: () -> Writer, called in the thread.
-        hide: (text of a warning) -> text without secrets.
     """
 
-    def __init__(self, name, open_writer, hide=lambda text: text):
-        self._name, self._open, self._hide = name, open_writer, hide
+    def __init__(self, name, open_writer):
+        self._name, self._open = name, open_writer
         self._calls = queue.Queue(WAITING)
         self._failed = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -131,7 +131,7 @@ class InBackground:
                 getattr(writer, method)(*arguments)
         except Exception as error:  # of a server, a network or another package
             logger.warning("%s failed", self._name, exc_info=True)
-            reason = self._hide(" ".join(str(error).split()))[:300]
+            reason = redacted(" ".join(str(error).split()))[:300]
             self._fail(f"{type(error).__name__}: {reason}")
 
     def _fail(self, reason):

@@ -10,6 +10,7 @@ import ml_collections
 
 from jax_pix2pix import config_fields, safe_files
 from jax_pix2pix.errors import ConfigError, WorkdirError
+from jax_pix2pix.logs.redaction import redacted
 from jax_pix2pix.tasks.kinds import has_scales
 
 RECORD = "preparation.json"  # how a data set was prepared; a run keeps a copy
@@ -137,11 +138,13 @@ def claim(workdir, config, allowed=()):
         allowed: fields that may differ; check_changeable must accept them.
 
     Raises:
+        ConfigError: a value holds a key, password or token, which would be written there.
         WorkdirError: the directory belongs to a run with another config, whose refused fields are
             named; or to one whose config is missing.
     """
     config = json.loads(config.to_json())
     new = dict(flat(config))
+    _check_secrets(new)
     path = config_path(workdir)
     if not os.path.exists(path):
         if newest_step(workdir) is not None:
@@ -168,6 +171,15 @@ def claim(workdir, config, allowed=()):
     if changed:
         _record_changes(workdir, {field: (old.get(field), new[field]) for field in changed})
         _write_config(workdir, config)
+
+
+def _check_secrets(fields):
+    for field, value in fields.items():
+        if redacted(str(value)) != str(value):
+            raise ConfigError(
+                f"config.{field}={redacted(str(value))}: a key, password or token would be written "
+                "to config.json and sent to trackers: give it by an environment variable"
+            )
 
 
 def _record_changes(workdir, changes):

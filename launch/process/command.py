@@ -26,6 +26,7 @@ from jax_pix2pix.errors import (
 )
 from jax_pix2pix.logs import messages
 from jax_pix2pix.logs.process_log import logger
+from jax_pix2pix.logs.redaction import redacted
 from jax_pix2pix.runs.storage import Unreachable
 from launch.process import config_names, gc_tuning, start_signals
 
@@ -80,7 +81,7 @@ def run(main, positional=False):
                     EXIT_RESTART,
                 )
             logger.exception("end, exit code 1")  # a bug of ours
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), end="", file=sys.stderr)
             _end(1)
 
     gc_tuning.leave_imports_alone()
@@ -115,7 +116,7 @@ def _without_traceback(error):
 
 
 def _warn_of_thread(failed):
-    text = " ".join(str(failed.exc_value).split())[:300]
+    text = redacted(" ".join(str(failed.exc_value).split()))[:300]
     logger.warning("a background thread failed: %s", text)
     print(f"\nwarning: a background thread failed: {text}", file=sys.stderr, flush=True)
 
@@ -130,7 +131,7 @@ def _lost(error):
 
 
 def _exit(error, code=1):
-    text = f"error: {' '.join(str(error).split())}"
+    text = redacted(f"error: {' '.join(str(error).split())}")
     logger.error("%s; end, exit code %d", text, code, exc_info=isinstance(error, Exception))
     print(text, file=sys.stderr)
     _end(code)

@@ -184,7 +184,7 @@ def test_a_tracker_that_fails_is_one_warning(tmp_path, capsys):
 def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(writers, "CLOSE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        uri = f"http://somebody:password@127.0.0.1:{server.getsockname()[1]}"
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
         trackers.check_usable(None, uri)
         begun = time.monotonic()
         _train(tmp_path, trackers.mlflow_writer(uri, "flagship", "runs/a"), 1, STEPS)
@@ -210,14 +210,11 @@ def test_a_damaged_record_is_named(tmp_path, capsys):
 
 
 def test_an_address_that_mlflow_does_not_know(tmp_path):
-    for uri, shown in (
-        ("ftp://me:secret@host/x", "ftp://host/x"),
-        ("s3://bucket/mlruns", "s3://bucket/mlruns"),
-    ):
+    for uri in ("ftp://host/x", "s3://bucket/mlruns"):
         with pytest.raises(ConfigError) as refused:
             trackers.check_usable(None, uri)
         assert str(refused.value) == (
-            f"--mlflow={shown}: use a folder of this machine or the http address of a server; a "
+            f"--mlflow={uri}: use a folder of this machine or the http address of a server; a "
             "database needs pip install mlflow"
         )
     (tmp_path / "file").touch()
