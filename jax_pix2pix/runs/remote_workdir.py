@@ -6,38 +6,32 @@ counts there if the digests of its files exist, which are written last and remov
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
-import signal
-import socket
-import sys
 import tempfile
 import threading
 import time
-import uuid
 from pathlib import Path
-
-from tqdm import tqdm
 
 from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError, UnreachableError, WorkdirError
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import file_digests, storage
+from jax_pix2pix.runs import file_digests, storage, store_lock
 
 LOOK_SECONDS = 1  # between looks for new checkpoints, which are copied at once
 LOG_SECONDS = 30  # between copies of other changed files, each as a whole
 FAILING_SECONDS = 900  # without a copy, after which the run saves and stops
 FINISH_SECONDS = 300  # for which the last copy is tried, if the store cannot be reached
-BEAT_SECONDS = 10  # between signs of life in the lock
-DEAD_SECONDS = 60  # without one, after which a run counts as dead
-LOCK = "lock"
+AT_ONCE = 16  # files sent between two looks at the lock
+LOCK = store_lock.NAME
 CHECKPOINT = re.compile(r"((?:scale_\d+/)?checkpoints/\d+)/(.+)")
+STACKS = "stacks_"  # what the watchdog writes: it outlives a start, and goes to the store later
 # A run does not read these.
 RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|wandb|evaluation|damaged|profile)/")
 
 _given = {}  # {local folder: the workdir that the user gave} of the copies in use
+_mirrors = {}  # {local folder: _Mirror} of those that this process copies to the store
 
 
 def as_given(path):
@@ -58,12 +52,11 @@ def write_at_once(path, text):
         UnreachableError: the store cannot be reached now.
     """
     safe_files.write(path, text, os.path.dirname(path))
-    for folder, workdir in _given.items():
-        if os.path.dirname(path) == folder:
-            try:
-                storage.Store(workdir).write({os.path.basename(path): text.encode()})
-            except DataError as error:
-                raise _refusal(error, str(error)) from error
+    if mirror := _mirrors.get(os.path.dirname(path)):
+        try:
+            mirror.write(os.path.basename(path), text)
+        except DataError as error:
+            raise _refusal(error, str(error)) from error
 
 
 @contextlib.contextmanager
@@ -91,6 +84,7 @@ def training(workdir):
     folder = cache / "run"
     with contextlib.ExitStack() as stack:
         with _names_of(workdir, cache):
+            on_first_process(lambda: safe_files.make_folder(cache, storage.cache_base()))
             stack.enter_context(workdir_lock.locked(cache))
         mirror = on_first_process(lambda: _begin(workdir, cache, folder))
         apart, own = are_apart(folder), None
@@ -99,7 +93,8 @@ def training(workdir):
                 if apart and not mirror:
                     folder = cache / f"run_{jax.process_index()}"
                     own = _Mirror(workdir, folder)
-                    own.pull_anew()
+                    own.lock.follow()
+                    own.pull_anew(cache.parent)
             with _names_of(workdir, folder, f" (here in {folder})"):
                 yield os.fspath(folder)
         except BaseException:
@@ -165,11 +160,12 @@ def _begin(workdir, cache, folder):
     try:
         mirror = _Mirror(workdir, folder)
         mirror.store.names()  # refuses a missing store before anything is written there
-        mirror.take(cache)
+        mirror.lock.take(cache)
         try:
-            mirror.pull_anew()
+            mirror.pull_anew(cache.parent)
         except BaseException:
-            mirror.store.delete([LOCK])
+            with contextlib.suppress(DataError, WorkdirError):
+                mirror.lock.release()
             raise
     except DataError as error:
         raise _refusal(error, str(error)) from error
@@ -185,82 +181,55 @@ class _Mirror:
         self._files = {}  # {name: signature of the file here that the store has}
         self._steps = {}  # {checkpoints/N: the same of its digests}
         self._there = {}  # {checkpoints/N: names of its objects there}, even if incomplete
-        self._done, self._released = threading.Event(), threading.Event()
+        self._done = threading.Event()
         self._copying = threading.Thread(target=self._copy, daemon=True)  # until done
-        self._beating = threading.Thread(target=self._beat, daemon=True)  # until released
-        self._held = None  # the lock's first content while this run has it
-
-    # The lock
-
-    def take(self, cache):
-        """Takes the lock in the store; a dead run's, after DEAD_SECONDS without a sign of life.
-
-        Raises:
-            WorkdirError: another run is alive.
-        """
-        identity = cache / "identity"
-        if not identity.exists():
-            identity.write_text(uuid.uuid4().hex, encoding="utf-8")
-        self._holder = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "start": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "cache": identity.read_text("utf-8"),  # this process holds its local lock
-            "token": uuid.uuid4().hex,
-        }
-        self._held = json.dumps(self._holder | {"beat": 0}).encode()
-        first, deadline = None, 0.0
-        while not self.store.create(LOCK, self._held):
-            there = self.store.read(LOCK)
-            if there is None:
-                continue
-            other = _holder(there)
-            if first is None:
-                first, deadline = there, time.monotonic() + DEAD_SECONDS
-                if other.get("cache") != self._holder["cache"]:
-                    messages.info(
-                        f"{_in_use(self.store.url, other)}: waiting {DEAD_SECONDS} s for a sign "
-                        "of life"
-                    )
-            if there != first:
-                raise WorkdirError(
-                    f"{_in_use(self.store.url, other)}: wait for that run, end it, or use another "
-                    "workdir"
-                )
-            if time.monotonic() > deadline or other.get("cache") == self._holder["cache"]:
-                self.store.delete([LOCK])
-            else:
-                time.sleep(LOOK_SECONDS)
-
-    def _beat(self):
-        beat = 0
-        while not self._released.wait(BEAT_SECONDS):
-            with contextlib.suppress(DataError):  # _copy reports it
-                there = self.store.read(LOCK)
-                if _holder(there or b"{}").get("token") != self._holder["token"]:
-                    self._held = None
-                    _stop(f"{_in_use(self.store.url, _holder(there or b'{}'))}: this run stops")
-                    return
-                beat += 1
-                self.store.write({LOCK: json.dumps(self._holder | {"beat": beat}).encode()})
+        self.lock = store_lock.StoreLock(self.store, folder)
 
     # Copies
 
-    def pull_anew(self):
-        """Copies the run here; first removes a killed run's files, except stacks_*."""
-        if self._folder.is_dir():  # the store has all of it that counts
-            for path in self._folder.iterdir():
-                if not path.name.startswith("stacks_"):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def pull_anew(self, below):
+        """Copies the run here, in place of what a killed run left, except stacks_*.
+
+        If the store lacks any of that, it is kept in a folder beside this one. No part of the
+        folder's path below `below` may be a link.
+        """
+        safe_files.make_folder(self._folder, below)
+        old = [path for path in self._folder.iterdir() if not path.name.startswith(STACKS)]
+        if lacking := self._lacking(self.store.names()):
+            stamp = time.strftime("%Y%m%dT%H%M%SZ_", time.gmtime())
+            kept = Path(tempfile.mkdtemp(prefix=f"run_kept_{stamp}", dir=self._folder.parent))
+            for path in old:
+                path.rename(kept / path.name)
+            messages.warning(
+                f"a run that was killed here left what {self.store.url} lacks ({lacking}): it is "
+                f"kept in {kept}; delete that if you do not need it"
+            )
+        else:
+            for path in old:
+                folder = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if folder else path.unlink()
         self.pull()
+
+    def _lacking(self, there):
+        """A checkpoint here that is newer than all there, or a file that is not there; or None."""
+        newest = {}
+        for name in there:
+            if (match := CHECKPOINT.fullmatch(name)) and match[2] == file_digests.NAME:
+                parent, _, step = match[1].rpartition("/")
+                newest[parent] = max(newest.get(parent, -1), int(step))
+        for step in sorted(self._found_steps(), reverse=True):
+            parent, _, number = step.rpartition("/")
+            if int(number) > newest.get(parent, -1):
+                return step
+        for name in sorted(self._found_files().keys() - there.keys()):
+            if not (RESULTS.match(name) or name.startswith((STACKS, "."))):
+                return name
+        return None
 
     def pull(self, checkpoints=True):
         """Copies what a run reads: whole checkpoints, and files except pictures and results."""
         sizes = self.store.names()
-        for name in sizes:
-            if match := CHECKPOINT.fullmatch(name):
-                self._there.setdefault(match[1], set()).add(match[2])
+        self._there = _steps_of(sizes)
         whole = {step for step, names in self._there.items() if file_digests.NAME in names}
         for step in self._there.keys() - whole if checkpoints else ():
             messages.warning(
@@ -279,6 +248,10 @@ class _Mirror:
     def push(self):
         """Copies what is new, then deletes old checkpoints there if the newer ones are whole."""
         steps = self._found_steps()
+        self.lock.hold()
+        if self.lock.was_gone.is_set():
+            self._forget_what_is_gone()
+            self.lock.was_gone.clear()
         self.push_files()  # after finding steps, so that files are as new as the checkpoints
         sound = True
         for step, signature in steps.items():
@@ -291,17 +264,34 @@ class _Mirror:
         """Copies files that have changed, except checkpoints."""
         found = self._found_files()
         changed = [name for name, signature in found.items() if self._files.get(name) != signature]
-        # Read as bytes, since they may grow meanwhile.
-        self.store.write({name: (self._folder / name).read_bytes() for name in changed})
+        for some in _parts(changed):
+            # Read as bytes, since they may grow meanwhile.
+            contents = {name: (self._folder / name).read_bytes() for name in some}
+            self._own_store().write(contents)
         self._files.update(found)
+
+    def _own_store(self):
+        """The store, after a look that this run still has its lock: for each write."""
+        self.lock.hold()
+        return self.store
+
+    def _forget_what_is_gone(self):
+        """Somebody has deleted objects: what the store lacks counts as never copied."""
+        names = self.store.names_at_once()
+        there = _steps_of(names)
+        gone = {step for step, parts in self._there.items() if parts - there.get(step, set())}
+        self._there = there
+        self._steps = {step: x for step, x in self._steps.items() if step not in gone}
+        self._files = {name: x for name, x in self._files.items() if name in names}
 
     def push_logs(self, process):
         """Copies what a process other than the first wrote alone; deletes its folder here."""
         names = [f"logs/process_{process:04d}.log"]
-        paths = [*self._folder.glob("stacks_*"), *self._folder.glob("**/profile/**/*.pb")]
+        paths = [*self._folder.glob(f"{STACKS}*"), *self._folder.glob("**/profile/**/*.pb")]
         names += [path.relative_to(self._folder).as_posix() for path in paths]
-        with contextlib.suppress(DataError):  # process 0 reports a store that fails
-            self.store.put(self._folder, [name for name in names if (self._folder / name).exists()])
+        names = [name for name in names if (self._folder / name).exists()]
+        with contextlib.suppress(DataError, WorkdirError):  # process 0 reports a store that fails
+            self._own_store().put(self._folder, names)
         shutil.rmtree(self._folder)
 
     def _push_step(self, step, signature):
@@ -318,15 +308,16 @@ class _Mirror:
                 self._delete_step(step)
             self._there[step] = set(names)
             names.remove(file_digests.NAME)
-            self.store.put(copy, names, f"{step}/")
-            self.store.put(copy, [file_digests.NAME], f"{step}/")
+            for some in _parts(names):
+                self._own_store().put(copy, some, f"{step}/")
+            self._own_store().put(copy, [file_digests.NAME], f"{step}/")
             self._steps[step] = signature
         return True
 
     def _delete_step(self, step):
         names = self._there[step]
-        self.store.delete([f"{step}/{file_digests.NAME}"])
-        self.store.delete([f"{step}/{name}" for name in sorted(names - {file_digests.NAME})])
+        for name in (file_digests.NAME, *sorted(names - {file_digests.NAME})):
+            self._own_store().delete([f"{step}/{name}"])
         del self._there[step]
         self._steps.pop(step, None)
 
@@ -345,30 +336,39 @@ class _Mirror:
             if "checkpoints" in folders:
                 folders.remove("checkpoints")
             for path in (Path(root, name) for name in names):
-                if path.name != LOCK and path.suffix != ".tmp":
+                # A link, such as W&B makes, could lead out of the run.
+                if path.name != LOCK and path.suffix != ".tmp" and not path.is_symlink():
                     with contextlib.suppress(FileNotFoundError):
                         found[path.relative_to(self._folder).as_posix()] = _signature(path)
         return found
 
     # While the run trains
 
+    def write(self, name, text):
+        self._own_store().write({name: text.encode()})
+
     def start(self):
+        _mirrors[os.fspath(self._folder)] = self
         self._copying.start()
-        self._beating.start()
+        self.lock.start()
 
     def _copy(self):
         copied = time.monotonic()
         while not self._done.wait(LOOK_SECONDS):
             due = time.monotonic() - copied > LOG_SECONDS or self._found_steps() != self._steps
-            if not due or not self._held:
+            if not due:
                 continue
             try:
                 self.push()
                 copied = time.monotonic()
+            except WorkdirError:
+                return  # the lock is lost, which stops the run
             except (DataError, OSError) as error:
-                tqdm.write(f"warning: {error}; it is tried again", file=sys.stderr)
+                store_lock.warn(f"{error}; it is tried again")
                 if time.monotonic() - copied > FAILING_SECONDS:
-                    _stop(f"{self.store.url} could not be written for {FAILING_SECONDS} s")
+                    store_lock.stop(
+                        f"{self.store.url} could not be written for {FAILING_SECONDS} s"
+                    )
                     return
                 self._done.wait(LOG_SECONDS)
 
@@ -381,26 +381,26 @@ class _Mirror:
         """
         self._done.set()
         self._copying.join()
+        _mirrors.pop(os.fspath(self._folder), None)
         try:
             self._push_at_last(seconds)
-            self._release()
-            self.store.delete([LOCK])
+            self.lock.release()
         except DataError as error:
             text = (
                 f"{error}; all of the run is in {self._folder}: the next start would take what "
-                "the store has"
+                "the store has, and keep this beside it"
             )
             raise _refusal(error, text) from error
         finally:
-            self._released.set()
+            self.lock.abandon()
         messages.info(f"uploaded: {self.store.url}")
         shutil.rmtree(self._folder)
 
     def _push_at_last(self, seconds):
         deadline, told = time.monotonic() + seconds, False
         while True:
-            self._check_held()
             try:
+                self._forget_what_is_gone()
                 return self.push()
             except storage.Unreachable as error:
                 if time.monotonic() >= deadline:
@@ -409,16 +409,6 @@ class _Mirror:
                     messages.info(f"{error}; the last copy is tried for {seconds} s")
                     told = True
             time.sleep(LOOK_SECONDS)
-
-    def _release(self):
-        """Ends the signs of life: none may come after the lock is deleted."""
-        self._released.set()
-        self._beating.join()
-        self._check_held()
-
-    def _check_held(self):
-        if not self._held:
-            raise WorkdirError(f"{self.store.url} was taken by another run: see which is to go on")
 
     def give_up(self):
         """Does what `finish` does, as far as possible, while another error is raised."""
@@ -431,19 +421,13 @@ def _signature(path):
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _holder(content):
-    try:
-        return dict(json.loads(content))
-    except (ValueError, TypeError):
-        return {}
+def _steps_of(names):
+    """{checkpoints/N: names of its objects} of all checkpoints among the names of a store."""
+    found = {}
+    for match in filter(None, map(CHECKPOINT.fullmatch, names)):
+        found.setdefault(match[1], set()).add(match[2])
+    return found
 
 
-def _in_use(url, holder):
-    who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('start')}"
-    return f"{url} is in use by {who}"
-
-
-def _stop(reason):
-    """Makes the run save and stop on all processes, as when its machine is taken away."""
-    tqdm.write(f"warning: {reason}", file=sys.stderr)
-    os.kill(os.getpid(), signal.SIGTERM)
+def _parts(names):
+    return [names[first : first + AT_ONCE] for first in range(0, len(names), AT_ONCE)]

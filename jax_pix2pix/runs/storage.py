@@ -13,21 +13,18 @@ import re
 import shutil
 import threading
 import time
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
+from jax_pix2pix.logs.redaction import redacted
+from jax_pix2pix.runs import object_names, store_errors
 
 SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
 ANSWER_SECONDS = 20  # for a store to say what it holds
 WAIT_SECONDS = 60  # for a store that cannot be reached at first
 PAUSE_SECONDS = 2  # between two tries
-# Transient errors, by the names of their classes in the packages of stores.
-PASSING = {
-    "ClientConnectionError", "ClientPayloadError", "ConnectionError", "HTTPClientError",
-    "IncompleteRead", "MetadataRetrievalError", "ResponseParserError", "Timeout", "TimeoutError",
-}  # fmt: skip
-BUSY = (408, 409, 429)  # transient status codes of HTTP, besides those of a server's own errors
 
 
 class Unreachable(DataError):
@@ -35,12 +32,21 @@ class Unreachable(DataError):
 
 
 def is_remote(path):
-    """Whether it is a url. Raises DataError for one slash, which would be the folder "s3:"."""
+    """Whether it is a url.
+
+    Raises:
+        DataError: it has one slash, which would be the folder "s3:", or holds a key or password.
+    """
     path = os.fspath(path)
     if re.match(r"\w+:/(?!/)", path):
         raise DataError(
             f"{path}: write {path.replace(':/', '://', 1)} for what is in a store, or ./{path} for "
             "a folder"
+        )
+    if "://" in path and redacted(path) != path:
+        raise DataError(
+            f"{redacted(path)}: a url with a key, password or token would be written to logs and "
+            "config.json: give these by environment variables or the profile of the store's tools"
         )
     return "://" in path
 
@@ -53,10 +59,14 @@ def check_local(flag, path):
         )
 
 
+def cache_base():
+    """The folder of all copies; below XDG_CACHE_HOME, if set. Nothing below it may be a link."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "jax_pix2pix")
+
+
 def cache_folder(url):
-    """Local folder for copies of what is at the url; below XDG_CACHE_HOME, if set."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base, "jax_pix2pix", hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:24])
+    """Local folder for copies of what is at the url."""
+    return cache_base() / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:24]
 
 
 def local_folder(data_dir):
@@ -108,8 +118,8 @@ class Store:
         except (DataError, FileExistsError):
             raise
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            if _passes(error):
+            reason = redacted(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+            if store_errors.passes(error):
                 raise Unreachable(
                     f"{self.url} cannot be reached now ({reason}): check address and network, or "
                     "start again later"
@@ -121,15 +131,16 @@ class Store:
     def names(self):
         """{name: bytes} of all objects; {} if the url has none, which is no error.
 
-        Commands call this first. It waits up to WAIT_SECONDS for a store that cannot be reached.
+        Each name is one of a file below a folder; see `object_names`. Commands call this first. It
+        waits up to WAIT_SECONDS for a store that cannot be reached.
         """
         deadline, told = time.monotonic() + WAIT_SECONDS, False
         while True:
             try:
-                return self._names()
+                return self.names_at_once()
             except DataError as error:
                 if time.monotonic() > deadline or not (
-                    isinstance(error, Unreachable) or _credentials_may_come(error)
+                    isinstance(error, Unreachable) or store_errors.credentials_may_come(error)
                 ):
                     raise
                 if not told:
@@ -139,7 +150,8 @@ class Store:
             type(self._fs).clear_instance_cache()  # it may have found no credentials
             self._fs = self._connection(self.url.partition("://")[0])
 
-    def _names(self):
+    def names_at_once(self):
+        """The same without waiting for a store that cannot be reached."""
         answer = []
 
         def ask():
@@ -158,17 +170,17 @@ class Store:
         if isinstance(answer[0], DataError):
             raise answer[0]
         found = {path[len(self._root) + 1 :]: x["size"] for path, x in answer[0].items()}
-        # Names that could lead out of a folder are left out, and so are markers of empty folders.
-        return {
-            name: size
-            for name, size in found.items()
-            if name and name == str(PurePosixPath(name)) and ".." not in PurePosixPath(name).parts
-        }
+        return object_names.checked(self.url, found)
 
     def read(self, name):
-        """Bytes of an object; None if there is none."""
+        """Bytes of an object of at most safe_files.MAX_JSON; None if there is none."""
         try:
             with self._asked():
+                if self._fs.info(self._path(name))["size"] > safe_files.MAX_JSON:
+                    raise DataError(
+                        f"{self.url}/{name} is above the limit of {safe_files.MAX_JSON} bytes: "
+                        "delete it there if it is not yours"
+                    )
                 return self._fs.cat_file(self._path(name))
         except DataError as error:
             if isinstance(error.__cause__, FileNotFoundError):
@@ -189,16 +201,56 @@ class Store:
         except FileExistsError:
             return False
 
+    def replace(self, name, old, content):
+        """Writes an object that still has the content `old`. -> whether it did.
+
+        S3 itself sees to that (If-Match). Elsewhere another writer may come between.
+        """
+        path = self._path(name)
+        try:
+            with self._asked():
+                tag = self._fs.info(path).get("ETag")
+                if self._fs.cat_file(path) != old:
+                    return False
+                try:
+                    self._fs.pipe_file(path, content, **({"IfMatch": tag} if tag else {}))
+                except OSError as error:
+                    status = store_errors.statuses(error)
+                    if 412 in status:  # the precondition failed
+                        return False
+                    if 501 not in status:  # not implemented
+                        raise
+                    self._fs.pipe_file(path, content)
+                return True
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False
+            raise
+
     def get(self, sizes, folder):
-        """Copies objects into a folder under their names; sizes: {name: bytes} as of `names`."""
-        paths = [Path(folder, name) for name in sizes]
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        """Copies objects into a folder under their names; sizes: {name: bytes} as of `names`.
+
+        Makes the folder if it is missing, and follows no link in it.
+        """
+        paths = [Path(safe_files.inside(folder, name)) for name in sizes]
+        os.makedirs(folder, exist_ok=True)
+        needed, free = sum(sizes.values()), shutil.disk_usage(folder).free
+        if needed > free:
+            raise DataError(
+                f"{self.url}: {needed:,} bytes are to be copied to {folder}, whose disk has "
+                f"{free:,} left: make room, or name another disk by XDG_CACHE_HOME or TMPDIR"
+            )
+        safe_files.check_tree(folder)
+        for parent in {path.parent for path in paths}:
+            safe_files.make_folder(parent, folder)
         with self._asked():
             self._fs.get([self._path(name) for name in sizes], list(map(os.fspath, paths)))
         for path, (name, size) in zip(paths, sizes.items(), strict=True):
             if path.stat().st_size != size:
-                raise DataError(f"{self.url}/{name} came as {path.stat().st_size} bytes of {size}")
+                raise DataError(
+                    f"{self.url}/{name} came as {path.stat().st_size} bytes of {size}: it changed "
+                    "meanwhile, or its upload broke off: start again"
+                )
 
     def put(self, folder, names, below=""):
         """Copies files of a folder to objects with their names, prefixed by `below`."""
@@ -211,43 +263,6 @@ class Store:
         for name in names:
             with self._asked(), contextlib.suppress(FileNotFoundError, KeyError):
                 self._fs.rm_file(self._path(name))
-
-
-def _passes(error):
-    """Whether an error of a store's package, or one of its causes, is transient."""
-    for cause in _causes(error):
-        status = _status(cause)
-        if status in BUSY or (status >= 500 and status != 501):
-            return True
-        if PASSING & {kind.__name__ for kind in type(cause).__mro__}:
-            return True
-    return False
-
-
-def _credentials_may_come(error):
-    """Whether they are missing in a pod, whose metadata server does not answer at first.
-
-    gcsfs then asks without credentials, which is refused with 401.
-    """
-    return "KUBERNETES_SERVICE_HOST" in os.environ and any(
-        _status(cause) == 401 or type(cause).__name__ == "NoCredentialsError"
-        for cause in _causes(error)
-    )
-
-
-def _causes(error):
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _status(error):
-    """The HTTP status code of an error of botocore, gcsfs or aiohttp; 0 without one."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code = str(getattr(error, "code", None) or getattr(error, "status", None))
-    return int(code) if code.isdecimal() else 0
 
 
 _here = set()  # prepared folders that this process knows to be equal to the store's
@@ -276,15 +291,16 @@ def is_prepared(data_dir, directory, first, last):
         return True
     store = Store(url_of(data_dir, directory))
     sizes = store.names()
+    safe_files.make_folder(directory.parent, cache_base())
     if not {first, last} <= sizes.keys():
         return False
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{directory}.lock", "w", encoding="utf-8") as file:
+    with safe_files.open_lock(f"{directory}.lock", cache_base()) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # other processes of this machine wait for the copy
         if not all(_holds(directory / name, store.read(name)) for name in (first, last)):
             part = directory.with_name(f"{directory.name}.part")
             for old in (part, directory):
-                shutil.rmtree(old, ignore_errors=True)
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(old)
             store.get(sizes, part)
             part.rename(directory)
     _here.add(directory)
@@ -292,13 +308,20 @@ def is_prepared(data_dir, directory, first, last):
 
 
 def _holds(path, content):
-    return path.is_file() and path.read_bytes() == content
+    if content is None:
+        return False
+    try:
+        with safe_files.open_to_read(path, cache_base()) as file:
+            return file.read(len(content) + 1) == content
+    except FileNotFoundError:
+        return False
 
 
 def publish(data_dir, directory, last):
     """Copies a prepared folder to its store, if it has one and lacks it; the file `last` last."""
     if not is_remote(data_dir) or directory in _here:
         return
+    safe_files.check_tree(directory)  # what a link leads to is not sent
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
     names = [path.relative_to(directory).as_posix() for path in files]
     store = Store(url_of(data_dir, directory))

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,8 +19,9 @@ import pytest
 
 from input_pipeline import prepared
 from input_pipeline.records import Records
+from jax_pix2pix import safe_files
 from jax_pix2pix.errors import EXIT_RESTART, DataError, UnreachableError, WorkdirError
-from jax_pix2pix.runs import file_digests, remote_workdir, storage
+from jax_pix2pix.runs import file_digests, remote_workdir, storage, store_lock
 from tests import commands
 from tests.faults import runs
 from tests.tiny import quickstart_data
@@ -56,13 +58,6 @@ def test_an_object_is_created_once(url):
     store = storage.Store(url)
     assert store.create("lock", b"mine") and not store.create("lock", b"theirs")
     assert store.read("lock") == b"mine"
-
-
-def test_names_that_lead_out_of_a_folder_are_left_alone():
-    url = f"memory://{uuid.uuid4().hex}"
-    fsspec.filesystem("memory").pipe({f"{url}/{name}": b"1" for name in ("a", "../b", "c/../d")})
-    assert len(fsspec.filesystem("memory").find(url)) == 3
-    assert storage.Store(url).names() == {"a": 1}
 
 
 def test_a_kind_of_store_that_is_not_known_or_not_installed_is_refused(monkeypatch):
@@ -260,10 +255,11 @@ def stopped():
 
 @pytest.fixture
 def quick(monkeypatch, stopped):
-    monkeypatch.setattr(remote_workdir, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(store_lock, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(store_lock, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(store_lock, "DEAD_SECONDS", 2)
     monkeypatch.setattr(remote_workdir, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(remote_workdir, "LOG_SECONDS", 0.2)
-    monkeypatch.setattr(remote_workdir, "DEAD_SECONDS", 2)
 
 
 def _begin(url, machine):
@@ -295,7 +291,7 @@ def test_a_dead_run_s_lock_is_taken_after_a_while_and_on_its_machine_at_once(qui
 def _die(mirror):
     for event, thread in (
         (mirror._done, mirror._copying),
-        (mirror._released, mirror._beating),
+        (mirror.lock._released, mirror.lock._beating),
     ):
         event.set()
         thread.join()
@@ -307,9 +303,206 @@ def test_a_run_whose_workdir_was_taken_stops_and_writes_no_more(quick, stopped, 
     assert stopped.wait(10)
     _log(tmp_path / "a/run", 5)
     time.sleep(0.5)
-    with pytest.raises(WorkdirError, match="was taken by another run"):
+    with pytest.raises(
+        WorkdirError, match=f"taken by another run: .*; all of this .*{tmp_path}/a/"
+    ):
         mirror.finish()
     assert storage.Store(url).names().keys() == {"lock"}
+
+
+@pytest.fixture
+def frozen(monkeypatch, stopped):
+    """A run whose threads stand still, so that a test does what they would do."""
+    monkeypatch.setattr(store_lock, "DEAD_SECONDS", 2)
+    monkeypatch.setattr(store_lock.StoreLock, "start", lambda lock: None)
+    monkeypatch.setattr(remote_workdir, "LOOK_SECONDS", 1000)
+
+
+def test_a_frozen_run_that_wakes_after_another_took_over_writes_nothing(frozen, url, tmp_path):
+    first = _begin(url, tmp_path / "a")
+    folder = tmp_path / "a/run"
+    _log(folder, 5)
+    _checkpoint(folder, 5)
+    first.push()
+    other = {"lock": b'{"token": "another", "pid": 1, "host": "elsewhere"}'}
+    storage.Store(url).write(other)
+    _log(folder, 10)
+    _checkpoint(folder, 10)
+    before = storage.Store(url).names()
+    uses = {
+        "push": first.push,
+        "files": first.push_files,
+        "checkpoint": lambda: first._push_step("checkpoints/10", "signature"),
+        "deletion": lambda: first._delete_step("checkpoints/5"),
+        "beat": first.lock._beat_once,
+        "release": first.lock.release,
+        "finish": first.finish,
+    }
+    for name, use in uses.items():
+        with pytest.raises(WorkdirError, match=f"{url} was taken by another run.*{folder}"):
+            use()
+        assert storage.Store(url).names() == before, name
+    storage.Store(url).delete(["lock"])  # the other run has ended: its workdir is not this run's
+    for use in uses.values():
+        with pytest.raises(WorkdirError, match="was taken by another run"):
+            use()
+    assert storage.Store(url).names().keys() == before.keys() - {"lock"}
+
+
+def test_the_logs_of_a_further_process_follow_the_lock(frozen, url, tmp_path):
+    first = _begin(url, tmp_path / "a")
+
+    def further(taken):
+        own = remote_workdir._Mirror(url, tmp_path / "b/run_1")
+        own.lock.follow()
+        own.pull_anew(tmp_path)
+        if taken:
+            storage.Store(url).write({"lock": b'{"token": "another"}'})
+        (tmp_path / "b/run_1/logs").mkdir(exist_ok=True)
+        (tmp_path / "b/run_1/logs/process_0001.log").write_text("written")
+        own.push_logs(1)
+        return "logs/process_0001.log" in storage.Store(url).names()
+
+    assert further(taken=False)
+    storage.Store(url).delete(["logs/process_0001.log"])
+    assert not further(taken=True)
+    first._done.set()
+
+
+def test_a_lock_that_vanished_is_made_again_unless_a_run_may_have_been_there(
+    frozen, monkeypatch, url, tmp_path, capsys
+):
+    mirror = _begin(url, tmp_path / "a")
+    there = storage.Store(url)
+    there.delete(["lock"])
+    mirror.lock._beat_once()
+    assert json.loads(there.read("lock"))["token"] == mirror.lock._holder["token"]
+    assert capsys.readouterr().err == f"warning: the lock of {url} was gone, and is made again\n"
+    there.delete(["lock"])
+    asleep = time.time() + 3
+    monkeypatch.setattr(time, "time", lambda: asleep)
+    for use in (mirror.lock._beat_once, mirror.push, mirror.finish):
+        with pytest.raises(UnreachableError) as gone:
+            use()
+        assert str(gone.value) == (
+            f"the lock of {url} is gone, and another run may have been there since this one last "
+            f"saw it; all of this run is in {tmp_path}/a/run: start the same command again"
+        )
+    assert there.names() == {} and (tmp_path / "a/run").is_dir()
+
+
+def test_a_lock_that_says_nothing_is_not_process_none(frozen, monkeypatch, tmp_path):
+    url = f"memory://{uuid.uuid4().hex}"
+    for content in (b"", b"[]", b"{}", b'{"pid', b"[" * 100_000, b"\xff"):
+        storage.Store(url).write({"lock": content})
+        lock = store_lock.StoreLock(storage.Store(url), tmp_path)
+        assert "by another run, whose lock does not say which" in lock._in_use(
+            store_lock._holder(storage.Store(url).read("lock"))
+        )
+    storage.Store(url).write({"lock": b"0" * (safe_files.MAX_JSON + 1)})
+    with pytest.raises(WorkdirError, match=f"{url}/lock is above the limit of .* bytes: delete"):
+        _begin(url, tmp_path / "a")
+
+
+def test_an_emptied_store_gets_all_again(quick, url, tmp_path, capsys):
+    mirror = _begin(url, tmp_path / "a")
+    folder, there = tmp_path / "a/run", storage.Store(url)
+    _log(folder, 10)
+    _checkpoint(folder, 10)
+    mirror.push()
+    whole = there.names().keys()
+    assert {"lock", "metrics.jsonl", f"checkpoints/10/{file_digests.NAME}"} <= whole
+    there.delete(sorted(whole, key=lambda name: name != "lock"))
+    deadline = time.monotonic() + 20
+    while there.names().keys() != whole:
+        assert time.monotonic() < deadline, there.names()
+        time.sleep(0.05)
+    there.delete(["metrics.jsonl", "checkpoints/10/state/array"])  # at last all is looked through
+    mirror.finish()
+    assert there.names().keys() == whole - {"lock"}
+    assert _copy(url, tmp_path / "copy") == [10]
+    assert "is made again" in capsys.readouterr().err
+
+
+def test_what_a_killed_run_could_not_send_is_kept(frozen, url, tmp_path, capsys):
+    def start():
+        mirror = _begin(url, tmp_path / "a")
+        mirror._done.set()
+        err = capsys.readouterr().err
+        return mirror, err, sorted((tmp_path / "a").glob("run_kept_*"))
+
+    folder = tmp_path / "a/run"
+    mirror, _, kept = start()
+    assert not kept
+    _log(folder, 10)
+    _checkpoint(folder, 10)
+    mirror.push()
+    _log(folder, 12)  # lines that the next start makes again
+    mirror, err, kept = start()
+    assert not err and not kept and len((folder / "metrics.jsonl").read_text().splitlines()) == 10
+    _checkpoint(folder, 20)
+    (folder / "stacks_0_1.txt").write_text("of the watchdog")
+    mirror, err, kept = start()
+    (aside,) = kept
+    assert "checkpoints/20" in err and f"lacks (checkpoints/20): it is kept in {aside};" in err
+    assert not file_digests.damage(aside / "checkpoints/20") and (aside / "metrics.jsonl").exists()
+    assert sorted(os.listdir(folder)) == ["checkpoints", "metrics.jsonl", "stacks_0_1.txt"]
+    assert os.listdir(folder / "checkpoints") == ["10"]
+    _checkpoint(folder, 5)  # the store is further: another machine has gone on
+    _, err, kept = start()
+    assert not err and kept == [aside]
+    storage.Store(url).delete(["metrics.jsonl"])
+    _, err, kept = start()
+    assert "lacks (metrics.jsonl): it is kept in" in err and len(kept) == 2
+
+
+def test_no_link_in_the_local_copies_is_followed(quick, tmp_path):
+    """XDG_CACHE_HOME may be a folder in which others can write."""
+    url = f"memory://{uuid.uuid4().hex}"
+    storage.Store(url).write({"metrics.jsonl": b"theirs", "logs/a": b"theirs"})
+    outside = tmp_path / "outside"
+    (outside / "run/logs").mkdir(parents=True)
+    for name in ("metrics.jsonl", "run/metrics.jsonl", "run/logs/a", "lock", "identity"):
+        (outside / name).write_text("mine")
+    cache = storage.cache_folder(url)
+    cache.parent.mkdir(parents=True)
+
+    def refused(link, target):
+        link.symlink_to(target)
+        with pytest.raises((OSError, WorkdirError), match=f"^{link} is a link, which may lead any"):
+            with remote_workdir.training(url):
+                pass
+        link.unlink()
+
+    refused(cache, outside)
+    cache.mkdir()
+    refused(cache / "identity", outside / "identity")
+    refused(cache / "run", outside / "run")
+    (cache / "run").mkdir()
+    (cache / "run/link").symlink_to(outside)  # as somebody left it: it is removed
+    with remote_workdir.training(url) as folder:
+        assert sorted(os.listdir(folder)) == ["logs", "metrics.jsonl"]
+    data = quickstart_data(f"{url}/data")
+    storage.cache_folder(data.data_dir).symlink_to(outside)
+    with pytest.raises(OSError, match=f"^{storage.cache_folder(data.data_dir)} is a link"):
+        prepared.fetch(data)
+    (tmp_path / "copy/logs").mkdir(parents=True)
+    for name, target in (("metrics.jsonl", "metrics.jsonl"), ("logs/a", "run/logs/a")):
+        (tmp_path / "copy" / name).symlink_to(outside / target)
+        with pytest.raises(OSError, match=f"copy/{name} is a link"):
+            storage.Store(url).get({name: 6}, tmp_path / "copy")
+        (tmp_path / "copy" / name).unlink()
+    found = [path.read_text() for path in sorted(outside.rglob("*")) if path.is_file()]
+    assert found == ["mine"] * 5
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_copied(tmp_path, monkeypatch):
+    url = f"memory://{uuid.uuid4().hex}"
+    store = storage.Store(url)
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(DataError, match=rf"^{url}: {2 * free + 10**15:,} bytes are to be copied"):
+        store.get({"a": free + 10**15, "b": free}, tmp_path / "copy")
+    assert not list((tmp_path / "copy").iterdir())
 
 
 def test_a_run_whose_store_fails_for_long_stops(quick, stopped, monkeypatch, tmp_path, capsys):
@@ -388,6 +581,14 @@ def test_prepared_data_of_a_store_is_copied_and_its_copy_renewed(tmp_path, monke
 
 
 # Commands, and a server
+
+
+def test_an_object_is_replaced_only_if_it_is_as_it_was_read(url):
+    store = storage.Store(url)
+    assert not store.replace("lock", b"mine", b"mine again") and store.names() == {}
+    store.write({"lock": b"mine"})
+    assert store.replace("lock", b"mine", b"mine again") and store.read("lock") == b"mine again"
+    assert not store.replace("lock", b"mine", b"again") and store.read("lock") == b"mine again"
 
 
 def test_commands_refuse_other_stores_in_one_line(tmp_path):
@@ -490,6 +691,58 @@ def test_what_a_server_answers_for_a_moment_is_told_from_what_it_means(own, stat
     assert isinstance(refused.value, storage.Unreachable) == passes
 
 
+HOSTILE = ("/ABS/PATH", "../x", "a//b", "b\\c", "C:/x", "config.json/a")
+
+
+def test_hostile_names_of_a_server_write_nothing(own, tmp_path, monkeypatch):
+    own.start()
+    import boto3
+
+    client = boto3.client("s3")
+    for name in HOSTILE:
+        absolute = name.replace("/ABS/PATH", f"{tmp_path}/outside")
+        run = f"runs/{HOSTILE.index(name)}"
+        for key in ("config.json", absolute):
+            client.put_object(Bucket="bucket", Key=f"{run}/{key}", Body=b"theirs")
+        for use in (remote_workdir.copied, remote_workdir.training):
+            with pytest.raises(WorkdirError, match=f"^{BUCKET}/{run}: .*: delete that object, or"):
+                use(f"{BUCKET}/{run}").__enter__()
+    data = quickstart_data(f"{BUCKET}/hostile")
+    data.sample = ""
+    directory = prepared.prepared_directory(
+        data.dataset, data.data_dir, **prepared.options_of(data)
+    ).relative_to(storage.cache_folder(data.data_dir))
+    names = ("preparation.json", "dataset_info.json", f"{tmp_path}/outside")
+    for name in names:
+        client.put_object(Bucket="bucket", Key=f"hostile/{directory}/{name}", Body=b"{}")
+    with pytest.raises(
+        DataError, match=f"^{BUCKET}/hostile/{directory}: the name '{tmp_path}/outside"
+    ):
+        prepared.ensure_prepared(data)
+    own.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix == ".json"]
+
+
+def test_s3_itself_sees_that_a_lock_is_not_overwritten(own, monkeypatch):
+    """Another run takes the lock between the look at it and the sign of life."""
+    own.start()
+    store = storage.Store(f"{BUCKET}/conditional")
+    store.write({"lock": b"mine"})
+    cat = store._fs.cat_file
+
+    def cat_late(path):
+        content = cat(path)
+        storage.Store(f"{BUCKET}/conditional").write({"lock": b"theirs"})
+        return content
+
+    monkeypatch.setattr(store._fs, "cat_file", cat_late)
+    assert not store.replace("lock", b"mine", b"mine again")
+    monkeypatch.undo()
+    assert store.read("lock") == b"theirs"
+    own.stop()
+
+
 def test_a_store_that_nobody_answers_for_is_unreachable(own, monkeypatch):
     with pytest.raises(storage.Unreachable, match=r"run cannot be reached now \(EndpointConn"):
         storage.Store(f"{BUCKET}/run").names()
@@ -580,6 +833,48 @@ def test_a_run_outlives_its_store(own, sample_data_dir, tmp_path):
     runs.train(arguments, variables=variables)
     names = storage.Store(url).names()
     assert "lock" not in names and f"checkpoints/40/{file_digests.NAME}" in names
+    own.stop()
+
+
+@pytest.mark.slow
+def test_a_frozen_process_that_wakes_after_another_has_trained_writes_nothing(
+    own, sample_data_dir, tmp_path
+):
+    own.start()
+    url = f"{BUCKET}/frozen"
+    arguments = commands.tiny_training(url, sample_data_dir, epochs=300)
+    arguments += ["--dead_seconds=3", "--look_seconds=3"]
+
+    def started(name):
+        variables = _variables(own.port) | {"XDG_CACHE_HOME": str(tmp_path / name)}
+        return runs.started(arguments, module="tests.faults.impatient", variables=variables)
+
+    def steps():
+        found = re.findall(rf"checkpoints/(\d+)/{file_digests.NAME}", " ".join(store.names()))
+        return set(map(int, found))
+
+    store = storage.Store(url)
+    with started("first") as first:
+        runs.wait_for(lambda: time.sleep(0.3) or steps(), first)
+        time.sleep(1)  # the copy of the rest is done, and the next one has not begun
+        first[0].send_signal(signal.SIGSTOP)
+        old = max(steps())
+        with started("second") as second:
+            runs.wait_for(lambda: time.sleep(0.3) or max(steps()) > old, second)
+            second[0].send_signal(signal.SIGTERM)
+            runs.finish(second, EXIT_RESTART)
+        before = store._fs.find(store._root, detail=True)
+        assert f"{store._root}/lock" not in before
+        first[0].send_signal(signal.SIGCONT)
+        ((_, err),) = runs.finish(first, EXIT_RESTART)
+    (last,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert f"the lock of {url} is gone, and another run may have been there" in last
+    (folder,) = (tmp_path / "first").glob("jax_pix2pix/*/run")
+    assert f"all of this run is in {folder}: start" in last and (folder / "config.json").exists()
+    after = store._fs.find(store._root, detail=True)
+    assert {name: x["ETag"] for name, x in before.items()} == {
+        name: x["ETag"] for name, x in after.items()
+    }
     own.stop()
 
 
