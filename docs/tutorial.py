@@ -27,7 +27,7 @@ FOLDER = Path("tutorial")  # gets the prepared data, the run and the results
 # %%
 config = mri2ct.get_config("quickstart")
 config.data.data_dir = str(FOLDER / "data")
-dataset = Dataset(config.data)
+dataset = Dataset(config.data, prepare=True)
 print(len(dataset.examples("train")), "slices to learn from,", *dataset.spacing_mm(), "mm apart")
 train(config, str(FOLDER / "run"), dataset)
 

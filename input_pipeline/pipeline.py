@@ -14,7 +14,7 @@ import numpy as np
 
 from input_pipeline import augment, memory, order
 from input_pipeline.example_slices import evaluation_slices, training_slices, with_neighbours
-from input_pipeline.prepared import check_split, ensure_prepared, examples
+from input_pipeline.prepared import check_split, examples, find
 from input_pipeline.records import ON_ERROR, Cached, Records
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix.errors import DataError
@@ -220,7 +220,7 @@ def _training_slices(data):
 
 def _records(data, split):
     check_split(split)
-    return Records(ensure_prepared(data), data, split)
+    return Records(find(data), data, split)
 
 
 def _to_read(data, found, slices):

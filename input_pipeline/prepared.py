@@ -1,12 +1,14 @@
 """A prepared data set on disk: where it is, and what its examples are.
 
-Throughout, `data` is config.data. `ensure_prepared` and `examples` first prepare the embedded
-sample named `data.sample` if it is not prepared yet.
+Throughout, `data` is config.data. A config may come with a workdir from anywhere, so only
+`ensure_prepared` and `fetch` talk to a store or prepare anything: for a config or a folder that the
+user has named.
 """
 
 import functools
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -36,26 +38,64 @@ def ensure_prepared(data):
         DataError: it is not prepared and has no sample, with the command to run; or there is no
             such sample.
     """
-    if not (SAMPLES / data.sample).is_dir():
-        raise DataError(f'config.data.sample: there is no "{data.sample}" in {SAMPLES}')
-    options = options_of(data)
-    directory = prepared_directory(data.dataset, data.data_dir, **options)
+    directory, options = _directory_of(data)
     if is_prepared(data.data_dir, directory):
         return directory
     if not data.sample:
-        raise DataError(
-            f"{storage.url_of(data.data_dir, directory)} does not exist: run python -m "
-            "launch.prepare --source=DIR with the same --config and --config.data.…, where DIR "
-            "holds the source files"
-        )
+        raise _missing(data, directory)
     messages.info(f'preparing the embedded sample "{data.sample}"')
     return prepare(data.dataset, SAMPLES / data.sample, data.data_dir, wait=True, **options)
+
+
+def fetch(data):
+    """Copies the prepared data set to this machine if data.data_dir is in a store.
+
+    Raises:
+        DataError: it is not there, or not in the folder that data.data_dir names.
+    """
+    directory, _ = _directory_of(data)
+    if not is_prepared(data.data_dir, directory):
+        raise _missing(data, directory)
+
+
+def find(data):
+    """Returns the directory of the prepared data set, or of its copy, if it is on this machine.
+
+    Raises:
+        DataError: it is not, with what to do.
+    """
+    directory, _ = _directory_of(data)
+    if not directory.is_dir():
+        remote = storage.is_remote(data.data_dir)
+        raise _missing(data, directory, "is not on this machine" if remote else "does not exist")
+    return directory
+
+
+def _directory_of(data):
+    """-> (where the prepared data set is on this machine, its options)."""
+    if data.sample and not (
+        re.fullmatch(r"\w+", data.sample, re.ASCII) and (SAMPLES / data.sample).is_dir()
+    ):
+        raise DataError(
+            f"config.data.sample: there is no embedded sample {data.sample!a}: leave it empty, and "
+            "prepare a folder of yours with launch.prepare --source=DIR"
+        )
+    options = options_of(data)
+    return prepared_directory(data.dataset, data.data_dir, **options), options
+
+
+def _missing(data, directory, what="does not exist"):
+    return DataError(
+        f"{storage.url_of(data.data_dir, directory)} {what}: run python -m launch.prepare "
+        "--source=DIR with the same --config and --config.data.…, where DIR holds the source "
+        "files; if a trained run's data are elsewhere, name that folder or store with --data"
+    )
 
 
 def examples(data, split):
     """A list of prepared_files.Example, in record order: entry i describes the slice of index i."""
     check_split(split)
-    return _read_tables(ensure_prepared(data), split)
+    return _read_tables(find(data), split)
 
 
 def fingerprint(data):
@@ -68,7 +108,7 @@ def fingerprint(data):
     Raises:
         DataError: it is damaged.
     """
-    directory = ensure_prepared(data)
+    directory = find(data)
     arrays = repr(sorted(prepared_files.read_arrays(directory).items()))
     found = {"arrays": hashlib.sha256(arrays.encode())}
     for split in SPLITS:

@@ -7,7 +7,7 @@ from absl import flags
 from jax_pix2pix.inference.checks import mask_options
 from jax_pix2pix.runs import remote_workdir, workdir_files
 from jax_pix2pix.tasks import kinds
-from launch.process import command
+from launch.process import command, run_data
 
 FLAGS = flags.FLAGS
 OPTIONS = ("mc_dropout", "largest_components", "count", "seed", "volumes")
@@ -16,10 +16,10 @@ OPTIONS = ("mc_dropout", "largest_components", "count", "seed", "volumes")
 def main():
     options = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
     with remote_workdir.copied(FLAGS.workdir, results="evaluation") as workdir:
-        evaluate(workdir, FLAGS.checkpoint, FLAGS.split, options, called=FLAGS.workdir)
+        evaluate(workdir, FLAGS.checkpoint, FLAGS.split, options, FLAGS.workdir, FLAGS.data)
 
 
-def evaluate(workdir, checkpoint, split, options, called):
+def evaluate(workdir, checkpoint, split, options, called, data_dir=None):
     """Prints the scores and writes them to workdir/evaluation.
 
     What config.json shows is refused first: the imports below take seconds. TensorFlow is imported
@@ -28,6 +28,8 @@ def evaluate(workdir, checkpoint, split, options, called):
     Args:
         options: those of `evaluation.evaluate.evaluate` that are given.
         called: the user's name for the workdir.
+        data_dir: folder or store of prepared data sets that the user has named; None for the
+            config's, if it is on this machine.
     """
     own = workdir_files.finest(workdir)
     config = workdir_files.read_config(own)
@@ -37,14 +39,14 @@ def evaluate(workdir, checkpoint, split, options, called):
             passes, components = options.get("mc_dropout"), options.get("largest_components")
             mask_options(config, passes, None, components)
     workdir_files.check_trained(own)
-    from input_pipeline.dataset import Dataset
+    dataset = run_data.of_run(config, own, data_dir)
     from jax_pix2pix.evaluation.evaluate import evaluate
     from jax_pix2pix.inference.run import open_run
     from launch.process.progress import bar
 
     run = open_run(own, checkpoint, called)
     with bar("step") as progress:
-        found = evaluate(run, Dataset(run.config.data), split, progress, **options)
+        found = evaluate(run, dataset, split, progress, **options)
     print(found.table)
     for what, path in found.save(os.path.join(workdir, "evaluation"), workdir):
         print(f"{what}: {remote_workdir.as_given(path)}")
@@ -69,6 +71,7 @@ def _define_flags():
     flags.DEFINE_integer("count", 16, "number of samples to draw (pyramids only)")
     flags.DEFINE_integer("seed", 0, "seed of the samples (pyramids only)")
     flags.DEFINE_integer("volumes", 0, "number of volumes, the first ones (pyramids only); 0: all")
+    run_data.define_flag()
     flags.mark_flag_as_required("workdir")
 
 

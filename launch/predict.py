@@ -67,10 +67,11 @@ under its name once it is complete, and replaces an earlier one.
 
 from absl import flags
 
+from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.inference import checks
 from jax_pix2pix.runs import remote_workdir, storage, workdir_files
 from jax_pix2pix.tasks.kinds import has_scales
-from launch.process import command
+from launch.process import command, run_data
 
 FLAGS = flags.FLAGS
 
@@ -83,11 +84,12 @@ def main():
         options["size"] = _size(options["size"])
     with remote_workdir.copied(FLAGS.workdir) as workdir:
         predict(
-            workdir, FLAGS.input, FLAGS.output, FLAGS.checkpoint, called=FLAGS.workdir, **options
-        )
+            workdir, FLAGS.input, FLAGS.output, FLAGS.checkpoint, FLAGS.workdir, FLAGS.data,
+            **options,
+        )  # fmt: skip
 
 
-def predict(workdir, source, output, checkpoint=None, called=None, **options):
+def predict(workdir, source, output, checkpoint=None, called=None, data_dir=None, **options):
     """Writes the results and prints where they are.
 
     Args:
@@ -95,6 +97,8 @@ def predict(workdir, source, output, checkpoint=None, called=None, **options):
         source, output: files or folders.
         checkpoint: name, or None.
         called: the user's name for the workdir, where `workdir` is a copy of it.
+        data_dir: folder or store of prepared data sets that the user has named, for what begins
+            with training volumes; None for the config's, if it is on this machine.
         **options: of checks.OPTIONS.
 
     Raises:
@@ -106,6 +110,8 @@ def predict(workdir, source, output, checkpoint=None, called=None, **options):
     asked = checks.Asked(source, output, options)
     called, workdir = called or workdir, workdir_files.finest(workdir)
     config = workdir_files.read_config(workdir)
+    if data_dir and not has_scales(config):
+        raise ConfigError("--data: only pyramids begin with training volumes, leave it out")
     pairs = checks.check(config, workdir, asked)
     workdir_files.check_trained(workdir)
     # Imported here, as it imports JAX, which takes longer than all the checks above.
@@ -113,20 +119,18 @@ def predict(workdir, source, output, checkpoint=None, called=None, **options):
 
     run = open_run(workdir, checkpoint, called)
     if has_scales(config):
-        _sample(run, asked)
+        _sample(run, asked, workdir, data_dir)
     else:
         _predict_pairs(run, pairs, asked)
 
 
-def _sample(run, asked):
+def _sample(run, asked, workdir, data_dir):
     from jax_pix2pix.inference.folders import sample_files
     from launch.process.progress import bar, say
 
     dataset = None
     if asked.options.get("reconstruct") or (asked.options.get("from_scale") and not asked.source):
-        from input_pipeline.dataset import Dataset  # imports TensorFlow; noise needs none
-
-        dataset = Dataset(run.config.data)
+        dataset = run_data.of_run(run.config, workdir, data_dir)
     with bar("volume") as progress:
         samples = sample_files(run, asked.output, asked.source, dataset, progress, **asked.options)
         for path, _ in samples:
@@ -198,6 +202,7 @@ def _define_flags():
         "reconstruct", False, "make the training volumes from their fixed noise (pyramids only)"
     )
     flags.DEFINE_string("format", "nii.gz", "ending of the samples' names (pyramids only)")
+    run_data.define_flag()
     flags.mark_flags_as_required(["workdir", "output"])
 
 

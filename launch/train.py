@@ -25,7 +25,7 @@ def main():
         finished = train(
             config,
             directory,
-            Dataset(config.data),
+            Dataset(config.data, prepare=True),
             train_flags.ALLOWED.value,
             clock,
             chosen,

@@ -174,7 +174,8 @@ def _train(config, directory, seen, interrupt=None):
             return watched()
 
     config = config.copy_and_resolve_references()  # training fills in fields from the data
-    return train(config, directory, Watched(config.data), coordinator=distributed.coordinator())
+    dataset = Watched(config.data, prepare=True)
+    return train(config, directory, dataset, coordinator=distributed.coordinator())
 
 
 def _log(directory):

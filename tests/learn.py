@@ -9,7 +9,7 @@ import numpy as np
 from absl import app, flags
 
 from configs.lidc_mask2ct import get_config
-from input_pipeline import pipeline
+from input_pipeline import pipeline, prepared
 from jax_pix2pix.adversarial import create_state, generate, train_step
 from jax_pix2pix.runs.workdir import build_system
 
@@ -31,6 +31,7 @@ def main(argv):
     config.epochs = config.constant_epochs = STEPS
     system = build_system(config)
 
+    prepared.ensure_prepared(config.data)
     # Eight slices from the bases to the apices.
     chosen = np.linspace(0, pipeline.num_training_examples(config.data) - 1, 10).astype(int)[1:-1]
     (batch,) = pipeline.eval_batches(config.data, "train", indices=chosen)

@@ -313,7 +313,7 @@ def test_a_pyramid_samples_and_nothing_else(runs, tmp_path):
 def test_a_data_set_is_one_object(sample_data_dir):
     data = liver.get_config("quickstart").data
     data.data_dir = str(sample_data_dir)
-    dataset = Dataset(data)
+    dataset = Dataset(data, prepare=True)
     assert dataset.steps_per_epoch == dataset.num_training_examples // data.batch_size
     batch = next(dataset.train_batches(0, 1))
     assert batch["source"].shape[0] == data.batch_size

@@ -116,7 +116,7 @@ def test_what_is_not_allowed_is_refused(unchanged, sample_data_dir):
 def test_a_field_that_changes_what_is_trained_cannot_be_allowed(tmp_path, fields, message):
     config = get_config("quickstart")
     with pytest.raises(ConfigError, match=re.escape(message)):
-        train(config, tmp_path / "run", Dataset(config.data), fields.split(","))
+        train(config, tmp_path / "run", Dataset(config.data, prepare=True), fields.split(","))
     assert not (tmp_path / "run").exists()
 
 

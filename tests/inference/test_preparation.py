@@ -21,6 +21,7 @@ def _data(config, data_dir, **fields):
 def _evaluated(data):
     """{(file name, slice): image} for all splits."""
     found = {}
+    prepared.ensure_prepared(data)
     for split in prepared.SPLITS:
         examples = prepared.examples(data, split)
         for batch in pipeline.eval_batches(data, split):

@@ -1,5 +1,7 @@
 """Samples of a pyramid from launch.predict, read with SimpleITK."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -195,6 +197,19 @@ def test_training_volumes(runs, tmp_path, run):
     expected = sample(config, system, generator, key, None, 1, stored)
     found = _read(tmp_path / "sample_0001.nii.gz", spacing_mm)
     assert np.abs(found - _hu(expected)).max() <= 1
+
+
+@pytest.mark.slow
+def test_training_volumes_come_from_where_the_user_says(runs, chest_volumes, tmp_path):
+    """The config of a run from elsewhere may name any store."""
+    shutil.copytree(runs / "2d", tmp_path / "2d")
+    path = tmp_path / "2d/scale_2/config.json"
+    path.write_text(path.read_text().replace(chest_volumes, "s3://nobody/data"))
+    options = str(tmp_path / "2d"), None, str(tmp_path / "out")
+    with pytest.raises(DataError, match=r"s3://nobody/data/luna16/.* is not on this machine"):
+        predict(*options, reconstruct=True)
+    predict(*options, data_dir=chest_volumes, reconstruct=True)
+    assert "reconstruction_0000.nii.gz" in _names(tmp_path / "out")
 
 
 REFUSALS = [

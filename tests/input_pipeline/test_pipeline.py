@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import pipeline, prepared
+from input_pipeline.dataset import Dataset
 from input_pipeline.preparation import builder
 from input_pipeline.prepare import prepare
 from input_pipeline.tf_cpu import tf
@@ -215,13 +216,22 @@ def test_not_prepared_gives_the_command_to_run(data, source):
 def test_an_embedded_sample_is_prepared_on_first_use(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepared, "SAMPLES", source.parent)
     data = data_config(tmp_path / "data", sample="source")
-    assert len(prepared.examples(data, "test")) == 3
+    with pytest.raises(DataError, match=f"{tmp_path}/data/.* does not exist"):
+        Dataset(data).examples("test")
+    assert len(Dataset(data, prepare=True).examples("test")) == 3
     assert 'preparing the embedded sample "source"' in capsys.readouterr().out
     assert next(pipeline.train_batches(data, 0, 1))["source"].shape == (4, 16, 16, 1)
     assert "preparing" not in capsys.readouterr().out
-    data = data_config(tmp_path / "other", sample="nothing")
-    with pytest.raises(DataError, match="nothing"):
-        prepared.ensure_prepared(data)
+
+
+def test_a_sample_is_one_of_ours_by_its_name(source, tmp_path):
+    """The config of a workdir from elsewhere could name the user's own files."""
+    for sample in ("nothing", str(source), "../samples/chest_ct", "..", ".", "chest_ct/train"):
+        data = data_config(tmp_path / "data", sample=sample)
+        for use in (prepared.ensure_prepared, prepared.fetch, prepared.find):
+            with pytest.raises(DataError, match=f"no embedded sample '{sample}': leave it empty"):
+                use(data)
+    assert not (tmp_path / "data").exists()
 
 
 def shard(data, number):

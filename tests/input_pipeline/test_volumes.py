@@ -19,6 +19,7 @@ def data(sample_data_dir):
     data.data_dir = str(sample_data_dir)
     data.update({"image_size": 32, "load_size": 0})
     data.update({"test_fraction": 0.15, "validation_fraction": 0.1})  # 8 slices, and 4 around them
+    prepared.ensure_prepared(data)
     return data
 
 
@@ -126,5 +127,6 @@ def test_evaluation_in_3d_counts_each_slice_once(data, split, runs):
 )
 def test_a_bad_field_is_named(data, fields, message):
     data.update(fields)
+    prepared.ensure_prepared(data)
     with pytest.raises(DataError, match=message):
         pipeline.check_training(data)

@@ -40,7 +40,7 @@ from tests import commands
         ({"data.window_hu": (400, -1000)}, "the smaller one first"),
         ({"dtype": "float64"}, "needs JAX_ENABLE_X64=1"),
         ({"data.cache": "disk"}, 'config.data.cache is "disk": use one of none, host, device'),
-        ({"data.sample": "knee", "data.image_size": 64}, 'there is no "knee"'),
+        ({"data.sample": "knee", "data.image_size": 64}, "no embedded sample 'knee'"),
     ],
 )
 def test_refusals(sample_data_dir, tmp_path, overrides, message):
@@ -49,7 +49,7 @@ def test_refusals(sample_data_dir, tmp_path, overrides, message):
         {"data.data_dir": str(sample_data_dir), "data.batch_size": 16} | overrides
     )
     with pytest.raises((ConfigError, DataError), match=re.escape(message)):
-        train(config, tmp_path / "run", Dataset(config.data))
+        train(config, tmp_path / "run", Dataset(config.data, prepare=True))
     assert not (tmp_path / "run").exists()  # it would hold the refused config
 
 
@@ -95,7 +95,7 @@ def test_a_workdir_keeps_the_record_of_its_data(sample_data_dir, tmp_path):
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(config, tmp_path / "run", Stopping(config.data))
+        train(config, tmp_path / "run", Stopping(config.data, prepare=True))
     record = prepared.ensure_prepared(config.data) / "preparation.json"
     assert (tmp_path / "run" / "preparation.json").read_bytes() == record.read_bytes()
 
@@ -104,7 +104,7 @@ def test_unprepared_data_names_the_command(tmp_path):
     config = get_config()
     config.data.data_dir = f"{tmp_path}/data"
     with pytest.raises(DataError) as refused:
-        train(config, tmp_path / "run", Dataset(config.data))
+        train(config, tmp_path / "run", Dataset(config.data, prepare=True))
     line = str(refused.value)
     assert f"{tmp_path}/data/lidc_masks/" in line
     assert "run python -m launch.prepare --source=DIR with the same --config" in line
@@ -115,4 +115,4 @@ def test_unwritable_workdir_is_named(sample_data_dir, tmp_path):
     config = get_config("quickstart")
     config.data.data_dir = str(sample_data_dir)
     with pytest.raises(OSError, match=str(tmp_path / "file")):
-        train(config, tmp_path / "file", Dataset(config.data))
+        train(config, tmp_path / "file", Dataset(config.data, prepare=True))

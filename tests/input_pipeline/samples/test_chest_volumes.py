@@ -63,6 +63,7 @@ def test_the_sample_is_prepared_by_its_name(tmp_path):
     data = data_config(
         tmp_path, dataset="luna16", sample="chest_volumes", source="image", target="mask", **options
     )
+    prepared.ensure_prepared(data)
     patients = {s: {e.patient for e in prepared.examples(data, s)} for s in prepared.SPLITS}
     assert patients == {
         "train": {"TS-CTA-0001"},

@@ -357,7 +357,7 @@ def _build(tmp_path, devices=2, real_input=False, **overrides):
     [
         ({"data.batch_size": 3}, "config.data.batch_size=3 does not divide over 2 devices"),
         ({"dtype": "float16"}, 'config.dtype is "float16": use one of'),
-        ({"real_input": True, "data.sample": "knee"}, 'there is no "knee"'),
+        ({"real_input": True, "data.sample": "knee"}, "no embedded sample 'knee'"),
     ],
 )
 def test_a_worker_refuses_what_it_cannot_measure(tmp_path, options, message):
