@@ -27,8 +27,8 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.logs import trackers
 from jax_pix2pix.runs import storage
 from jax_pix2pix.runs.workdir import build_system
-from launch.cluster.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator
-from launch.cluster.platforms import PLATFORMS, render
+from launch.cluster.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator, of_four
+from launch.cluster.platforms import PLATFORMS, check_form, render
 from launch.process import command, distributed, train_flags  # noqa: F401, for its flags
 
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would be submitted")
@@ -74,6 +74,8 @@ def main(arguments):
     train_flags.profile_steps()  # refused now, not after a wait in the queue
     trackers.check_address(train_flags.MLFLOW.value)  # the job's file would have it
     device = accelerator(_ACCELERATOR.value or "cpu:1", any_gpu=name == "slurm")
+    if isinstance(device, TpuSlice) and (name == "xpk" or (name == "gke" and _NODES.value == 2)):
+        device = of_four(device)
     if type(device) not in platform.template:
         raise ConfigError(f"--accelerator={_ACCELERATOR.value}: {name} is not for such")
     _check_paths(platform)
@@ -85,6 +87,8 @@ def main(arguments):
     build_system(config)
     template = platform.template[type(device)]
     given = values(device, platform.options)
+    if name == "slurm" and "\\" in given["logs"]:
+        raise ConfigError(f"{given['logs']}: Slurm writes no log into a folder with a backslash")
     text = render(template, given)
     if _DRY_RUN.value:
         print(text, end="")
@@ -143,6 +147,8 @@ def _check_flags(name, platform):
     for option in ("config", "workdir", *elsewhere, *platform.required):
         if not flags.FLAGS[option].value:
             raise ConfigError(f"--{option} is missing, which {name} needs")
+    for option in platform.options:
+        check_form(option, flags.FLAGS[option].value)
 
 
 def _check_container():
@@ -223,10 +229,8 @@ def _check_sky(device):
 def _volume():
     """--volume -> {"claim", "path"} or None."""
     value = flags.FLAGS["volume"].value
-    match = re.fullmatch(r"([a-z0-9][a-z0-9.-]*):(/\w.*?)/?", value or "")
-    if value and not match:
-        raise ConfigError(f"--volume={value}: use CLAIM:/path, runs:/runs for instance")
-    return {"claim": match[1], "path": match[2]} if match else None
+    claim, _, path = (value or "").partition(":")
+    return {"claim": claim, "path": path.rstrip("/")} if value else None
 
 
 def values(device, options) -> dict[str, Any]:

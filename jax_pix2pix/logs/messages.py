@@ -9,6 +9,8 @@ import warnings
 
 from jax_pix2pix.logs.redaction import redacted
 
+from jax_pix2pix.logs.shown import shown, shown_lines
+
 
 class _Terminal(logging.Handler):
     """Prints a line of information to stdout, and warnings to stderr."""
@@ -16,9 +18,9 @@ class _Terminal(logging.Handler):
     def emit(self, record):
         text = redacted(record.getMessage())
         if record.levelno >= logging.WARNING:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            print(f"warning: {shown(text)}", file=sys.stderr, flush=True)
         else:
-            print(text, flush=True)
+            print(shown_lines(text), flush=True)
 
 
 _terminal = _Terminal()

@@ -11,6 +11,7 @@ import time
 
 from jax_pix2pix import safe_files
 from jax_pix2pix.logs.redaction import redacted
+from jax_pix2pix.logs.shown import shown, shown_lines
 
 logger = logging.getLogger("jax_pix2pix")
 logger.addHandler(logging.NullHandler())  # until `start`
@@ -25,11 +26,19 @@ class _File(logging.Handler):
         self._workdir, self._path = workdir, path
 
     def emit(self, record):
-        text = self.format(record).encode(errors="replace").decode()
+        text = shown_lines(redacted(self.format(record)))
         with contextlib.suppress(OSError):
             os.stat(os.path.dirname(self._path))  # a workdir that was removed is not made again
             with safe_files.open_to_append(self._path, self._workdir) as file:
-                file.write(redacted(text) + "\n")
+                file.write(text + "\n")
+
+
+class _OneLine(logging.Formatter):
+    """Keeps a record's message on one line, as nothing in it may pass for another record."""
+
+    def formatMessage(self, record):
+        record.message = shown(record.message)
+        return super().formatMessage(record)
 
 
 def log_path(workdir, process):
@@ -53,7 +62,7 @@ def start(workdir, coordinator):
             logging.root.removeHandler(handler)
     file = _File(workdir, path)
     rank = f"[{jax.process_index()}/{jax.process_count()}]"
-    formatter = logging.Formatter(f"%(asctime)s.%(msecs)03dZ {rank} %(levelname)s %(message)s")
+    formatter = _OneLine(f"%(asctime)s.%(msecs)03dZ {rank} %(levelname)s %(message)s")
     formatter.datefmt, formatter.converter = "%Y-%m-%dT%H:%M:%S", time.gmtime
     file.setFormatter(formatter)
     # Other packages' warnings go into the file; the terminal shows no more of them than before.

@@ -1,8 +1,10 @@
 """Accelerators that `launch.submit --accelerator` accepts, and each platform's names for them.
 
 TPU slices have Google's names: v5e-256 and v6e-256 count chips, v4-512 and v5p-512 cores, two per
-chip. In a slice of several hosts each has four chips; a TPU VM of v5e-8 or v6e-8 is one host of
-eight. Google Cloud's names come from its documentation "TPU in GKE" (node selectors) and "TPU
+chip. A slice of v5e or v6e of up to eight chips is one host, in machines ct5lp-hightpu-8t and
+ct6e-standard-8t for instance; in any larger slice, and in each of v4 and v5p, a host has four. The
+topology 2x4 may also be two hosts of four chips, as node pools of xpk are: `of_four`. Google
+Cloud's names come from its documentation "Plan TPUs in GKE" (node selectors, machines) and "TPU
 configurations" (accelerator types, runtime versions). GPUs are KIND:NUMBER per node, h100:8 for
 instance; CPUs are cpu:DEVICES per process.
 """
@@ -80,10 +82,10 @@ def accelerator(name, any_gpu=False):
     Raises:
         ConfigError: there is no accelerator or slice of that name.
     """
-    match = re.fullmatch(r"(v\d\w*)-(\d+)", name)
+    match = re.fullmatch(r"(v\d\w*)-(\d+)", name, re.ASCII)
     if match and match[1] in _TPUS:
         return _tpu_slice(name, match[1], int(match[2]))
-    match = re.fullmatch(r"([\w.-]+):([1-9]\d*)", name)
+    match = re.fullmatch(r"(\w[\w.-]*):([1-9]\d*)", name, re.ASCII)
     if match and match[1] == "cpu":
         return Cpus(int(match[2]))
     if match and (match[1] in _GPUS or any_gpu):
@@ -105,7 +107,13 @@ def _tpu_slice(name, kind, size):
             f"{'cores, two a chip' if cores == 2 else 'chips'}"
         )
     topology = "x".join(map(str, shape))
-    return TpuSlice(topology, count, min(4, count), f"{vm_type}-{size}", runtime, selector)
+    per_host = count if chips.TPUS[kind].axes == 2 and count <= 8 else min(4, count)
+    return TpuSlice(topology, count, per_host, f"{vm_type}-{size}", runtime, selector)
+
+
+def of_four(device):
+    """The same slice on hosts of at most four chips."""
+    return dataclasses.replace(device, chips_per_host=min(4, device.chips_per_host))
 
 
 def _shape(chip, count):

@@ -1,11 +1,15 @@
 """The platforms of launch.submit: each one's template, client and flags."""
 
 import dataclasses
+import json
+import re
 import shlex
 from pathlib import Path
 
 import jinja2
 
+from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.logs.shown import is_plain, shown
 from launch.cluster.accelerators import Cpus, Gpus, TpuSlice
 
 
@@ -77,8 +81,52 @@ PLATFORMS = {
 }
 
 
+_DNS_LABEL = r"[a-z0-9]([a-z0-9-]{,61}[a-z0-9])?"
+_DNS_NAME = r"[a-z0-9]([a-z0-9.-]{,251}[a-z0-9])?"
+_WORD = r"\w[\w.:@+,-]{,127}"
+# What the platforms accept as these flags, with an example. In none a value begins with "-", which
+# a program would take for an option.
+FORMS = {
+    "time": (r"\d[\d:-]*|UNLIMITED|INFINITE", "1-00:00:00"),
+    "mem": (r"\d+[KMGT]?", "400G"),
+    "partition": (_WORD, "gpu"),
+    "account": (_WORD, "lungs"),
+    "namespace": (_DNS_LABEL, "ml"),
+    "queue": (_DNS_LABEL, "user-queue"),
+    "priority": (_DNS_NAME, "high"),
+    "service_account": (_DNS_NAME, "trainer"),
+    "secret": (_DNS_NAME, "wandb"),
+    "cluster": (_WORD, "tpus"),
+    "project": (_WORD, "some-project"),
+    "zone": (_WORD, "us-central2-b"),
+    "repository": (r"[\w./~][^\s]*", "https://example.com/jax_pix2pix.git"),
+    "revision": (r"\w[\w./+-]*", "a tag, or the commit's whole number"),
+    "image": (r"[^\s-].*", "europe-docker.pkg.dev/p/r/train:1"),
+    "volume": (rf"{_DNS_NAME}:/\w[^:]*", "runs:/runs"),
+}
+
+
+def check_form(option, value):
+    """Raises ConfigError if a platform would not accept a flag's value."""
+    form, example = FORMS.get(option, (".*", ""))
+    if isinstance(value, str) and not re.fullmatch(form, value, re.ASCII):
+        raise ConfigError(f"--{option}={value} is not of the form that it needs: {example}")
+
+
 def render(template, values):
-    """Fills in a template of this folder. A name that it reads without a value is an error."""
+    """Fills in a template of this folder. A name that it reads without a value is an error.
+
+    Filters of the templates: `quote` and `join_quoted` for a shell, `yaml` for a string of YAML,
+    `literal` for a string in which Kubernetes would replace $(NAME), and `sbatch` for a line of
+    #SBATCH. None of them makes two lines of one, which here-documents and block scalars rely on:
+    a value with a character that could is refused.
+
+    Raises:
+        ConfigError: a value has a control character or bytes that are no UTF-8.
+    """
+    for text in _texts(values):
+        if not is_plain(text):
+            raise ConfigError(f'"{shown(text)}" has control characters or is no UTF-8')
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -86,5 +134,31 @@ def render(template, values):
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"quote": shlex.quote, "join_quoted": shlex.join}
+    environment.filters |= {
+        "quote": shlex.quote,
+        "join_quoted": shlex.join,
+        "yaml": _yaml,
+        "literal": lambda text: text.replace("$", "$$"),
+        "sbatch": _sbatch,
+    }
     return environment.get_template(template).render(values)
+
+
+def _texts(value):
+    """Yields all strings in nested dicts and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _yaml(text):
+    """A string of YAML: one of JSON, but for the escapes of characters that have no glyph."""
+    characters = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in characters)
+
+
+def _sbatch(text):
+    """A word of an #SBATCH line, in which Slurm takes a backslash for an escape, quoted or not."""
+    return shlex.quote(text.replace("\\", r"\\"))

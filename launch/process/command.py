@@ -27,6 +27,7 @@ from jax_pix2pix.errors import (
 from jax_pix2pix.logs import messages
 from jax_pix2pix.logs.process_log import logger
 from jax_pix2pix.logs.redaction import redacted
+from jax_pix2pix.logs.shown import ShownStream, is_plain, shown
 from jax_pix2pix.runs.storage import Unreachable
 from launch.process import config_names, gc_tuning, start_signals
 
@@ -84,13 +85,17 @@ def run(main, positional=False):
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)
             _end(1)
 
+    sys.stdout, sys.stderr = ShownStream(sys.stdout), ShownStream(sys.stderr)
     gc_tuning.leave_imports_alone()
     app.run(quiet, flags_parser=_parse_flags)
 
 
 def _parse_flags(argv):
     try:
-        return flags.FLAGS(config_names.with_paths(argv))
+        given = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
+        for argument in given:
+            _check_plain(argument)
+        return flags.FLAGS([argv[0], *config_names.with_paths(given)])
     except ConfigError as error:
         _exit(error)
     except (AttributeError, KeyError) as error:
@@ -107,6 +112,17 @@ def _parse_flags(argv):
         _exit(_without_traceback(error))
 
 
+def _check_plain(argument):
+    """Refuses what could become lines of a script, commands of a terminal, or no file's content."""
+    if not is_plain(argument):
+        name, equals, value = argument.partition("=")
+        what = f"{shown(name)}={shown(value)}" if equals else f'"{shown(argument)}"'
+        raise ConfigError(
+            f"{what}: no flag takes control characters or bytes that are no UTF-8: leave them "
+            "out, or rename the file"
+        )
+
+
 def _without_traceback(error):
     """The error in one line, if ml_collections cannot read or run a config file."""
     text = str(error)
@@ -116,7 +132,7 @@ def _without_traceback(error):
 
 
 def _warn_of_thread(failed):
-    text = redacted(" ".join(str(failed.exc_value).split()))[:300]
+    text = shown(redacted(" ".join(str(failed.exc_value).split())))[:300]
     logger.warning("a background thread failed: %s", text)
     print(f"\nwarning: a background thread failed: {text}", file=sys.stderr, flush=True)
 
@@ -131,7 +147,7 @@ def _lost(error):
 
 
 def _exit(error, code=1):
-    text = redacted(f"error: {' '.join(str(error).split())}")
+    text = shown(redacted(f"error: {' '.join(str(error).split())}"))
     logger.error("%s; end, exit code %d", text, code, exc_info=isinstance(error, Exception))
     print(text, file=sys.stderr)
     _end(code)

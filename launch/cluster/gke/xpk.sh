@@ -7,7 +7,7 @@ if ! command -v xpk >/dev/null; then
   exit 1
 fi
 exec xpk workload create \
-  --workload={{ name }} \
+  --workload={{ name | quote }} \
   --cluster={{ cluster | quote }} \
 {% if project %}
   --project={{ project | quote }} \
@@ -22,8 +22,8 @@ exec xpk workload create \
   --priority={{ priority | quote }} \
 {% endif %}
   --env=JAX_PLATFORMS=tpu \
-  --tpu-type={{ device.accelerator_type.split("-")[0] }}-{{ device.topology }} \
+  --tpu-type={{ (device.accelerator_type.split("-")[0] ~ "-" ~ device.topology) | quote }} \
   --docker-image={{ image | quote }} \
   --max-restarts={{ restarts }} \
   --termination-grace-period-seconds=600 \
-  --command={{ ("exec python -m launch.train " ~ (arguments | join_quoted)) | quote }}
+  --command={{ ("exec python -m launch.train " ~ (arguments | join_quoted)) | literal | quote }}

@@ -14,7 +14,7 @@ cat >"$files/startup" <<'END_OF_STARTUP'
 {% include "tpu_vm/startup.sh" %}
 END_OF_STARTUP
 
-if found=$(gcloud compute tpus queued-resources describe {{ name }} "${flags[@]}" \
+if found=$(gcloud compute tpus queued-resources describe {{ name | quote }} "${flags[@]}" \
   --format='value[separator="\n"](state.state,tpu.nodeSpec[0].node.metadata.pix2pix_workdir)' \
   2>/dev/null); then
   { read -r state && read -r other; } <<<"$found" || true
@@ -23,13 +23,13 @@ if found=$(gcloud compute tpus queued-resources describe {{ name }} "${flags[@]}
     exit 1
   fi
   if [[ $state == SUSPENDED || $state == FAILED ]]; then
-    gcloud compute tpus queued-resources delete {{ name }} "${flags[@]}" --force --quiet
+    gcloud compute tpus queued-resources delete {{ name | quote }} "${flags[@]}" --force --quiet
   fi
 fi
-gcloud compute tpus queued-resources create {{ name }} "${flags[@]}" \
-  --node-id={{ name }} \
-  --accelerator-type={{ device.accelerator_type }} \
-  --runtime-version={{ device.runtime }} \
+gcloud compute tpus queued-resources create {{ name | quote }} "${flags[@]}" \
+  --node-id={{ name | quote }} \
+  --accelerator-type={{ device.accelerator_type | quote }} \
+  --runtime-version={{ device.runtime | quote }} \
 {% if spot %}
   --spot \
 {% endif %}

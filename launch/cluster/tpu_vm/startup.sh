@@ -11,12 +11,13 @@ echo "start-up, $(date --utc)"
 
 if [[ ! -e installed ]]; then
   rm -rf code venv
-  git clone --quiet {{ repository | quote }} code
-  git -C code checkout --quiet --detach {{ revision | quote }}
+  git clone --quiet -- {{ repository | quote }} code
+  git -C code checkout --quiet --detach {{ revision | quote }} --
   # Runtimes of TPU VMs have an older Python than the project needs; uv gets one where it is missing.
-  python3 -m pip install --quiet --upgrade --target=uv uv
-  uv/bin/uv venv --quiet --seed --python=3.11 venv
-  (cd code && ../venv/bin/pip install --quiet -c constraints.txt -e '.[tpu,storage,wandb,mlflow]')
+  python3 -m pip install --quiet --upgrade --target=uv --no-deps --require-hashes -r code/installers.txt
+  uv/bin/uv venv --quiet --python=3.11 venv
+  (cd code && ../uv/bin/uv pip install --quiet --python=../venv --compile-bytecode \
+    -c constraints-hashed.txt --build-constraints=installers.txt -e '.[tpu,storage,wandb,mlflow]')
   touch installed
 fi
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -10,7 +11,7 @@ import yaml
 from kubernetes_validate import utils
 
 from launch.cluster import platforms
-from launch.cluster.accelerators import Gpus, accelerator
+from launch.cluster.accelerators import Gpus, accelerator, of_four
 
 VERSIONS = ("1.29", "1.37")  # the first with backoffLimitPerIndex by default, and the last
 JOBSET = json.loads(Path(__file__).with_name("jobset.schema.json").read_text(encoding="utf-8"))
@@ -33,9 +34,13 @@ NAMES = {
 utils.schema_contents = functools.cache(utils.schema_contents)
 
 
-def render(template, name, nodes=1, **values):
-    """A template's text for an accelerator, without the options that are not given."""
+def render(template, name, nodes=1, as_xpk=False, **values):
+    """A template's text for an accelerator, without the options that are not given.
+
+    as_xpk: whether hosts have at most four chips, as those that xpk makes.
+    """
     device = accelerator(name)
+    device = of_four(device) if as_xpk else device
     options = dict.fromkeys(
         (
             "namespace", "queue", "priority", "service_account", "volume", "secret", "spot",
@@ -82,6 +87,12 @@ def _check_names(value, key=None):
     elif isinstance(value, list):
         for inner in value:
             _check_names(inner)
+
+
+def expanded(text):
+    """A container's argument as Kubernetes gives it: every variable is known, and $$ is a $."""
+    known = {"$$": "$"}
+    return re.sub(r"\$\$|\$\([^)]*\)", lambda found: known.get(found[0], "expanded"), text)
 
 
 def action(spec, code):

@@ -21,6 +21,7 @@ ACCELERATORS = {Cpus: "cpu:2", Gpus: "h100:8", TpuSlice: "v5e-16"}
 # Values of text flags; others get "some".
 TEXT = {
     "time": "1-00:00:00",
+    "mem": "400G",
     "repository": "https://example.com/a.git",
     "zone": "us-west4-a",
     "volume": "runs:/runs",

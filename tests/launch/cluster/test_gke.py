@@ -20,7 +20,7 @@ from tests.launch.cluster import manifests
 
 REFUSALS = (jsonschema.ValidationError, ValidationError, KeyError, ValueError, AssertionError)
 # Characters that YAML, a shell or Kubernetes might interpret.
-ODD = "--config.name=a: 'b' \"c\" #d {e} <f> \\n"
+ODD = "--config.name=a: 'b' \"c\" #d {e} <f> \\n $g ü\U0001f600\u00a0"
 EVERY_FLAG = (
     "--image=europe-docker.pkg.dev/p/r/train:1",
     "--namespace=ml",
@@ -43,16 +43,22 @@ ACCELERATORS = {"gke/jobset_tpu.yaml": "v5e-16", "gke/job_gpu.yaml": "h100:8"}
 
 BUCKET = ("--workdir=gs://b/a", "--config.data.data_dir=gs://b/data")
 REFUSED = {
-    (*BUCKET, "--image=i", "--accelerator=v5e-8", "--nodes=1"): (
-        "--nodes=1: leave it out, as --accelerator=v5e-8 says how many hosts there are"
+    (*BUCKET, "--image=i", "--accelerator=v5e-16", "--nodes=1"): (
+        "--nodes=1: leave it out, as --accelerator=v5e-16 says how many hosts there are"
     ),
     ("--workdir=gs://b/a",): "--image is missing, which gke needs",
     ("--workdir=runs/a", "--image=i"): "--workdir=runs/a: a pod or rented machine has no files",
     ("--workdir=/run/a", "--image=i", "--volume=c:/runs"): "--workdir=/run/a: a pod or",
     ("--workdir=/runs/../a", "--image=i", "--volume=c:/runs"): "/runs/../a: a pod or",
-    ("--workdir=/runs/a", "--image=i", "--volume=/runs"): "--volume=/runs: use CLAIM:/path",
+    ("--workdir=/runs/a", "--image=i", "--volume=/runs"): "--volume=/runs is not of the form",
+    (*BUCKET, "--image=i", "--namespace=On"): "--namespace=On is not of the form that it needs: ml",
+    (*BUCKET, "--image=-i"): "--image=-i is not of the form",
+    (*BUCKET, "--image=i\nspec: 1"): r"--image=i\nspec: 1: no flag takes control characters",
     ("--workdir=gs://b/a", "--image=i", "--partition=p"): "--partition: gke has no such flag",
 }
+
+
+EIGHT = (*BUCKET, "--image=i", "--accelerator=v5e-8")
 
 
 def _call(*arguments):
@@ -68,7 +74,8 @@ SUBMITTED = {
 @pytest.fixture(scope="module")
 def called():
     """The result of each call: {arguments: (exit code, stdout, stderr)}."""
-    calls = [*SUBMITTED.values(), *(_call("--accelerator=h100:8", *flags) for flags in REFUSED)]
+    calls = [*SUBMITTED.values(), _call(*EIGHT), _call(*EIGHT, "--nodes=2")]
+    calls += [_call("--accelerator=h100:8", *flags) for flags in REFUSED]
     return dict(zip(calls, submit(calls), strict=True))
 
 
@@ -159,7 +166,8 @@ def test_text_reaches_the_pod_as_it_is(template):
     item = manifests.job(manifests.objects(text)[-1])
     pod = item["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert container["args"] == [ODD] and container["image"] == ODD
+    assert [manifests.expanded(text) for text in container["args"]] == [ODD]
+    assert container["image"] == ODD
     assert pod["priorityClassName"] == pod["serviceAccountName"] == ODD
     assert container["envFrom"] == [{"secretRef": {"name": ODD}}]
     assert item["metadata"]["namespace"] == item["metadata"]["labels"][
@@ -244,6 +252,18 @@ def test_a_slice_has_a_pod_on_each_host():
     }
     tpus = {"google.com/tpu": 4}
     assert pod["containers"][0]["resources"] == {"requests": tpus, "limits": tpus}
+
+
+def test_eight_chips_are_one_host_or_with_two_nodes_two(called):
+    """GKE has ct5lp-hightpu-8t, of all eight, and the topology 2x4 of ct5lp-hightpu-4t too."""
+    for arguments, pods, chips in ((EIGHT, 1, 8), ((*EIGHT, "--nodes=2"), 2, 4)):
+        code, out, err = called[_call(*arguments)]
+        assert (code, err) == (0, "")
+        spec = manifests.job(*manifests.objects(out))["spec"]
+        assert (spec["parallelism"], spec["completions"]) == (pods, pods)
+        pod = spec["template"]["spec"]
+        assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "2x4"
+        assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": chips}
 
 
 @pytest.mark.parametrize(("name", "selector"), [("h200:8", "nvidia-h200-141gb"), ("gpu:8", None)])

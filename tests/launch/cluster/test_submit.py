@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError
-from launch.cluster.accelerators import Cpus, Gpus, accelerator
+from launch.cluster.accelerators import Cpus, Gpus, accelerator, of_four
 from tests import commands
 from tests.commands import submit
 from tests.faults import runs
@@ -20,6 +20,9 @@ CONFIG = "--config=configs/lidc_mask2ct.py"
     [
         ("v5e-1", "1x1", 1, 1, "v5litepod-1"),
         ("v5e-4", "2x2", 1, 4, "v5litepod-4"),
+        ("v5e-8", "2x4", 1, 8, "v5litepod-8"),
+        ("v6e-8", "2x4", 1, 8, "v6e-8"),
+        ("v4-16", "2x2x2", 2, 4, "v4-16"),
         ("v5e-256", "16x16", 64, 4, "v5litepod-256"),
         ("v6e-64", "8x8", 16, 4, "v6e-64"),
         ("v4-8", "2x2x1", 1, 4, "v4-8"),
@@ -33,6 +36,12 @@ def test_tpu_slices(name, topology, hosts, chips_per_host, accelerator_type):
     assert (found.topology, found.hosts, found.chips_per_host, found.accelerator_type) == (
         topology, hosts, chips_per_host, accelerator_type,
     )  # fmt: skip
+
+
+def test_slices_on_hosts_of_four_chips():
+    for name, hosts, per_host in (("v5e-8", 2, 4), ("v5e-4", 1, 4), ("v5e-1", 1, 1)):
+        found = of_four(accelerator(name))
+        assert (found.hosts, found.chips_per_host) == (hosts, per_host)
 
 
 def test_gpus_and_cpus():
@@ -106,6 +115,15 @@ REFUSED = {
         "--config.fsdp=8",
     ): "config.fsdp=8: with a workdir in a store each host needs all parameters: use at most its 4",
     (*GPU, "--workdir=a", "--profile_steps=9:5"): "--profile_steps=9:5: use two steps from 1 on",
+    (*GPU, "--workdir=a\ntouch b"): r"--workdir=a\ntouch b: no flag takes control characters",
+    (*GPU, "--workdir=a", "--name=\x1b[2J"): r"--name=\x1b[2J: no flag takes control",
+    (*GPU, "--workdir=a", "--config.data.data_dir=d\rd"): r"--config.data.data_dir=d\rd: no flag",
+    (*GPU, "--workdir=a", "b\x7f"): r'"b\x7f": no flag takes control characters',
+    (*GPU, "--workdir=/a\udcff"): r"--workdir=/a\xff: no flag takes control characters",
+    (*GPU, "--workdir=a", "--partition=-p"): "--partition=-p is not of the form that it needs: gpu",
+    (*GPU, "--workdir=a", "--mem=4 G"): "--mem=4 G is not of the form that it needs: 400G",
+    (*GPU, "--workdir=a", "--time=1-0 #"): "--time=1-0 # is not of the form that it needs: 1-00",
+    (*GPU, "--workdir=/a\\b"): "Slurm writes no log into a folder with a back",
     (*GPU, "--workdir=a", "--container=apptainer"): "--container=apptainer runs --image",
     (*GPU, "--workdir=/a,b", "--image=a.sif"): 'a,b: a container mounts no folder with ","',
     (*GPU, "--workdir=/a:b", "--image=a.sif"): 'a:b: a container mounts no folder with ","',

@@ -278,6 +278,7 @@ def _commit(folder, text):
     return done.stdout.strip()
 
 
+SIX = "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254"  # of the wheel of 1.16.0
 PROJECT = """
 [project]
 name = "stand-in"
@@ -285,6 +286,8 @@ version = "1"
 optional-dependencies = { tpu = ["six"], storage = [], wandb = [], mlflow = [] }
 [tool.setuptools]
 packages = ["launch"]
+[build-system]
+requires = ["setuptools>=77"]
 """
 
 
@@ -296,7 +299,8 @@ def test_a_worker_gets_the_project_and_trains(tmp_path, gcloud, monkeypatch):
     (origin / "launch").mkdir(parents=True)
     subprocess.run(["git", "init", "--quiet", origin], check=True)
     (origin / "pyproject.toml").write_text(PROJECT)
-    (origin / "constraints.txt").write_text("six==1.16.0\n")
+    shutil.copy(ROOT / "installers.txt", origin)
+    (origin / "constraints-hashed.txt").write_text(f"six==1.16.0 --hash=sha256:{SIX}\n")
     (origin / "launch/__init__.py").touch()
     imports = "import six; assert six.__version__ == '1.16.0'\n"
     revision = _commit(origin, imports + TRAIN.format(codes=str(codes), starts=str(starts)))

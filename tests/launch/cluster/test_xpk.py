@@ -16,7 +16,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from launch.cluster.accelerators import accelerator
+from launch.cluster.accelerators import accelerator, of_four
 from tests import commands
 from tests.faults import runs
 from tests.launch.cluster import manifests
@@ -70,7 +70,9 @@ def test_it_asks_for_the_slice_that_our_file_asks_for(xpk, tmp_path, name):
         "gke/xpk.sh", name, restarts=7, namespace="ml", priority="high", **PLACE
     )
     theirs = _workload(xpk, script, tmp_path)
-    (ours,) = manifests.objects(manifests.render("gke/jobset_tpu.yaml", name, restarts=7))
+    (ours,) = manifests.objects(
+        manifests.render("gke/jobset_tpu.yaml", name, restarts=7, as_xpk=True)
+    )
     jsonschema.validate(
         theirs | {"metadata": ours["metadata"]},  # the schema allows no empty values
         manifests.JOBSET,
@@ -105,7 +107,7 @@ def test_slices_are_those_that_xpk_knows(xpk):
         name = theirs.replace("v5litepod", "v5e")
         if kind == "v5p" and int(size) > 12288:  # more than a slice may have
             continue
-        ours = accelerator(name)
+        ours = of_four(accelerator(name))
         assert ours.accelerator_type == theirs
         assert (ours.hosts, ours.chips_per_host, ours.node_selector) == (hosts, chips, selector)
         if ours.topology != topology:
@@ -122,14 +124,15 @@ def test_its_container_passes_signals_and_exit_codes_on(xpk, sample_data_dir, tm
     """Runs its container's command here: SIGTERM saves, and the exit code is 42."""
     workdir = tmp_path / "run"
     training = commands.tiny_training(workdir, sample_data_dir, epochs=60, **SMALL)
-    arguments = [*training, "--config.note='$HOME"]
+    arguments = [*training, "--config.note='$HOME $(JAX_PLATFORMS)"]
     text = manifests.render("gke/xpk.sh", "v5e-8", arguments=arguments, **PLACE)
     item = _workload(xpk, text, tmp_path)
     (container,) = manifests.job(item)["spec"]["template"]["spec"]["containers"]
     line = next(line for line in container["command"][-1].splitlines() if "launch.train" in line)
     quoted = line.strip().removeprefix("(").partition(") & PID=")[0]
-    assert shlex.split(quoted) == ["exec", "python", "-m", "launch.train", *arguments]
-    script = container["command"][-1].replace(shlex.quote(arguments[-1]), "")
+    words = [manifests.expanded(word) for word in shlex.split(quoted)]
+    assert words == ["exec", "python", "-m", "launch.train", *arguments]
+    script = container["command"][-1].replace(shlex.quote(arguments[-1].replace("$", "$$")), "")
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(commands.ROOT),

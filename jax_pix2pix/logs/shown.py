@@ -1,0 +1,61 @@
+"""Text from elsewhere as it is shown, on one line and without effects on what shows it.
+
+Names of patients and files, labels, titles and values of configs may hold escape sequences, which
+command a terminal, newlines, which pass for lines of ours, marks that turn the direction of
+writing, and bytes that are no UTF-8, which Python keeps as surrogates and no file takes.
+"""
+
+import re
+
+# Control characters, marks of direction, separators of lines, surrogates.
+_HIDDEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_IN_A_LINE = re.compile(rf"[\t\n{_HIDDEN}]")
+_IN_LINES = re.compile(rf"[{_HIDDEN}]")
+_SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
+
+
+def shown(text):
+    r"""The text with characters that act instead of being seen as escapes, \x1b for instance.
+
+    A byte that is no UTF-8 is shown as that byte, \xff for instance. Other text stays as it is.
+    """
+    return _IN_A_LINE.sub(_escape, str(text))
+
+
+def shown_lines(text):
+    """Text of several lines as `shown` shows each; tabs stay."""
+    return _IN_LINES.sub(_escape, text)
+
+
+def is_plain(text):
+    """Whether the text is shown as it is."""
+    return not _IN_A_LINE.search(text)
+
+
+def code(text):
+    """The text as code within a line of Markdown."""
+    text = shown(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+class ShownStream:
+    r"""A text stream that shows all that is written to it. A progress bar's \r passes."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text):
+        return self._stream.write("\r".join(map(shown_lines, text.split("\r"))))
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+
+def _escape(match):
+    character = match[0]
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # a byte, as `surrogateescape` keeps it
+        number -= 0xDC00
+    return _SHORT.get(character) or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
