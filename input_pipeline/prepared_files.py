@@ -6,7 +6,6 @@ they name, so a folder from elsewhere could run code. Here they are only data, a
 """
 
 import csv
-import io
 import itertools
 import json
 import math
@@ -19,6 +18,7 @@ import numpy as np
 from jax_pix2pix import safe_files
 from jax_pix2pix.config_fields import SIDE
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.tables import records
 
 SPLITS = "dataset_info.json"
 MAX_BYTES = 2**20  # of a description; a shard has some 10 bytes there
@@ -93,8 +93,7 @@ def read_table(path, length):
     """
 
     def rows(text):
-        lines = csv.DictReader(io.StringIO(text, newline=""))
-        found = [_example(row) for row in itertools.islice(lines, length + 1)]
+        found = [_example(row) for row in itertools.islice(records(text), length + 1)]
         if len(found) != length:
             more = "more than " if len(found) > length else ""
             raise ValueError(f"it has {more}{min(len(found), length)} rows, its shard {length}")

@@ -19,6 +19,7 @@ from input_pipeline.prepared import examples
 from input_pipeline.shards import Shard
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.shown import shown
 
 ON_ERROR = ("raise", "skip")
 _logger = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ class Records:
 def _report(text):
     if text not in _reported:
         _reported.add(text)
-        tqdm.write(f"warning: {text}", file=sys.stderr)  # above a progress bar
+        tqdm.write(f"warning: {shown(text)}", file=sys.stderr)  # above a progress bar
         _logger.warning("%s", text)  # to the log of a process that trains
 
 

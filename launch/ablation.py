@@ -25,6 +25,7 @@ from jax_pix2pix.logs.metrics_log import read_metrics
 from jax_pix2pix.logs.redaction import redacted
 from jax_pix2pix.runs import storage
 from jax_pix2pix.runs.workdir_files import check_files, last_scale, scale_directory
+from jax_pix2pix.shown import code
 from jax_pix2pix.tasks.kinds import has_scales
 from jax_pix2pix.train import train
 from launch.process import command, distributed, train_flags  # noqa: F401
@@ -211,7 +212,7 @@ def markdown(config, results, rows, arguments):
     lines = [
         f"# Ablation of the losses, CT-GAN in {config.pyramid.dimensions}D",
         "",
-        f"`python -m launch.ablation {arguments}`",
+        code(f"python -m launch.ablation {arguments}"),
         "",
         f"{results['training_volumes']} training volume(s), finest scale {size} voxels, {steps} "
         f"iterations a row, {results['samples']} samples. Seconds are of the steps alone, on "

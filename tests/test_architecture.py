@@ -19,8 +19,8 @@ MAY_IMPORT = {
 # Inside the library: which part may import which.
 LIBRARY = {
     "models": {"models", "errors"},
-    "metrics": {"metrics", "errors", "intensity"},
-    "imaging": {"imaging", "errors", "safe_files"},
+    "metrics": {"metrics", "errors", "intensity", "shown"},
+    "imaging": {"imaging", "errors", "safe_files", "shown"},
     "adversarial": {"accumulation", "tasks"},
     "tasks": {"tasks", "errors", "imaging", "metrics", "models"},
     "losses": {
@@ -32,7 +32,7 @@ LIBRARY = {
     },
     "inference": {
         "inference", "adversarial", "errors", "imaging", "intensity", "logs", "metrics", "models",
-        "runs", "safe_files", "tasks",
+        "runs", "safe_files", "shown", "tasks",
     },
 }  # fmt: skip
 # The core of training: step, loop, models, losses, pipeline, and one system with its config.

@@ -33,11 +33,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline.preparation.shards import Writer, write_table
+from input_pipeline.preparation.shards import Writer
 from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.workdir_files import RECORD
+from jax_pix2pix.tables import csv_text
 
 import tensorflow_datasets as tfds  # isort: skip  after shards, which keep it off the GPU
 
@@ -298,12 +299,12 @@ def _cut(items):
 
 def _write_manifest(path, splits, names):
     """Writes which patient is in which split, a row per group."""
-    rows: list[list] = [["split", "patient", "file_name", "examples"]]
+    rows = []
     for split, items in splits.items():
         for group in _groups(items):
             patient, file_name = group[0].patient, group[0].file_name
             rows.append([split, names.patient(patient), names.file(patient, file_name), len(group)])
-    write_table(path, rows)
+    safe_files.write(path, csv_text(["split", "patient", "file_name", "examples"], rows))
 
 
 def _summary(source, found, options, names):

@@ -1,7 +1,5 @@
 """Writes the shards of prepared data, and the tables beside them."""
 
-import csv
-import io
 import os
 
 import numpy as np
@@ -9,6 +7,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix import safe_files
+from jax_pix2pix.tables import csv_text
 
 import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
 
@@ -24,7 +23,7 @@ class Writer(tfds.core.ExampleWriter):
         if path.exists():
             return
         part = path.with_name(f"part.{path.name}")
-        rows = [["patient", "slice_index", "class", "file_name", "spacing_mm"]]
+        rows = []
         try:
             writer = ArrayRecordWriter(os.fspath(part), "group_size:1,uncompressed")
             for _, serialized in examples:
@@ -34,15 +33,9 @@ class Writer(tfds.core.ExampleWriter):
             writer.close()
         except RuntimeError as error:  # from ArrayRecord, if the disk is full for instance
             raise OSError(f"{path.parent} cannot be written to: {error}") from error
-        write_table(path.with_name(f"{path.name}.csv"), rows)
+        columns = ["patient", "slice_index", "class", "file_name", "spacing_mm"]
+        safe_files.write(path.with_name(f"{path.name}.csv"), csv_text(columns, rows))
         part.rename(path)
-
-
-def write_table(path, rows):
-    """Writes rows, the first of which has the columns' names, as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    safe_files.write(path, text.getvalue())
 
 
 def _row(feature):

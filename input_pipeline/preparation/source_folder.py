@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.volume_file import voxel_file
+from jax_pix2pix.shown import check_name
 
 THUMBNAILS = "Thumbs.db"  # hidden by Windows; published data sets hold some
 
@@ -42,12 +43,14 @@ class SourceFolder:
             entry: os.DirEntry of `entries`, or Path of a file that lies within the root.
 
         Raises:
-            DataError: it is empty, not a file, or a link to outside of the source.
+            DataError: it is empty, not a file, or a link to outside of the source, or its name
+                could not be shown or written as it is.
         """
         path = os.fspath(entry)
         if isinstance(entry, Path):  # `entries` has checked the others
             self._check_inside(entry)
         name = os.path.relpath(path, self.root)
+        check_name(path)
         if not entry.is_file():
             raise DataError(f"{path} is not a file: move it away")
         stat = entry.stat()

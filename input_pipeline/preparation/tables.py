@@ -7,6 +7,7 @@ import re
 
 from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.shown import is_plain
 
 MAX_BYTES = 2**26
 MAX_ROWS = 10**6
@@ -52,6 +53,10 @@ def _rows(path, file, columns, first_line, optional):
     rows = []
     for number, values in lines:
         row = {name: values[at] if at < len(values) else "" for name, at in places.items()}
+        if acting := [column for column in row if not is_plain(row[column])]:
+            raise DataError(
+                f"{path} has control characters in column {acting[0]}, line {number}: remove them"
+            )
         if empty := [column for column in columns if not row[column]]:
             raise DataError(f"{path} has no {empty[0]} in line {number}: add it")
         rows.append(row)

@@ -10,6 +10,7 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.mask_pairs import VOLUMES, find_pairs, read_pair
 from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
+from jax_pix2pix.shown import shown
 
 
 class Region(NamedTuple):
@@ -140,7 +141,7 @@ def table(results):
     lines = []
     for region, part in results["results"].items():
         overall = part["overall"]
-        lines.append(f"{region:24}" + "".join(f"{metric:>13}" for metric in overall))
+        lines.append(f"{shown(region):24}" + "".join(f"{metric:>13}" for metric in overall))
         for case, scores in part["by_case"].items():
             lines.append(_row(f"  {case}", [scores[metric] for metric in overall]))
         lines.append(_row("mean", [summary["mean"] for summary in overall.values()]))
@@ -154,4 +155,4 @@ def table(results):
 
 def _row(label, values):
     cells = [f"{'-':>13}" if value is None else f"{value:13.4f}" for value in values]
-    return f"{label:24}" + "".join(cells)
+    return f"{shown(label):24}" + "".join(cells)

@@ -3,6 +3,7 @@
 from jax_pix2pix.evaluation import report
 from jax_pix2pix.evaluation import slices as evaluation
 from jax_pix2pix.imaging.pictures import grid
+from jax_pix2pix.shown import shown
 
 
 def evaluate(run, dataset, split, progress=None):
@@ -50,5 +51,5 @@ def _table(results):
         }
         for label, values in rows.items():
             cells = "".join(f"{values[metric]:12.4f}" for metric in metrics)
-            lines.append(f"{label:24}{cells}{values['images']:8}")
+            lines.append(f"{shown(label):24}{cells}{values['images']:8}")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.safe_io import read_grey_png
 from jax_pix2pix.imaging.volume_file import read_labels
+from jax_pix2pix.shown import check_name
 
 VOLUMES, IMAGES = "NIfTI volumes", "PNG images"
 _NAME = re.compile(
@@ -33,7 +34,7 @@ def find_pairs(predictions, references):
 
     Raises:
         DataError: a folder does not exist, or holds no masks or two of one case; the masks are of
-            two kinds; or one has no partner.
+            two kinds; one has no partner, or a name that could not be shown as it is.
     """
     kinds, found = set(), []
     for folder in (predictions, references):
@@ -98,6 +99,8 @@ def _names(folder):
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror}): give a folder") from error
     found = [(name, match) for name in names if (match := _NAME.fullmatch(name))]
+    for name, _ in found:
+        check_name(os.path.join(folder, name))
     if not found:
         raise DataError(f"{folder} holds no .nii, .nii.gz or .png masks")
     return found

@@ -1,13 +1,13 @@
 """Writes the files of an evaluation: JSON of all values, and for synthetic CT one HTML page."""
 
 import base64
-import csv
-import io
 import json
 from pathlib import Path
 from typing import NamedTuple
 
 from jax_pix2pix import safe_files
+from jax_pix2pix.shown import shown
+from jax_pix2pix.tables import csv_text
 
 UNITS = {"mae": "HU", "psnr": "dB", "hd95_mm": "mm"}  # by the end of a score's name
 DOSE_UNITS = {"gamma": "%", "delta": "% of the prescription"}  # by its beginning
@@ -28,11 +28,7 @@ def write_json(path, results, below=None):
 
 def write_csv(path, columns, rows, below=None):
     """Writes rows, {column: value}, as a table with a first line of column names."""
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, columns)
-    table.writeheader()
-    table.writerows(rows)
-    safe_files.write(path, text.getvalue(), below)
+    safe_files.write(path, csv_text(columns, rows), below)
 
 
 def write_picture(path, picture, below=None):
@@ -81,6 +77,7 @@ def page(title, facts, summaries, patients, protocols, baselines):
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names of patients are file names
+        finalize=lambda value: shown(value) if isinstance(value, str) else value,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

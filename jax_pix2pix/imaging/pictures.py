@@ -3,6 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jax_pix2pix.shown import shown
+
 MARGIN, LABEL_HEIGHT = 4, 18
 
 
@@ -24,11 +26,11 @@ def grid(rows, columns, labels=None, side=160):
     picture = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
     for column, heading in enumerate(columns):
-        draw.text((MARGIN + column * (side + MARGIN), 2), heading, fill="black", font=font)
+        draw.text((MARGIN + column * (side + MARGIN), 2), shown(heading), fill="black", font=font)
     for number, row in enumerate(rows):
         top = LABEL_HEIGHT + number * row_height
         if labels:
-            draw.text((MARGIN, top), labels[number], fill="black", font=font)
+            draw.text((MARGIN, top), shown(labels[number]), fill="black", font=font)
             top += LABEL_HEIGHT
         for column, image in enumerate(row):
             tile = Image.fromarray(_bytes(image)).resize((side, side), Image.Resampling.NEAREST)

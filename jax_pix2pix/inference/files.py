@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.shown import check_name
 
 
 def find(source, output, endings):
@@ -21,7 +22,8 @@ def find(source, output, endings):
         (folder, names relative to it, sorted); no names where no file has such an ending.
 
     Raises:
-        DataError: there is nothing at `source`, or `output` is the folder of the files.
+        DataError: there is nothing at `source`, `output` is the folder of the files, or a name
+            could not be shown or written as it is.
     """
     if not os.path.exists(source):
         raise DataError(f"{source} does not exist: give a file or a folder")
@@ -31,7 +33,10 @@ def find(source, output, endings):
     else:
         folder, names = source, sorted(_below(source, output))
     check_apart(folder, output)
-    return folder, [name for name in names if name.lower().endswith(endings)]
+    names = [name for name in names if name.lower().endswith(endings)]
+    for name in names:
+        check_name(os.path.join(folder, name))
+    return folder, names
 
 
 def check_apart(folder, output):

@@ -12,6 +12,7 @@ from jax_pix2pix.imaging.formats.dicom_elements import is_dicom
 from jax_pix2pix.imaging.safe_io import PICTURES
 from jax_pix2pix.imaging.xrays import JSRT
 from jax_pix2pix.inference.files import check_apart, check_distinct, find, results
+from jax_pix2pix.shown import check_name
 
 MASKS = {"mask", "ManualMask"}  # folders of X-rays' masks in the layouts that preparation reads
 CTS = {"B", "trainB", "valB", "testB"}  # folders of CT pictures in these layouts
@@ -62,7 +63,8 @@ def label_masks(source, output):
     beside the masks, with `_slice_` in their names as for preparation, are left out.
 
     Raises:
-        DataError: there are no masks, or the results would lie among them.
+        DataError: there are no masks, the results would lie among them, or a name could not be
+            shown or written as it is.
     """
     folder, names = _label_masks(source)
     check_apart(folder, output)
@@ -164,6 +166,8 @@ def _label_masks(source):
     )
     for ending in (".npy", ".png"):
         if found := [n for n in files if n.lower().endswith(ending) and "_slice_" not in n]:
+            for name in found:
+                check_name(os.path.join(source, name))
             return source, found
     raise DataError(f"{source}: holds no .npy and no .png masks")
 

@@ -20,6 +20,7 @@ from jax_pix2pix.logs.metrics_log import (
     read_metrics,
 )
 from jax_pix2pix.logs.writers import TensorBoard
+from jax_pix2pix.shown import shown
 
 
 class Logbook:
@@ -84,7 +85,7 @@ class Logbook:
             for writer in self._writers:
                 writer.config(config)
         self._bar = tqdm.tqdm(
-            desc=title,
+            desc=title and shown(title),
             total=total_steps,
             initial=start_step,
             unit="step",
@@ -125,7 +126,7 @@ class Logbook:
 
     def epoch(self, epoch, values):
         """Writes a line of training_log.txt."""
-        values = "  ".join(f"{key} {value:.4f}" for key, value in values.items())
+        values = "  ".join(f"{shown(key)} {value:.4f}" for key, value in values.items())
         self._text.write(f"epoch {epoch}  {values}\n")
         self._text.flush()
 

@@ -8,8 +8,7 @@ import sys
 import warnings
 
 from jax_pix2pix.logs.redaction import redacted
-
-from jax_pix2pix.logs.shown import shown, shown_lines
+from jax_pix2pix.shown import shown, shown_lines
 
 
 class _Terminal(logging.Handler):

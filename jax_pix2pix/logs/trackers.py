@@ -20,9 +20,10 @@ from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.logs.metrics_log import points
 from jax_pix2pix.logs.redaction import redacted
 from jax_pix2pix.logs.writers import CLOSE_SECONDS, InBackground
+from jax_pix2pix.shown import shown
 
 PARAMS_PER_CALL = 100  # MLflow's limits
-PARAM_CHARACTERS = 6000
+PARAM_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS = 6000, 5000, 250
 
 
 def check_installed(wandb_project, mlflow_uri):
@@ -146,7 +147,7 @@ def _identity(given, workdir):
     name, scale = path.rpartition("/")[2], Path(workdir).name
     if re.fullmatch(r"scale_\d+", scale) and scale != name:
         name, path = f"{name}/{scale}", f"{path}/{scale}"
-    return name, {"workdir": path, "revision": environment()["revision"]}
+    return shown(name), {"workdir": shown(path), "revision": environment()["revision"]}
 
 
 class Wandb:
@@ -232,7 +233,7 @@ class Mlflow:
             record.write(run_id=run.info.run_id)
         self._run_id = record.fields["run_id"]
         for name, value in identity[1].items():
-            self._client.set_tag(self._run_id, name, value)
+            self._client.set_tag(self._run_id, name, str(value)[:TAG_CHARACTERS])
         data = self._client.get_run(self._run_id).data
         self._params = set(data.params)
         self._last = {
@@ -246,7 +247,7 @@ class Mlflow:
         """Sends only values that are not there yet: MLflow keeps the first value of each."""
         new = [
             self._entities.Param(name, str(value)[:PARAM_CHARACTERS])
-            for name, value in values.items()
+            for name, value in _mlflow_keys(values).items()
             if name not in self._params
         ]
         for first in range(0, len(new), PARAMS_PER_CALL):
@@ -255,10 +256,11 @@ class Mlflow:
 
     def scalars(self, step, split, values):
         now = int(time.time() * 1000)  # in ms, as MLflow expects
+        values = _mlflow_keys({f"{split}/{key}": value for key, value in values.items()})
         new = [
-            self._entities.Metric(f"{split}/{key}", value, now, step)
+            self._entities.Metric(key, value, now, step)
             for key, value in values.items()
-            if step > self._last.get(f"{split}/{key}", -1)
+            if step > self._last.get(key, -1)
         ]
         if new:
             self._client.log_batch(self._run_id, metrics=new)
@@ -269,6 +271,16 @@ class Mlflow:
 
     def close(self, finished):
         self._client.set_terminated(self._run_id, "FINISHED" if finished else "KILLED")
+
+
+def _mlflow_keys(values):
+    """The values by names that MLflow takes: a store in a folder makes paths of them."""
+    keys = {}
+    for name, value in values.items():
+        parts = re.sub(r"[^\w./ :-]", "_", name, flags=re.ASCII).split("/")
+        key = "/".join(part for part in parts if part.strip("."))
+        keys[key[:KEY_CHARACTERS]] = value
+    return keys
 
 
 def _mlflow_client(uri):

@@ -15,6 +15,7 @@ import tqdm
 
 from jax_pix2pix.logs.process_log import logger
 from jax_pix2pix.logs.redaction import redacted
+from jax_pix2pix.shown import shown
 
 WAITING = 10_000  # calls that a writer in a thread may be behind
 CLOSE_SECONDS = 60.0  # that the end of a run waits for a writer
@@ -58,7 +59,7 @@ class TensorBoard:
         )
 
     def config(self, values):
-        lines = "\n".join(f"    {name} = {value!r}" for name, value in values.items())
+        lines = "\n".join(f"    {shown(name)} = {value!r}" for name, value in values.items())
         self._board.add_text("config", lines, self._start_step)
 
     def scalars(self, step, split, values):
@@ -138,6 +139,6 @@ class InBackground:
         if self._failed.is_set():
             return
         self._failed.set()
-        text = f"{self._name} gets nothing more of this run ({reason}); training goes on"
+        text = f"{self._name} gets nothing more of this run ({shown(reason)}); training goes on"
         logger.warning(text)
         tqdm.tqdm.write(f"warning: {text}", file=sys.stderr)  # above a progress bar

@@ -6,6 +6,7 @@ from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
 from jax_pix2pix.metrics.bootstrap import bootstrap_interval
 from jax_pix2pix.metrics.overlap import overlap_counts, overlap_scores
 from jax_pix2pix.metrics.surface_distance import surface_distances
+from jax_pix2pix.shown import shown
 
 PROTOCOLS = overlap.PROTOCOLS | surface_distance.PROTOCOLS | {"interval_95": bootstrap.PROTOCOL}
 
@@ -72,10 +73,10 @@ def table_of(title, rows):
     `by_score` makes rows of metrics that do not fit side by side.
     """
     metrics = list(dict.fromkeys(metric for summary in rows.values() for metric in summary))
-    lines = [f"{title:28}" + "".join(f"{metric:>24}" for metric in metrics)]
+    lines = [f"{shown(title):28}" + "".join(f"{metric:>24}" for metric in metrics)]
     for name, summary in rows.items():
         cells = [_cell(summary[metric]) if metric in summary else "" for metric in metrics]
-        lines.append(f"{name:28}" + "".join(f"{cell:>24}" for cell in cells))
+        lines.append(f"{shown(name):28}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join(lines)
 
 

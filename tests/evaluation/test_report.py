@@ -1,6 +1,7 @@
 """The report's page and its pictures."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -36,6 +37,16 @@ def pixels(png):
 def test_names_of_patients_are_text_not_markup():
     text = page(name="<script>alert(1)</script>")
     assert "<script>" not in text and "&lt;script&gt;" in text and "g &lt; 1" in text
+
+
+def test_a_page_that_holds_what_acts_is_written_and_loads_nothing():
+    text = page(name="\"' onload=alert(1) \x1b\udcff\u202e")
+    text.encode()
+    assert r"of &#34;&#39; onload=alert(1) \x1b\xff\u202e" in text
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert f'http-equiv="Content-Security-Policy" content="{policy}' in text
+    used = set(re.findall(r' (?:src|href|on\w+)="?(\w+:)', text))
+    assert used == {"data:"} and "<script" not in text
 
 
 def test_table_has_means_intervals_and_units():

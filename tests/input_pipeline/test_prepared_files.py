@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from input_pipeline import pipeline, prepared, prepared_files
 from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.tables import csv_text
 from tests import peak_memory
 from tests.input_pipeline.conftest import OPTIONS, data_config, write_slice
 
@@ -52,6 +53,15 @@ def change(data, name, edit):
     path = prepared.ensure_prepared(data) / name
     content = json.loads(path.read_text())
     path.write_text(json.dumps(edit(content) or content))
+
+
+def test_names_of_a_shards_table_come_back_as_they_were(tmp_path):
+    columns = ["patient", "slice_index", "class", "file_name", "spacing_mm"]
+    rows = [["=1+1", -3, "", "-a/@b.nii", "1.0 0.5 0.5"], ["'=c", 0, "+d", "Müller", "1 1 1"]]
+    (tmp_path / "shard.csv").write_text(csv_text(columns, rows))
+    first, second = prepared_files.read_table(tmp_path / "shard.csv")
+    assert first == ("=1+1", -3, "", "-a/@b.nii", (1.0, 0.5, 0.5))
+    assert second[:4] == ("'=c", 0, "+d", "Müller")
 
 
 def test_shapes_types_and_shards_are_those_that_tfds_finds(data):

@@ -139,6 +139,41 @@ def test_runs_have_the_names_that_their_users_gave(tmp_path, folder, name, url):
     assert name in {x.run.display_name for x in wandb_files.records(path) if x.HasField("run")}
 
 
+def test_mlflow_takes_names_and_values_of_any_kind(tmp_path):
+    store, workdir = tmp_path / "mlruns", tmp_path / "run"
+    workdir.mkdir()
+    history = {"kept": [], "last": {}}
+    identity = "a", {"workdir": "x" * 9000}
+    tracker = trackers.Mlflow(str(store), "odd", str(workdir), history, identity)
+    tracker.config({"../a\nb": "c\nd", "/e": 1, "k" * 300: 2})
+    tracker.scalars(1, "train", {"../loss\x1b/G": 0.5})
+    tracker.close(True)
+    _, run, histories = mlflow_store.read(store, "odd")
+    assert run.data.params == {"a_b": "c\nd", "e": "1", "k" * 250: "2"}
+    assert histories == {"train/loss_/G": [(1, 0.5)]}
+    assert len(run.data.tags["workdir"]) == 5000
+
+
+def test_runs_have_names_without_what_acts(tmp_path):
+    name, fields = trackers._identity("s3://bucket/a\x1b[2J\u202e", str(tmp_path))
+    assert (name, fields["workdir"]) == (r"a\x1b[2J\u202e", r"s3://bucket/a\x1b[2J\u202e")
+
+
+def test_tensorboard_takes_names_of_any_kind(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = writers.TensorBoard(str(tmp_path), 0)
+    board.config({"a\n# b <script>": "c\n# d <script>"})
+    board.scalars(1, "train", {"loss\n\x1b[2J": 0.5})
+    board.close(True)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (tag,) = events.Tags()["scalars"]
+    assert tag.isprintable()
+    (text,) = events.Tensors("config/text_summary")
+    (shown,) = text.tensor_proto.string_val
+    assert shown.decode() == r"    a\n# b <script> = 'c\n# d <script>'"  # a block of code
+
+
 def test_a_run_in_a_folder_has_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for given, workdir, name in (

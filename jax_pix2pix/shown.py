@@ -7,6 +7,8 @@ writing, and bytes that are no UTF-8, which Python keeps as surrogates and no fi
 
 import re
 
+from jax_pix2pix.errors import DataError
+
 # Control characters, marks of direction, separators of lines, surrogates.
 _HIDDEN = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _IN_A_LINE = re.compile(rf"[\t\n{_HIDDEN}]")
@@ -30,6 +32,15 @@ def shown_lines(text):
 def is_plain(text):
     """Whether the text is shown as it is."""
     return not _IN_A_LINE.search(text)
+
+
+def check_name(path):
+    """Raises DataError if a path could not be shown or written as it is."""
+    if not is_plain(path):
+        raise DataError(
+            f"{shown(path)}: a name with control characters, marks of direction or bytes that are "
+            "no UTF-8, shown here as \\x.. or \\u....: rename it"
+        )
 
 
 def code(text):
