@@ -17,7 +17,7 @@ if [[ ! -e installed ]]; then
   python3 -m pip install --quiet --upgrade --target=uv --no-deps --require-hashes -r code/installers.txt
   uv/bin/uv venv --quiet --python=3.11 venv
   (cd code && ../uv/bin/uv pip install --quiet --python=../venv --compile-bytecode \
-    -c constraints-hashed.txt --build-constraints=installers.txt -e '.[tpu,storage,wandb,mlflow]')
+    -c constraints-hashed.txt -c installers.txt --build-constraints=installers.txt -e '.[tpu,storage,wandb,mlflow]')
   touch installed
 fi
 
