@@ -261,6 +261,8 @@ def test_tools_pass_on_names_and_commands(gcloud):
     assert [zone, project] == WHERE
     ((*_, command, _, _),) = gcloud(_tool("logs.sh"), "lungs", *WHERE)
     assert command == "--command=hostname; tail --lines=20 /opt/lungs/log.txt"
+    ((*_, command),) = gcloud(_tool("logs.sh"), "a; rm -r b")
+    assert command == r"--command=hostname; tail --lines=20 /opt/a\;\ rm\ -r\ b/log.txt"
 
 
 def test_what_a_worker_needs_has_to_be_given():

@@ -28,8 +28,8 @@ REFUSED = {
 }
 
 
-def _ended(*arguments):
-    process = python("-c", PROGRAM, *arguments, variables={"PYTHONIOENCODING": "utf-8"})
+def _ended(*arguments, encoding="utf-8"):
+    process = python("-c", PROGRAM, *arguments, variables={"PYTHONIOENCODING": encoding})
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
@@ -51,3 +51,8 @@ def test_what_is_printed_acts_on_no_terminal():
     # The pipe is read as text, in which a return is the end of a line.
     assert (code, out) == (1, "case a\\x1b[2J\\xff Müller\n")
     assert err == "\n 5%|\n" + "error: a\\x1b[2J\\u202eb\\xff is damaged\n"
+
+
+def test_what_a_terminal_lacks_is_shown_too():
+    _, out, _ = _ended(encoding="ascii")
+    assert out == "case a\\x1b[2J\\xff M\\xfcller\n"
