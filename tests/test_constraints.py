@@ -45,7 +45,7 @@ def test_what_builds_the_project_has_a_hash():
 def test_no_installer_on_other_machines_goes_without_hashes():
     files = [
         path
-        for path in [*(ROOT / "launch/cluster").rglob("*.*"), ROOT / ".ci/run"]
+        for path in (ROOT / "launch/cluster").rglob("*.*")
         if path.suffix not in (".md", ".py", ".pyc")
     ]
     found = 0
@@ -57,7 +57,7 @@ def test_no_installer_on_other_machines_goes_without_hashes():
                 found += 1
                 known = "--require-hashes", "-c constraints-hashed.txt", "--no-build-isolation"
                 assert any(option in line for option in known), (path, line)
-    assert found > 8
+    assert found >= 10
 
 
 PACKAGE = {"name": "a", "version": "1", "vulns": []}
