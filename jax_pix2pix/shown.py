@@ -52,13 +52,18 @@ def code(text):
 
 
 class ShownStream:
-    r"""A text stream that shows all that is written to it. A progress bar's \r passes."""
+    r"""A text stream that shows all that is written to it, also what its encoding lacks.
+
+    A progress bar's \r passes.
+    """
 
     def __init__(self, stream):
         self._stream = stream
 
     def write(self, text):
-        return self._stream.write("\r".join(map(shown_lines, text.split("\r"))))
+        text = "\r".join(map(shown_lines, text.split("\r")))
+        encoding = self._stream.encoding or "utf-8"
+        return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def __getattr__(self, name):
         return getattr(self._stream, name)

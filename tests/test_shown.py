@@ -97,7 +97,9 @@ def test_a_file_that_cannot_be_named_is_refused_by_its_name(tmp_path, reader, na
     assert str(caught.value).isascii()
 
 
-def test_a_table_of_users_holds_no_control_characters(tmp_path):
-    (tmp_path / "patients.csv").write_text('seriesuid,patient\n1,a\n2,"b\nc"\n')
+@pytest.mark.parametrize("text", ["b\nc", "b\0", "b\x1b[2J", "b\u202e"])
+def test_a_table_of_users_holds_no_control_characters(tmp_path, text):
+    table = tmp_path / "patients.csv"
+    table.write_text(f'seriesuid,patient\n1,a\n2,"{text}"\n', encoding="utf-8")
     with pytest.raises(DataError, match="has control characters in column patient, line 3: remove"):
-        read_table(tmp_path / "patients.csv", ("seriesuid", "patient"), "x")
+        read_table(table, ("seriesuid", "patient"), "x")

@@ -85,8 +85,6 @@ def run(main, positional=False):
             print(redacted(traceback.format_exc()), end="", file=sys.stderr)
             _end(1)
 
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # of a terminal without Unicode
     sys.stdout, sys.stderr = ShownStream(sys.stdout), ShownStream(sys.stderr)
     gc_tuning.leave_imports_alone()
     app.run(quiet, flags_parser=_parse_flags)
