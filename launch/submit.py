@@ -282,13 +282,14 @@ def _nodes(device):
     config = train_flags.CONFIG.value
     for field, fits in (
         (
-            f"data.batch_size={config.data.batch_size}, in {config.accumulate} parts,",
+            f"data.batch_size={config.data.batch_size}",
             config.data.batch_size % (devices * config.accumulate) == 0,
         ),
         (f"fsdp={config.fsdp}", devices % config.fsdp == 0),
     ):
         if not fits:
-            raise ConfigError(f"config.{field} does not divide over {devices} devices")
+            parts = f" and config.accumulate={config.accumulate}" if config.accumulate > 1 else ""
+            raise ConfigError(f"config.{field} does not divide over {devices} devices{parts}")
     if storage.is_remote(train_flags.WORKDIR.value) and config.fsdp > devices // nodes:
         raise ConfigError(
             f"config.fsdp={config.fsdp}: with a workdir in a store each host needs all parameters: "

@@ -26,7 +26,7 @@ def test_numbers_stay_numbers(value):
 @pytest.mark.parametrize("text", [*FORMULAS[:-1], "'", "'a", "O'Neil", "Müller", 'a"b,c', ""])
 def test_names_come_back(text):
     rows = [{"name": text, "n": 1}, {"n": None}]
-    assert records(csv_text(["name", "n"], rows)) == [
+    assert list(records(csv_text(["name", "n"], rows))) == [
         {"name": text, "n": "1"},
         {"name": "", "n": ""},
     ]

@@ -29,9 +29,10 @@ def read_tensors(path, shown, wanted=None, limit=MAX_BYTES):
         with safe_files.open_to_read(path) as opened:
             size = os.fstat(opened.fileno()).st_size
             header = int.from_bytes(opened.read(8), "little")
-            for what, found, most in (("", size, limit), (" of a header", header, MAX_HEADER)):
-                if found > most:
-                    raise ConfigError(f"{shown} has {found} bytes{what}, above the limit of {most}")
+            if size > limit:
+                raise ConfigError(f"{shown} has {size} bytes, above the limit of {limit}")
+            if header > MAX_HEADER:
+                raise ValueError(f"its header claims {header} bytes, above the limit")
             own = safe_files.path_of(opened.fileno(), path)
             with safetensors.safe_open(own, framework="numpy") as file:
                 names = [name for name in file.keys() if wanted is None or name in wanted]

@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import re
 import resource
 import struct
 import zlib
@@ -61,7 +60,7 @@ BOMBS = {  # name: (content, what the message says)
     "pixels.png": (png(8192, 8192, zlib.compress(bytes(9))), "hold no 8192 x 8192"),
     "side.png": (png(60_000, 5, b""), "limit of 8192 a side"),
     "scans.jpg": (b"\xff\xd8" + b"\xff\xda\0\2" * 101, "more scans than the limit of 100"),
-    "header.safetensors": (tensors(b"[" * 2**22 + b"]"), "4194305 bytes of a header, above"),
+    "header.safetensors": (tensors(b"[" * 2**22 + b"]"), "header claims 4194305 bytes, above"),
     "columns.csv": (b"a," + b"," * 20_000 + b"\n" + b"1\n" * 10_000, "line 1 above the limit"),
     "line.csv": (b"a\n" + b"1" * 60 * MIB, "line 2 above the limit of 16384 characters"),
     "quote.csv": (b'a\n"' + b"1\n" * 30 * MIB, "cannot be read as a table"),
@@ -240,7 +239,7 @@ def test_safetensors_of_other_kinds(tmp_path):
     path = tmp_path / "a.safetensors"
     header = json.dumps({"a": tensor([4], 0, 16)}).encode()
     path.write_bytes(struct.pack("<Q", 2**63) + header + bytes(16))
-    with pytest.raises(ConfigError, match=re.escape("bytes of a header, above the limit")):
+    with pytest.raises(ConfigError, match=r"cannot be read as safetensors .*above the limit"):
         READ[".safetensors"](path)
 
 

@@ -59,7 +59,7 @@ def test_names_of_a_shards_table_come_back_as_they_were(tmp_path):
     columns = ["patient", "slice_index", "class", "file_name", "spacing_mm"]
     rows = [["=1+1", -3, "", "-a/@b.nii", "1.0 0.5 0.5"], ["'=c", 0, "+d", "Müller", "1 1 1"]]
     (tmp_path / "shard.csv").write_text(csv_text(columns, rows))
-    first, second = prepared_files.read_table(tmp_path / "shard.csv")
+    first, second = prepared_files.read_table(tmp_path / "shard.csv", 2)
     assert first == ("=1+1", -3, "", "-a/@b.nii", (1.0, 0.5, 0.5))
     assert second[:4] == ("'=c", 0, "+d", "Müller")
 

@@ -19,6 +19,7 @@ OTHERS = {
     "bash",
     "enroot",
     "mkdir",
+    "kill",
     "mpirun",
     "pip",
     "python",

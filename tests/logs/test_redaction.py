@@ -47,7 +47,7 @@ SECRET = "https://user:hidden@host/a"
 def test_messages_and_logs_mask(tmp_path, capsys):
     messages.warning("cannot reach %s", SECRET)
     assert capsys.readouterr().err == "warning: cannot reach https://***@host/a\n"
-    handler = process_log._File(tmp_path / "log")
+    handler = process_log._File(tmp_path, tmp_path / "log")
     try:
         raise OSError(SECRET)
     except OSError as error:

@@ -156,7 +156,7 @@ def test_without_torch(tmp_path):
         ("--volume=32,64", "--volume=32,64: use e.g. 32,64,64"),
         ("--batch_sizes=0", "--batch_sizes=0: use e.g. 8,16"),
         ("--config.data.image_size=18", "does not halve 2 times"),
-        ("--config.dtype=float16", 'config.dtype is "float16": use one of'),
+        ("--config.dtype=float16", "config.dtype='float16': use one of"),
         ("--output=/dev/null/x.json", "/dev/null"),
     ],
 )

@@ -356,7 +356,7 @@ def _build(tmp_path, devices=2, real_input=False, **overrides):
     ("options", "message"),
     [
         ({"data.batch_size": 3}, "config.data.batch_size=3 does not divide over 2 devices"),
-        ({"dtype": "float16"}, 'config.dtype is "float16": use one of'),
+        ({"dtype": "float16"}, "config.dtype='float16': use one of"),
         ({"real_input": True, "data.sample": "knee"}, "no embedded sample 'knee'"),
     ],
 )

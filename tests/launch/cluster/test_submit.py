@@ -90,7 +90,7 @@ REFUSED = {
     ("local", "--workdir=a", "--time=10"): "--time: local has no such flag",
     ("local", "--workdir=a", "--accelerator=h100:8"): "local is not for such",
     ("local", "--workdir=a", "--nodes=3"): "batch_size=64 does not divide over 3 devices",
-    ("local", "--workdir=a", "--config.dtype=float16"): 'config.dtype is "float16"',
+    ("local", "--workdir=a", "--config.dtype=float16"): "config.dtype='float16'",
     (
         "local",
         "--workdir=a",
