@@ -15,11 +15,11 @@ from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
 from input_pipeline.datasets.xray_lungs import xray_lungs_dataset_builder as xray_lungs
 from input_pipeline.preparation.pseudonyms import Pseudonyms, TrueNames
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import storage
+from jax_pix2pix.runs.stores import storage
 from jax_pix2pix.runs.workdir_files import RECORD
+from jax_pix2pix.safety import safe_files
 
 import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
 

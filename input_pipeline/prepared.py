@@ -15,10 +15,10 @@ import numpy as np
 
 from input_pipeline import prepared_files
 from input_pipeline.prepare import is_prepared, options_of, prepare, prepared_directory
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import storage
+from jax_pix2pix.runs.stores import storage
+from jax_pix2pix.safety import safe_files
 
 SPLITS = ("train", "validation", "test")
 SAMPLES = Path(__file__).parent / "samples"

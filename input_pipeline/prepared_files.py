@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.config_fields import SIDE
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.tables import records
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.tables import records
 
 SPLITS = "dataset_info.json"
 MAX_BYTES = 2**20  # of a description; a shard has some 10 bytes there

@@ -19,7 +19,7 @@ from input_pipeline.prepared import examples
 from input_pipeline.shards import Shard
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety.shown import shown
 
 ON_ERROR = ("raise", "skip")
 _logger = logging.getLogger(__name__)

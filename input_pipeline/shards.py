@@ -12,7 +12,7 @@ last 64 KiB name the place of the footer, which names the place of each record.
 import contextlib
 import os
 
-from jax_pix2pix import safe_files
+from jax_pix2pix.safety import safe_files
 
 BLOCK, BLOCK_HEADER = 2**16, 24
 HEADER = 40  # bytes of a chunk's header: hash, bytes, hash, type and records, unpacked bytes

@@ -33,7 +33,8 @@ def over_parts(system, batch, key):
     count = system.accumulate
 
     def part(rows, key):
-        return Part(*system.normalise(rows, jax.random.fold_in(key, 0)), key)
+        source, target = system.normalise(rows, jax.random.fold_in(key, 0))
+        return Part(source, target, key)
 
     if count == 1:
         whole = part(batch, key)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jax_pix2pix import device_cache, safe_files
+from jax_pix2pix import device_cache
 from jax_pix2pix.adversarial import create_state, train_step
 from jax_pix2pix.errors import TrainingError, WorkdirError
 from jax_pix2pix.evaluation.slices import output_function, slice_scorer, slices_of
@@ -20,13 +20,14 @@ from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.loss_curve import draw_loss_curve
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.memory import release_freed
-from jax_pix2pix.replicas import Replicas
 from jax_pix2pix.runs.checkpoint import Checkpoints
-from jax_pix2pix.runs.preemption import asked_to_stop
+from jax_pix2pix.runs.processes.preemption import asked_to_stop
+from jax_pix2pix.runs.processes.replicas import Replicas
+from jax_pix2pix.runs.processes.watchdog import Watchdog
 from jax_pix2pix.runs.profile import Profile
-from jax_pix2pix.runs.watchdog import Watchdog
 from jax_pix2pix.runs.workdir import abstract_state, example_batch
 from jax_pix2pix.runs.workdir_files import checkpoint_path
+from jax_pix2pix.safety import safe_files
 from jax_pix2pix.sharding import (
     batch_sharding,
     replicated,

@@ -15,7 +15,7 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation.slices import check_any_counted
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import resize_linear
-from jax_pix2pix.runs.first_process import arrays_of_first_process, on_first_process
+from jax_pix2pix.runs.processes.first_process import arrays_of_first_process, on_first_process
 from jax_pix2pix.runs.workdir import load_state
 from jax_pix2pix.runs.workdir_files import scale_directory
 from jax_pix2pix.sharding import placed

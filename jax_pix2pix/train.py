@@ -6,16 +6,18 @@ import os
 import jax
 import numpy as np
 
-from jax_pix2pix import config_fields, device_cache, pyramid, safe_files, sharding
+from jax_pix2pix import config_fields, device_cache, pyramid, sharding
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.fit import Batches, fit
 from jax_pix2pix.logs import goodput, process_log
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import restarts, same_everywhere, workdir, workdir_files, workdir_lock
-from jax_pix2pix.runs.first_process import on_first_process, refusing_together
-from jax_pix2pix.runs.remote_workdir import as_given
+from jax_pix2pix.runs import restarts, workdir, workdir_files, workdir_lock
+from jax_pix2pix.runs.processes import same_everywhere
+from jax_pix2pix.runs.processes.first_process import on_first_process, refusing_together
+from jax_pix2pix.runs.stores.remote_workdir import as_given
+from jax_pix2pix.safety import safe_files
 from jax_pix2pix.tasks.kinds import has_scales
 
 SAMPLES = 8  # validation examples in a picture, evenly spaced

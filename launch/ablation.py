@@ -15,17 +15,17 @@ import jax
 from absl import flags
 
 from input_pipeline.dataset import Dataset
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError, WorkdirError
 from jax_pix2pix.evaluation.evaluate import evaluate
 from jax_pix2pix.evaluation.pyramid import COUNT
 from jax_pix2pix.evaluation.report import write_csv
 from jax_pix2pix.inference.run import open_run
 from jax_pix2pix.logs.metrics_log import read_metrics
-from jax_pix2pix.logs.redaction import redacted
-from jax_pix2pix.runs import storage
+from jax_pix2pix.runs.stores import storage
 from jax_pix2pix.runs.workdir_files import check_files, last_scale, scale_directory
-from jax_pix2pix.shown import code
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.shown import code
 from jax_pix2pix.tasks.kinds import has_scales
 from jax_pix2pix.train import train
 from launch.process import command, distributed, train_flags  # noqa: F401

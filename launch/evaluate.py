@@ -5,7 +5,8 @@ import os
 from absl import flags
 
 from jax_pix2pix.inference.checks import mask_options
-from jax_pix2pix.runs import remote_workdir, workdir_files
+from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.tasks import kinds
 from launch.process import command, run_data
 

@@ -14,7 +14,7 @@ from absl import flags
 
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.losses import segmenter
-from jax_pix2pix.runs import remote_workdir
+from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.runs.workdir import load_run
 from jax_pix2pix.runs.workdir_files import finest
 from launch.process import command

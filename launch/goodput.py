@@ -10,7 +10,8 @@ from absl import flags
 
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs import goodput
-from jax_pix2pix.runs import remote_workdir, workdir_files
+from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs.stores import remote_workdir
 from launch.process import command
 
 FLAGS = flags.FLAGS

@@ -69,7 +69,8 @@ from absl import flags
 
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.inference import checks
-from jax_pix2pix.runs import remote_workdir, storage, workdir_files
+from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs.stores import remote_workdir, storage
 from jax_pix2pix.tasks.kinds import has_scales
 from launch.process import command, run_data
 

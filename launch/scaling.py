@@ -20,9 +20,9 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import BenchmarkError, ConfigError
 from jax_pix2pix.runs.workdir import example_batch
+from jax_pix2pix.safety import safe_files
 from launch.estimate import chips, roofline
 from launch.estimate.compiled_program import Collective
 from launch.process import command

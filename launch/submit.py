@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.logs import trackers
-from jax_pix2pix.runs import storage
+from jax_pix2pix.runs.stores import storage
 from jax_pix2pix.runs.workdir import build_system
 from launch.cluster.accelerators import EXAMPLES, Cpus, Gpus, TpuSlice, accelerator, of_four
 from launch.cluster.platforms import PLATFORMS, check_form, render

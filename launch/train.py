@@ -5,8 +5,9 @@ from absl import flags
 from input_pipeline.dataset import Dataset
 from jax_pix2pix.errors import EXIT_RESTART
 from jax_pix2pix.logs.clock import Clock, process_age
-from jax_pix2pix.runs import remote_workdir, same_everywhere
-from jax_pix2pix.runs.first_process import refusing_together
+from jax_pix2pix.runs.processes import same_everywhere
+from jax_pix2pix.runs.processes.first_process import refusing_together
+from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.train import train
 from launch.process import command, distributed, lost_process, trackers, train_flags
 

@@ -23,9 +23,10 @@ from input_pipeline.dataset import Dataset
 from jax_pix2pix import pyramid, sharding
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError, TrainingError, WorkdirError
 from jax_pix2pix.logs.metrics_log import read_metrics
-from jax_pix2pix.runs import storage, workdir, workdir_files
+from jax_pix2pix.runs import workdir, workdir_files
 from jax_pix2pix.runs.checkpoint import Checkpoints
-from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.runs.processes.first_process import on_first_process
+from jax_pix2pix.runs.stores import storage
 from jax_pix2pix.tasks.kinds import has_scales
 from jax_pix2pix.train import train
 from launch.process import command, distributed, train_flags
@@ -191,7 +192,7 @@ def _last_state(directory):
     """The state of the run's last checkpoint, placed as training had it."""
     config = workdir_files.read_config(directory)
     system = workdir.build_system(config)
-    mesh = sharding.make_mesh(config.fsdp, config.data.batch_size, accumulate=config.accumulate)
+    mesh = sharding.make_mesh(config.fsdp, config.data.batch_size)
     abstract = workdir.abstract_state(system, config)
     placed = sharding.with_shardings(abstract, sharding.state_shardings(mesh, abstract))
     path = workdir_files.checkpoint_path(directory)

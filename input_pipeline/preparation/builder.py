@@ -34,11 +34,11 @@ import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.preparation.shards import Writer
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.workdir_files import RECORD
-from jax_pix2pix.tables import csv_text
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.tables import csv_text
 
 import tensorflow_datasets as tfds  # isort: skip  after shards, which keep it off the GPU
 

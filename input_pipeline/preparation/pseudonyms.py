@@ -14,8 +14,8 @@ import secrets
 import stat
 from pathlib import Path
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.safety import safe_files
 
 LENGTH = 12  # letters and digits of a pseudonym: 60 bits, so that a million patients do not collide
 ABOUT = "key and true names of pseudonymised data: keep this file secret, and apart from the data"
@@ -66,8 +66,9 @@ class Pseudonyms(TrueNames):
                 raise DataError(
                     f"--pseudonyms={self._path} lies in {folder}: keep the key apart from the data"
                 )
-        self._key = bytes.fromhex(self._read()["key"]) if self._path.exists() else None
-        self._key = self._key or secrets.token_bytes(32)
+        self._key = secrets.token_bytes(32)
+        if self._path.exists():
+            self._key = bytes.fromhex(self._read()["key"])
         self.key_id = hashlib.sha256(b"id" + self._key).hexdigest()[:16]
 
     def patient(self, name):
@@ -118,7 +119,8 @@ class Pseudonyms(TrueNames):
                 known = json.load(file)
             if len(bytes.fromhex(known["key"])) < 32:
                 raise ValueError("the key is short")
-            known["patients"], known["sources"]
+            if missing := {"patients", "sources"} - known.keys():
+                raise ValueError(f"it has no {min(missing)}")
         except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
             raise DataError(
                 f"{self._path} cannot be read as a file of pseudonyms ({error}): restore it, or "

@@ -6,8 +6,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from input_pipeline.tf_cpu import tf
-from jax_pix2pix import safe_files
-from jax_pix2pix.tables import csv_text
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.tables import csv_text
 
 import tensorflow_datasets as tfds  # isort: skip  after tf_cpu, which keeps it off the GPU
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.volume_file import voxel_file
-from jax_pix2pix.shown import check_name
+from jax_pix2pix.safety.shown import check_name
 
 THUMBNAILS = "Thumbs.db"  # hidden by Windows; published data sets hold some
 

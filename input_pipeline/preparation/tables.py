@@ -4,9 +4,9 @@ import csv
 import io
 import os
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.shown import is_plain
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.shown import is_plain
 
 MAX_BYTES = 2**26
 MAX_ROWS = 10**6

@@ -10,7 +10,7 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.mask_pairs import VOLUMES, find_pairs, read_pair
 from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety.shown import shown
 
 
 class Region(NamedTuple):

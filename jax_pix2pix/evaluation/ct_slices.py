@@ -3,7 +3,7 @@
 from jax_pix2pix.evaluation import report
 from jax_pix2pix.evaluation import slices as evaluation
 from jax_pix2pix.imaging.pictures import grid
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety.shown import shown
 
 
 def evaluate(run, dataset, split, progress=None):

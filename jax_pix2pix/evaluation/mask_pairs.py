@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.safe_io import read_grey_png
 from jax_pix2pix.imaging.volume_file import read_labels
-from jax_pix2pix.shown import check_name
+from jax_pix2pix.safety.shown import check_name
 
 VOLUMES, IMAGES = "NIfTI volumes", "PNG images"
 _NAME = re.compile(

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from jax_pix2pix import safe_files
-from jax_pix2pix.shown import shown
-from jax_pix2pix.tables import csv_text
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.shown import shown
+from jax_pix2pix.safety.tables import csv_text
 
 UNITS = {"mae": "HU", "psnr": "dB", "hd95_mm": "mm"}  # by the end of a score's name
 DOSE_UNITS = {"gamma": "%", "delta": "% of the prescription"}  # by its beginning

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.evaluation import report, report_pictures
 from jax_pix2pix.metrics import protocols, sct_scores
 from jax_pix2pix.metrics.dose import dosimetry
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases
+from jax_pix2pix.safety import safe_files
 
 GRID = (
     "all slices of the volume, on the voxels of the synthetic CT's file, which are the CT's, with "

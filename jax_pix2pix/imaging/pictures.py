@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety.shown import shown
 
 MARGIN, LABEL_HEIGHT = 4, 18
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.memory import DEFLATE_RATIO, MAX_SIDE, check_memory
-from jax_pix2pix.safe_files import open_to_read
+from jax_pix2pix.safety.safe_files import open_to_read
 
 PICTURES = (".png", ".jpg", ".jpeg")  # endings that read_picture reads, in lower case
 MAX_PIXELS = MAX_SIDE * MAX_SIDE

@@ -5,9 +5,9 @@ import errno
 import os
 from pathlib import Path
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.shown import check_name
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.shown import check_name
 
 
 def find(source, output, endings):

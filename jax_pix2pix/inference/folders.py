@@ -3,12 +3,12 @@
 import functools
 import os
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.imaging import volume_file
 from jax_pix2pix.inference import sample_pictures
 from jax_pix2pix.inference.checks import Asked, check, sampling_of
 from jax_pix2pix.inference.samples import samples
+from jax_pix2pix.safety import safe_files
 from jax_pix2pix.tasks import kinds
 
 SUFFIX = {kinds.XRAY_MASKS: ".png", kinds.CT_MASKS: ".nii.gz"}  # endings of predicted masks

@@ -12,7 +12,7 @@ from jax_pix2pix.imaging.formats.dicom_elements import is_dicom
 from jax_pix2pix.imaging.safe_io import PICTURES
 from jax_pix2pix.imaging.xrays import JSRT
 from jax_pix2pix.inference.files import check_apart, check_distinct, find, results
-from jax_pix2pix.shown import check_name
+from jax_pix2pix.safety.shown import check_name
 
 MASKS = {"mask", "ManualMask"}  # folders of X-rays' masks in the layouts that preparation reads
 CTS = {"B", "trainB", "valB", "testB"}  # folders of CT pictures in these layouts

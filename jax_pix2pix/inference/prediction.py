@@ -11,7 +11,7 @@ from jax_pix2pix.imaging import volume_file
 from jax_pix2pix.imaging.formats import nifti
 from jax_pix2pix.imaging.volume import Geometry, Volume
 from jax_pix2pix.inference.files import replacing
-from jax_pix2pix.runs.storage import is_remote
+from jax_pix2pix.runs.stores.storage import is_remote
 
 HU, LABEL, GREY = "HU", "label", "grey"  # units
 SHOWN = (2, 98)  # percentiles of a source that are black and white in a picture

@@ -23,7 +23,8 @@ from jax_pix2pix.inference.samples import samples
 from jax_pix2pix.inference.synthetic_ct import SyntheticCT
 from jax_pix2pix.metrics.mask_scores import score_masks
 from jax_pix2pix.metrics.sct_scores import score_ct
-from jax_pix2pix.runs import remote_workdir, workdir_files
+from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.runs.workdir import load_state
 from jax_pix2pix.tasks import kinds
 

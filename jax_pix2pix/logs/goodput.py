@@ -8,11 +8,11 @@ second stands in one place, and all of them add up to the wall time.
 import json
 import os
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs.clock import KINDS
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.logs.metrics_log import metrics_path, read_metrics
+from jax_pix2pix.safety import safe_files
 
 LOST = "lost"  # steps that were trained again after a restart, and what went with them
 DOWN = "down"  # from a run's last line to the next start of a process

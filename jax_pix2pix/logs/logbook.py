@@ -7,7 +7,6 @@ import time
 
 import tqdm
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs import straggler
 from jax_pix2pix.logs.goodput import kept, of_workdir, restart_cost
@@ -20,7 +19,8 @@ from jax_pix2pix.logs.metrics_log import (
     read_metrics,
 )
 from jax_pix2pix.logs.writers import TensorBoard
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.shown import shown
 
 
 class Logbook:

@@ -2,8 +2,8 @@
 
 import os
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.logs.metrics_log import read_metrics
+from jax_pix2pix.safety import safe_files
 
 
 def draw_loss_curve(workdir, best_metric):

@@ -7,8 +7,8 @@ import logging
 import sys
 import warnings
 
-from jax_pix2pix.logs.redaction import redacted
-from jax_pix2pix.shown import shown, shown_lines
+from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.shown import shown, shown_lines
 
 
 class _Terminal(logging.Handler):

@@ -11,9 +11,9 @@ import io
 import json
 import os
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs.clock import KINDS
+from jax_pix2pix.safety import safe_files
 
 MAX_LINE = 2**26  # characters; "unfinished" has a line for all steps of a logging interval
 

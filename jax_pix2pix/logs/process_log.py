@@ -9,9 +9,9 @@ import os
 import socket
 import time
 
-from jax_pix2pix import safe_files
-from jax_pix2pix.logs.redaction import redacted
-from jax_pix2pix.shown import shown, shown_lines
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.shown import shown, shown_lines
 
 logger = logging.getLogger("jax_pix2pix")
 logger.addHandler(logging.NullHandler())  # until `start`

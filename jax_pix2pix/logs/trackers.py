@@ -15,12 +15,12 @@ import time
 import uuid
 from pathlib import Path
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.logs.metrics_log import points
-from jax_pix2pix.logs.redaction import redacted
 from jax_pix2pix.logs.writers import CLOSE_SECONDS, InBackground
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.shown import shown
 
 PARAMS_PER_CALL = 100  # MLflow's limits
 PARAM_CHARACTERS, TAG_CHARACTERS, KEY_CHARACTERS = 6000, 5000, 250

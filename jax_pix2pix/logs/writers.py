@@ -14,8 +14,8 @@ import numpy as np
 import tqdm
 
 from jax_pix2pix.logs.process_log import logger
-from jax_pix2pix.logs.redaction import redacted
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.shown import shown
 
 WAITING = 10_000  # calls that a writer in a thread may be behind
 CLOSE_SECONDS = 60.0  # that the end of a run waits for a writer

@@ -23,12 +23,13 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from jax_pix2pix import config_fields, safe_files
+from jax_pix2pix import config_fields
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.intensity import to_network, to_stored
 from jax_pix2pix.losses.tensor_file import read_tensors
 from jax_pix2pix.models.resize import resize_linear
 from jax_pix2pix.models.unet import UNet
+from jax_pix2pix.safety import safe_files
 from jax_pix2pix.tasks import kinds
 
 FORMAT, VERSION = "jax_pix2pix segmenter", "1"

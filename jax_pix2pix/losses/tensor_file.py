@@ -4,8 +4,8 @@ import os
 
 import safetensors
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.safety import safe_files
 
 MAX_BYTES = 2**31  # limit of a file's size; all of VGG16 has 553 MB
 MAX_HEADER = 2**22  # bytes of the description, which grows when it is parsed; VGG16's has 4 kB

@@ -6,7 +6,7 @@ from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
 from jax_pix2pix.metrics.bootstrap import bootstrap_interval
 from jax_pix2pix.metrics.overlap import overlap_counts, overlap_scores
 from jax_pix2pix.metrics.surface_distance import surface_distances
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety.shown import shown
 
 PROTOCOLS = overlap.PROTOCOLS | surface_distance.PROTOCOLS | {"interval_95": bootstrap.PROTOCOL}
 

@@ -18,13 +18,14 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.environment import environment
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.logs.process_log import logger
-from jax_pix2pix.runs import file_digests, stored_state, unshared_folders
-from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.runs import file_digests, stored_state
+from jax_pix2pix.runs.processes import unshared_folders
+from jax_pix2pix.runs.processes.first_process import on_first_process
+from jax_pix2pix.safety import safe_files
 
 MAX_SHOWN = 2000  # characters of a record of versions
 METRICS = "metrics/metrics"  # Orbax's file for the scores of a step, in the step's folder

@@ -6,7 +6,7 @@ import os
 import zlib
 from pathlib import Path
 
-from jax_pix2pix import safe_files
+from jax_pix2pix.safety import safe_files
 
 NAME = "digests.json"
 LATE = "_CHECKPOINT_METADATA"  # Orbax writes it in a thread that nothing waits for
@@ -17,7 +17,7 @@ def write(folder):
     """Writes NAME into the folder: {relative path: [bytes, CRC-32]}, without LEFT_OUT."""
     folder = Path(folder)
     digests = {name: _digest(folder / name, folder) for name in _described(folder)}
-    (folder / NAME).write_text(json.dumps(digests), encoding="utf-8")
+    safe_files.write(folder / NAME, json.dumps(digests), folder)
 
 
 def damage(folder, only=None):

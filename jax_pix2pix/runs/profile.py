@@ -5,7 +5,7 @@ import os
 import jax
 
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs.remote_workdir import as_given
+from jax_pix2pix.runs.stores.remote_workdir import as_given
 
 
 class Profile:

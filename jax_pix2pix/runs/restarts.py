@@ -6,11 +6,11 @@ import os
 
 import jax
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.runs import remote_workdir
-from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.runs.processes.first_process import on_first_process
+from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.runs.workdir_files import newest_step, scale_directory
+from jax_pix2pix.safety import safe_files
 
 FILE = "starts.json"  # in the workdir: {"submission", "newest", "starts"}
 STARTS = 3  # in a row without a newer checkpoint

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tensorstore
 
-from jax_pix2pix import safe_files
+from jax_pix2pix.safety import safe_files
 
 WIDEST = 8  # bytes of a number, as stored
 SLACK = 2**26  # bytes of a state's files beside its numbers

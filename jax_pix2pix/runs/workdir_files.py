@@ -8,9 +8,10 @@ import time
 
 import ml_collections
 
-from jax_pix2pix import config_fields, safe_files
+from jax_pix2pix import config_fields
 from jax_pix2pix.errors import ConfigError, WorkdirError
-from jax_pix2pix.logs.redaction import redacted
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.redaction import redacted
 from jax_pix2pix.tasks.kinds import has_scales
 
 RECORD = "preparation.json"  # how a data set was prepared; a run keeps a copy

@@ -9,9 +9,9 @@ import socket
 import time
 import warnings
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.runs.processes.first_process import on_first_process
+from jax_pix2pix.safety import safe_files
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 _NOT_SUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -93,7 +93,7 @@ class Measurements:
         share = self.config.copy_and_resolve_references()
         share.fsdp, share.data.batch_size = 1, share.data.batch_size // self.mesh.size
         steps_per_call = self.steps_per_call
-        self.state = self.compiled = self.batch = None
+        del self.state, self.compiled, self.batch
         self._prepare(share, 1, steps_per_call, False, cache_dir, jax.local_devices())
         return self.steps(count)
 

@@ -3,8 +3,8 @@
 import json
 import os
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.safety import safe_files
 
 
 def batch_sizes(texts):

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.shown import is_plain, shown
+from jax_pix2pix.safety.shown import is_plain, shown
 from launch.cluster.accelerators import Cpus, Gpus, TpuSlice
 
 

@@ -26,9 +26,9 @@ from jax_pix2pix.errors import (
 )
 from jax_pix2pix.logs import messages
 from jax_pix2pix.logs.process_log import logger
-from jax_pix2pix.logs.redaction import redacted
-from jax_pix2pix.runs.storage import Unreachable
-from jax_pix2pix.shown import ShownStream, is_plain, shown
+from jax_pix2pix.runs.stores.storage import Unreachable
+from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.shown import ShownStream, is_plain, shown
 from launch.process import config_names, gc_tuning, start_signals
 
 MENDABLE = (DataError, ConfigError, WorkdirError, TrainingError, BenchmarkError, OSError)

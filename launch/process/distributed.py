@@ -15,7 +15,7 @@ from jax._src.clusters import ClusterEnv
 
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError
 from jax_pix2pix.logs import messages
-from jax_pix2pix.runs import google_notice
+from jax_pix2pix.runs.processes import google_notice
 from launch.process import lost_process, start_signals
 
 _COORDINATOR = flags.DEFINE_string(

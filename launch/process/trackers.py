@@ -1,7 +1,7 @@
 """The trackers that a run's flags --wandb and --mlflow ask for."""
 
 from jax_pix2pix.logs import trackers
-from jax_pix2pix.runs.first_process import on_first_process
+from jax_pix2pix.runs.processes.first_process import on_first_process
 from launch.process import train_flags
 
 

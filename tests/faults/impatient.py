@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from jax_pix2pix.runs import remote_workdir, storage, store_lock
+from jax_pix2pix.runs.stores import remote_workdir, storage, store_lock
 from launch import train
 from launch.process import command
 

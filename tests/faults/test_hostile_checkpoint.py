@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import tensorstore
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.runs import file_digests, stored_state
 from jax_pix2pix.runs.checkpoint import Checkpoints
+from jax_pix2pix.safety import safe_files
 from tests import peak_memory
 from tests.faults import forged_index
 

@@ -36,7 +36,7 @@ from jax_pix2pix.losses.tensor_file import read_tensors
 from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.runs.workdir_files import check_files, claim, read_config
 from jax_pix2pix.runs.workdir_lock import locked
-from jax_pix2pix.safe_files import UnsafeFileError
+from jax_pix2pix.safety.safe_files import UnsafeFileError
 from jax_pix2pix.train import train
 from launch import ablation, scaling
 from launch.benchmark import options

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from jax_pix2pix.runs.watchdog import Watchdog
+from jax_pix2pix.runs.processes.watchdog import Watchdog
 from tests import commands
 from tests.faults import runs
 

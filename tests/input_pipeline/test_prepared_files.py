@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from input_pipeline import pipeline, prepared, prepared_files
 from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.tables import csv_text
+from jax_pix2pix.safety.tables import csv_text
 from tests import peak_memory
 from tests.input_pipeline.conftest import OPTIONS, data_config, write_slice
 

@@ -8,7 +8,7 @@ import pytest
 
 from configs import ct_pyramid_2d, ct_pyramid_3d, xray_lungs
 from jax_pix2pix.errors import ConfigError, WorkdirError
-from jax_pix2pix.safe_files import UnsafeFileError
+from jax_pix2pix.safety.safe_files import UnsafeFileError
 from launch import ablation
 from tests import commands, untrained
 

@@ -6,8 +6,9 @@ import uuid
 import pytest
 
 from jax_pix2pix.errors import UnreachableError, WorkdirError
-from jax_pix2pix.runs import remote_workdir, restarts, storage
+from jax_pix2pix.runs import restarts
 from jax_pix2pix.runs.restarts import STARTS, counted
+from jax_pix2pix.runs.stores import remote_workdir, storage
 
 
 class Killed(BaseException):

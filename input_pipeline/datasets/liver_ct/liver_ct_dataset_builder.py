@@ -131,7 +131,7 @@ def find(source, config):
             oblique.append((patient, geometry.tilt_degrees))
     splits, notes = _split(planes, config)
     if oblique:
-        notes.append(builder.note_oblique(oblique))
+        notes = [*notes, builder.note_oblique(oblique)]
     return Found(splits, folder.fingerprint, notes)
 
 

@@ -99,7 +99,7 @@ def find(source, config):
             oblique.append((series.patient, tilt))
     splits, notes = layouts.split(found, config, folder.root)
     if oblique:
-        notes.append(builder.note_oblique(oblique))
+        notes = [*notes, builder.note_oblique(oblique)]
     planes = {name: _planes(chosen, config) for name, chosen in splits.items()}
     return Found(planes, folder.fingerprint, notes)
 

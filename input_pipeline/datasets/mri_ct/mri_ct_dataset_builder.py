@@ -141,7 +141,7 @@ def find(source, config):
     if masked:
         notes.append(f"{MASKS_NOTE}: {masked} of {len(pairs['train'])}")
     if oblique:
-        notes.append(builder.note_oblique(oblique))
+        notes = [*notes, builder.note_oblique(oblique)]
     shown = {plane.file_name for planes in given.values() for plane in planes}
     blank = sum(map(len, pairs.values())) - len(shown)
     if blank:

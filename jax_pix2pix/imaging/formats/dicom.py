@@ -14,7 +14,7 @@ from jax_pix2pix.imaging.formats.nifti import geometry_of, scanner_header
 from jax_pix2pix.imaging.formats.voxels import check_shape
 from jax_pix2pix.imaging.safe_io import unreadable
 from jax_pix2pix.imaging.volume import Volume, check_affine
-from jax_pix2pix.shown import check_name
+from jax_pix2pix.safety.shown import check_name
 
 MODALITY, SERIES = "0008|0060", "0020|000e"
 INTERCEPT, SLOPE = "0028|1052", "0028|1053"

@@ -16,7 +16,7 @@ import numpy as np
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.formats.dicom_frames import ENCAPSULATED, check_frame
 from jax_pix2pix.imaging.memory import check_memory
-from jax_pix2pix.safe_files import open_to_read
+from jax_pix2pix.safety.safe_files import open_to_read
 
 PREAMBLE = 132  # bytes; the last four are DICM
 UNDEFINED = 0xFFFFFFFF

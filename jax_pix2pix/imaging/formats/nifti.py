@@ -13,7 +13,7 @@ from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
 from jax_pix2pix.imaging.memory import DEFLATE_RATIO
 from jax_pix2pix.imaging.safe_io import unreadable
 from jax_pix2pix.imaging.volume import Geometry, check_affine
-from jax_pix2pix.safe_files import open_to_read, writing
+from jax_pix2pix.safety.safe_files import open_to_read, writing
 
 HEADERS = {  # by the first field, the header's length; with the signature
     348: (nib.Nifti1Header, b"n+1"),

@@ -16,7 +16,7 @@ from jax_pix2pix.imaging.formats.text_header import (
 )
 from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
 from jax_pix2pix.imaging.volume import Geometry, check_affine
-from jax_pix2pix.safe_files import writing
+from jax_pix2pix.safety.safe_files import writing
 
 _NAMES = {
     "i1": ("signed char", "int8", "int8_t"),

@@ -15,7 +15,7 @@ import numpy as np
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.memory import DEFLATE_RATIO
 from jax_pix2pix.imaging.safe_io import unreadable
-from jax_pix2pix.safe_files import open_to_read
+from jax_pix2pix.safety.safe_files import open_to_read
 
 MAX_HEADER = 2**20
 PIECE = 2**20  # bytes that are inflated at once

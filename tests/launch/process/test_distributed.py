@@ -105,7 +105,7 @@ def test_a_port_that_is_in_use_is_told(monkeypatch):
 PAUSED = """
 import sys, time
 from launch.process import command, distributed
-from jax_pix2pix.runs.watchdog import Watchdog
+from jax_pix2pix.runs.processes.watchdog import Watchdog
 def main():
     distributed.initialize(1)
     watchdog = Watchdog(6, {folder!r})

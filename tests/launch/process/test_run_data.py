@@ -9,7 +9,7 @@ import pytest
 from configs import lidc_mask2ct
 from input_pipeline import prepared
 from jax_pix2pix.errors import ConfigError, DataError, WorkdirError
-from jax_pix2pix.runs import storage
+from jax_pix2pix.runs.stores import storage
 from launch.predict import predict
 from launch.process import run_data
 from tests import commands

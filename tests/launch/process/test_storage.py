@@ -19,9 +19,10 @@ import pytest
 
 from input_pipeline import prepared
 from input_pipeline.records import Records
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import EXIT_RESTART, DataError, UnreachableError, WorkdirError
-from jax_pix2pix.runs import file_digests, remote_workdir, storage, store_lock
+from jax_pix2pix.runs import file_digests
+from jax_pix2pix.runs.stores import remote_workdir, storage, store_lock
+from jax_pix2pix.safety import safe_files
 from tests import commands
 from tests.faults import runs
 from tests.tiny import quickstart_data

@@ -3,7 +3,7 @@
 import pytest
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.runs import object_names
+from jax_pix2pix.runs.stores import object_names
 
 PLAIN = {"config.json": 3, "checkpoints/10/state/array": 5, "samples/é ü.png": 1}
 

@@ -18,10 +18,10 @@ import uuid
 
 from tqdm import tqdm
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError, UnreachableError, WorkdirError
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.logs.redaction import redacted
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.redaction import redacted
 
 BEAT_SECONDS = 10  # between signs of life
 DEAD_SECONDS = 60  # without one, after which a run counts as dead

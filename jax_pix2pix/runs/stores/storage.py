@@ -15,11 +15,11 @@ import threading
 import time
 from pathlib import Path
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.logs.redaction import redacted
-from jax_pix2pix.runs import object_names, store_errors
+from jax_pix2pix.runs.stores import object_names, store_errors
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.redaction import redacted
 
 SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
 ANSWER_SECONDS = 20  # for a store to say what it holds

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 
-from jax_pix2pix.shown import shown
+from jax_pix2pix.safety.shown import shown
 
 # The last four are their full-width forms, which some spreadsheets take for them.
 _FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20]")

@@ -8,7 +8,7 @@ import pytest
 import jax_pix2pix
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix import environment
-from jax_pix2pix.runs import same_everywhere
+from jax_pix2pix.runs.processes import same_everywhere
 
 
 def _line(*values):

@@ -12,9 +12,9 @@ import errno, os, sys
 import jax
 from jax._src import distributed
 from jax_pix2pix.errors import *
-from jax_pix2pix.runs import first_process
-from jax_pix2pix.runs.first_process import exchange, on_first_process, refusing_together
-from jax_pix2pix.runs.storage import Unreachable
+from jax_pix2pix.runs.processes import first_process
+from jax_pix2pix.runs.processes.first_process import exchange, on_first_process, refusing_together
+from jax_pix2pix.runs.stores.storage import Unreachable
 
 me = int(sys.argv[2])
 jax.distributed.initialize(sys.argv[1], 2, me)

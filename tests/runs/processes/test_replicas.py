@@ -6,7 +6,7 @@ import pytest
 
 from jax_pix2pix import sharding
 from jax_pix2pix.errors import TrainingError
-from jax_pix2pix.replicas import Replicas, checksum
+from jax_pix2pix.runs.processes.replicas import Replicas, checksum
 from tests.faults.flipped import flip
 
 

@@ -8,8 +8,9 @@ from configs import lidc_mask2ct
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.logs import process_log, trackers
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.logs.redaction import redacted
-from jax_pix2pix.runs import storage, workdir_files
+from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs.stores import storage
+from jax_pix2pix.safety.redaction import redacted
 from tests import commands
 
 

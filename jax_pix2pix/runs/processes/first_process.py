@@ -24,7 +24,7 @@ from jax_pix2pix.errors import (
     UnreachableError,
     WorkdirError,
 )
-from jax_pix2pix.runs.storage import Unreachable
+from jax_pix2pix.runs.stores.storage import Unreachable
 
 HOUR = 3600.0  # seconds; others may still copy or prepare data
 REFUSING = 600.0  # for which a process that refuses waits for the others, which may be stuck

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jax_pix2pix.errors import TrainingError
-from jax_pix2pix.runs.first_process import exchange
+from jax_pix2pix.runs.processes.first_process import exchange
 from jax_pix2pix.sharding import replicated
 
 SHOWN = 4  # devices named in a message

@@ -3,8 +3,8 @@
 import itertools
 import os
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.safety import safe_files
 
 MAX_PART = 255  # bytes of a file's name, on all file systems in common use
 

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from jax_pix2pix.tables import csv_text, records
+from jax_pix2pix.safety.tables import csv_text, records
 
 FORMULAS = [
     '=HYPERLINK("http://example.com","a")', "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\uff1d1",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jax_pix2pix import safe_files
-from jax_pix2pix.safe_files import UnsafeFileError
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.safe_files import UnsafeFileError
 
 
 @pytest.fixture

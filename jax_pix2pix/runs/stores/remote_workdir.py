@@ -14,10 +14,11 @@ import threading
 import time
 from pathlib import Path
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import DataError, UnreachableError, WorkdirError
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import file_digests, storage, store_lock
+from jax_pix2pix.runs import file_digests
+from jax_pix2pix.runs.stores import storage, store_lock
+from jax_pix2pix.safety import safe_files
 
 LOOK_SECONDS = 1  # between looks for new checkpoints, which are copied at once
 LOG_SECONDS = 30  # between copies of other changed files, each as a whole
@@ -77,8 +78,8 @@ def training(workdir):
     import jax
 
     from jax_pix2pix.runs import workdir_lock
-    from jax_pix2pix.runs.first_process import on_first_process, refusing_together
-    from jax_pix2pix.runs.unshared_folders import are_apart
+    from jax_pix2pix.runs.processes.first_process import on_first_process, refusing_together
+    from jax_pix2pix.runs.processes.unshared_folders import are_apart
 
     cache = storage.cache_folder(workdir)
     folder = cache / "run"

@@ -8,9 +8,9 @@ import time
 
 import jax
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import EXIT_RESTART
 from jax_pix2pix.logs.process_log import logger
+from jax_pix2pix.safety import safe_files
 
 TICK_SECONDS = 1.0
 

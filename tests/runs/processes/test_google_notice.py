@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jax_pix2pix.runs import google_notice
+from jax_pix2pix.runs.processes import google_notice
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):

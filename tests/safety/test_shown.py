@@ -15,7 +15,7 @@ from jax_pix2pix.imaging.pictures import grid
 from jax_pix2pix.inference import inputs
 from jax_pix2pix.logs import messages, process_log
 from jax_pix2pix.metrics.mask_scores import table_of
-from jax_pix2pix.shown import ShownStream, check_name, code, is_plain, shown, shown_lines
+from jax_pix2pix.safety.shown import ShownStream, check_name, code, is_plain, shown, shown_lines
 
 BYTES = b"\xff".decode(errors="surrogateescape")
 HOSTILE = f"a\x1b[2J\r\nb\x9b\u202ec\u2028{BYTES}\ud83d"

@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.errors import WorkdirError
-from jax_pix2pix.runs.first_process import exchange, on_first_process
+from jax_pix2pix.runs.processes.first_process import exchange, on_first_process
+from jax_pix2pix.safety import safe_files
 
 
 def are_apart(directory):

@@ -10,11 +10,11 @@ import socket
 
 import jax
 
-from jax_pix2pix import safe_files
 from jax_pix2pix.environment import environment, numerics
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.runs.first_process import exchange
+from jax_pix2pix.runs.processes.first_process import exchange
 from jax_pix2pix.runs.workdir_files import flat
+from jax_pix2pix.safety import safe_files
 
 SHOWN = 3  # fields, values of one and processes with one, in a message
 # Paths: hosts may have copies of their own, whose content is compared instead. All other fields

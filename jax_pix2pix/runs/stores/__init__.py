@@ -1,0 +1,1 @@
+"""Workdirs and data in object stores."""
