@@ -43,6 +43,7 @@ SET_BY_TEMPLATES = {"coordinator_address", "num_processes", "process_id"}
 
 # Flags that only some platforms have.
 flags.DEFINE_integer("restarts", 100, "how often a stopped or killed run is started again", 0)
+flags.DEFINE_integer("slices", 1, "number of TPU slices that train together (gke, xpk)", 1)
 flags.DEFINE_string("image", None, "container image, or an image file (Slurm)")
 flags.DEFINE_string("time", None, "time limit of one start, as Slurm writes it: 1-00:00:00")
 flags.DEFINE_string("partition", None, "Slurm partition")
@@ -269,17 +270,24 @@ def _label(name):
 
 def _nodes(device):
     """Checks that the global batch and config.fsdp divide over all devices. -> nodes."""
+    config = train_flags.CONFIG.value
     if isinstance(device, TpuSlice):
         if flags.FLAGS["nodes"].present and _NODES.value != device.hosts:
             raise ConfigError(
                 f"--nodes={_NODES.value}: leave it out, as --accelerator={_ACCELERATOR.value} says "
                 "how many hosts there are"
             )
-        nodes, devices = device.hosts, device.chips
+        slices = flags.FLAGS["slices"].value
+        nodes, devices = slices * device.hosts, slices * device.chips
+        if device.chips % config.fsdp:
+            raise ConfigError(
+                f"config.fsdp={config.fsdp} does not divide over {device.chips} devices of a slice"
+            )
     else:
+        if flags.FLAGS["slices"].present:
+            raise ConfigError(f"--slices={flags.FLAGS['slices'].value}: only TPUs come in slices")
         nodes = _NODES.value
         devices = nodes * (device.devices if isinstance(device, Cpus) else device.per_node)
-    config = train_flags.CONFIG.value
     for field, fits in (
         (
             f"data.batch_size={config.data.batch_size}",

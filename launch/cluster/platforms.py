@@ -46,6 +46,7 @@ PLATFORMS = {
         ("kubectl", "create", "-f"),
         (
             "restarts",
+            "slices",
             "image",
             "namespace",
             "queue",
@@ -61,7 +62,7 @@ PLATFORMS = {
     "xpk": Platform(
         {TpuSlice: "gke/xpk.sh"},
         ("bash",),
-        ("restarts", "image", "namespace", "priority", "cluster", "project", "zone"),
+        ("restarts", "slices", "image", "namespace", "priority", "cluster", "project", "zone"),
         ("image", "cluster"),
         keeps_files=False,
     ),

@@ -23,6 +23,7 @@ exec xpk workload create \
 {% endif %}
   --env=JAX_PLATFORMS=tpu \
   --tpu-type={{ (device.accelerator_type.split("-")[0] ~ "-" ~ device.topology) | quote }} \
+  --num-slices={{ slices }} \
   --docker-image={{ image | quote }} \
   --max-restarts={{ restarts }} \
   --termination-grace-period-seconds=600 \

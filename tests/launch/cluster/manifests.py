@@ -48,6 +48,7 @@ def render(template, name, nodes=1, as_xpk=False, **values):
         )
     )  # fmt: skip
     given = {"name": "run-a", "image": "img:1", "restarts": 100, "cluster": "c", "arguments": []}
+    given["slices"] = 1
     nodes = nodes if isinstance(device, Gpus) else device.hosts
     return platforms.render(template, options | given | {"device": device, "nodes": nodes} | values)
 

@@ -53,6 +53,10 @@ REFUSED = {
     ("--workdir=/runs/a", "--image=i", "--volume=/runs"): "--volume=/runs is not of the form",
     (*BUCKET, "--image=i", "--namespace=On"): "--namespace=On is not of the form that it needs: ml",
     (*BUCKET, "--image=-i"): "--image=-i is not of the form",
+    (*BUCKET, "--image=i", "--slices=2"): "--slices=2: only TPUs come in slices",
+    (*BUCKET, "--image=i", "--accelerator=v5e-16", "--config.fsdp=32"): (
+        "config.fsdp=32 does not divide over 16 devices of a slice"
+    ),
     (*BUCKET, "--image=i\nspec: 1"): r"--image=i\nspec: 1: no flag takes control characters",
     ("--workdir=gs://b/a", "--image=i", "--partition=p"): "--partition: gke has no such flag",
 }
@@ -252,6 +256,13 @@ def test_a_slice_has_a_pod_on_each_host():
     }
     tpus = {"google.com/tpu": 4}
     assert pod["containers"][0]["resources"] == {"requests": tpus, "limits": tpus}
+
+
+def test_each_slice_is_a_job():
+    (item,) = manifests.objects(manifests.render("gke/jobset_tpu.yaml", "v5e-256", slices=3))
+    (of_slices,) = item["spec"]["replicatedJobs"]
+    assert of_slices["replicas"] == 3
+    assert of_slices["template"]["spec"]["parallelism"] == 64  # pods of one
 
 
 def test_eight_chips_are_one_host_or_with_two_nodes_two(called):

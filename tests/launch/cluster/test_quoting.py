@@ -42,7 +42,7 @@ def _render(template, text, **changed):
         template,
         given
         | {"name": "run-a", "device": accelerator(TEMPLATES[template]), "nodes": 1, "port": 1}
-        | {"restarts": 0, "spot": True, "container": "pyxis", "process_per": "gpu"}
+        | {"restarts": 0, "slices": 1, "spot": True, "container": "pyxis", "process_per": "gpu"}
         | {"cpus_per_task": 1, "arguments": [text], "folders": [text]}
         | {"volume": {"claim": text, "path": text}}
         | changed,
