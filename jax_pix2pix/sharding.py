@@ -8,7 +8,6 @@ split in space. jit inserts the collectives.
 
 import jax
 import numpy as np
-from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jax_pix2pix.errors import ConfigError
@@ -39,19 +38,22 @@ def make_mesh(fsdp, batch_size, devices=None, of=None, accumulate=1):
             f"config.data.batch_size={batch_size} does not divide over {devices} devices{parts}: "
             f"use a multiple of {devices * accumulate}"
         )
-    shape, chosen = (devices // fsdp, fsdp), present[:devices]
+    # By process, so that each feeds neighbouring rows of a batch. By slice of TPUs, so that only
+    # means of gradients cross the slow network between these.
+    chosen = sorted(present[:devices], key=lambda d: (_slice(d), d.process_index, d.id))
+    of_slice = devices // len(set(map(_slice, chosen)))
+    if of_slice % fsdp:
+        raise ConfigError(f"config.fsdp={fsdp} does not divide the {of_slice} devices of a slice")
     # Explicit axes, the default, do not allow dropout.
-    axes = {"axis_names": ("data", "fsdp"), "axis_types": (AxisType.Auto, AxisType.Auto)}
-    slices = len({getattr(device, "slice_index", 0) for device in chosen})
-    if slices == 1:
-        return jax.make_mesh(shape, axes["axis_names"], axes["axis_types"], devices=chosen)
-    # Only gradients' means cross the slow network between slices of TPUs.
-    if devices // slices % fsdp:
-        raise ConfigError(
-            f"config.fsdp={fsdp} does not divide the {devices // slices} devices of a slice"
-        )
-    grid = create_hybrid_device_mesh((shape[0] // slices, fsdp), (slices, 1), chosen)
-    return Mesh(grid, **axes)
+    return Mesh(
+        np.reshape(chosen, (devices // fsdp, fsdp)),
+        ("data", "fsdp"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+    )
+
+
+def _slice(device):
+    return getattr(device, "slice_index", 0)
 
 
 def replicated(mesh):
@@ -106,8 +108,7 @@ def placed(tree, shardings):
 def host_rows(mesh, batch_size):
     """Which rows of a global batch this process feeds: (part, parts).
 
-    A mesh may order devices differently from processes, so the part is read from the sharding:
-    process 1 does not always feed the second part.
+    It is read from the sharding, as a mesh may be over some of the devices.
     """
     sharding = batch_sharding(mesh)
     rows = sorted(

@@ -61,21 +61,22 @@ def train(
     with refusing_together():
         config_fields.check(config.to_dict())
         workdir_files.check_changeable(config, allowed)
-        same_everywhere.check_run(config, allowed)
+        given = {"--allow_config_change": sorted(allowed), "--submission": submission}
+        same_everywhere.check_run(config, given | {"--profile_steps": profile_steps})
     try:
         with workdir_lock.locked(directory):
             on_first_process(lambda: workdir_files.check_files(directory))
             with restarts.counted(directory, submission):
                 scales, batches, mesh = _prepared(config, dataset, profile_steps)
-            on_first_process(lambda: _claim(config, directory, dataset, allowed))
-            process_log.start(directory, coordinator)
-            if jax.process_index() == 0:
-                messages.info(plan(config, scales, mesh, dataset.num_training_examples))
-            run = functools.partial(_fit, mesh, batches, clock, trackers, profile_steps)
-            if has_scales(config):
-                finished = _fit_scales(scales, directory, allowed, run, dataset)
-            else:
-                finished = run(*scales[0], directory)
+                on_first_process(lambda: _claim(config, directory, dataset, allowed))
+                process_log.start(directory, coordinator)
+                if jax.process_index() == 0:
+                    messages.info(plan(config, scales, mesh, dataset.num_training_examples))
+                run = functools.partial(_fit, mesh, batches, clock, trackers, profile_steps)
+                if has_scales(config):
+                    finished = _fit_scales(scales, directory, allowed, run, dataset)
+                else:
+                    finished = run(*scales[0], directory)
             if jax.process_index() == 0:
                 goodput.report_end(directory)
             return finished

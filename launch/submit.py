@@ -277,7 +277,7 @@ def _nodes(device):
                 f"--nodes={_NODES.value}: leave it out, as --accelerator={_ACCELERATOR.value} says "
                 "how many hosts there are"
             )
-        slices = flags.FLAGS["slices"].value
+        slices: int = flags.FLAGS.slices
         nodes, devices = slices * device.hosts, slices * device.chips
         if device.chips % config.fsdp:
             raise ConfigError(

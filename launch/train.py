@@ -19,7 +19,7 @@ def main():
     profile_steps = train_flags.profile_steps()
     distributed.initialize(config.heartbeat_seconds)
     with refusing_together():
-        same_everywhere.check_run(config, train_flags.ALLOWED.value)  # before a store is read
+        same_everywhere.check_run(config, {})  # before a store is read
         chosen = trackers.chosen(config.system, train_flags.WORKDIR.value)
     with remote_workdir.training(train_flags.WORKDIR.value) as directory:
         lost_process.log_to(directory)

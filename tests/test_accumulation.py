@@ -8,7 +8,7 @@ from configs.lidc_mask2ct import get_config
 from jax_pix2pix import adversarial, sharding
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.fit import lower_step
-from jax_pix2pix.runs.workdir import abstract_state, build_system
+from jax_pix2pix.runs.workdir import abstract_state, build_system, check_sizes
 
 
 def _config(**fields):
@@ -72,6 +72,13 @@ def test_random_parts_train(float64):
     config.discriminator.spectral_norm = False
     _, metrics = _after_two_steps(config)
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, {"data.cache": "device", "data.context": 1}])
+def test_training_traces_its_step_in_parts(fields):
+    config = _config(accumulate=3, dtype="float32", **fields)
+    check_sizes(build_system(config), config)
 
 
 def test_a_batch_that_does_not_divide_into_parts_is_refused():

@@ -161,8 +161,8 @@ class Checkpoints:
 
     def latest(self):
         """The newest step, or None."""
-        step = self._manager.latest_step()
-        return unshared_folders.of_first_process(step) if self._apart else step
+        # That of process 0: a shared folder may be listed late on other hosts.
+        return unshared_folders.of_first_process(self._manager.latest_step())
 
     def check_sound(self, step):
         """Raises WorkdirError, naming the file, if a step is not as it was written."""

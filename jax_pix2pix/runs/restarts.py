@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 
-import jax
-
 from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.runs.processes.first_process import on_first_process
 from jax_pix2pix.runs.stores import remote_workdir
@@ -35,9 +33,13 @@ def counted(workdir, submission):
         return
     on_first_process(lambda: _count(workdir, submission))
     yield
-    if jax.process_index() == 0:  # it ended well, and may be started again, to do nothing
-        content = _content(submission, _newest(workdir), 0)
-        safe_files.write(os.path.join(workdir, FILE), content, workdir)
+    on_first_process(lambda: _begin_anew(workdir, submission))
+
+
+def _begin_anew(workdir, submission):
+    """Notes that a start ended well: it may be started again, to do nothing."""
+    content = _content(submission, _newest(workdir), 0)
+    safe_files.write(os.path.join(workdir, FILE), content, workdir)
 
 
 def _count(workdir, submission):

@@ -81,7 +81,8 @@ def check_sizes(system, config):
     def step(state, batch):
         return train_step(system, state, batch, jax.random.key(0))
 
-    jax.eval_shape(step, state, example_batch(config))
+    parts = jax.tree.map(lambda x: x.repeat(config.accumulate, axis=0), example_batch(config))
+    jax.eval_shape(step, state, parts)
     if config.data.patch_size:
         source = system.source(example_batch(config, config.data.image_size)["source"])
         jax.eval_shape(functools.partial(generate, system), state.generator, source)

@@ -89,6 +89,7 @@ def initialize(heartbeat_seconds):
             heartbeat_timeout_seconds=heartbeat_seconds,
             coordinator_bind_address=bind,
         )
+        signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         stop = start_signals.settle()
         stopped = lost_process.meet(stop, _TIMEOUT.value) if processes > 1 else stop and "this one"
     if stopped:
@@ -99,7 +100,6 @@ def initialize(heartbeat_seconds):
     if process:
         messages.show_in_log_only()
     google_notice.watch()
-    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def given():

@@ -1,8 +1,9 @@
 """Names the process of a run that was lost: JAX aborts the others without saying which it was.
 
-Each process writes a number into JAX's store of keys every few seconds and reads the others'. JAX
-alone decides that one is lost, by heartbeats of its own; a child of this process, which outlives
-its abort, then says in one line whose numbers stayed away (`witness.py`).
+Each process writes a number into JAX's store of keys every few seconds. The first one reads all of
+them, and writes who is silent for the others to read. JAX alone decides that one is lost, by
+heartbeats of its own; a child of this process, which outlives its abort, then says in one line
+whose numbers stayed away (`witness.py`).
 """
 
 import contextlib
@@ -82,20 +83,28 @@ def _watch(every):
         number += 1
         try:
             client.key_value_set(f"alive/{me}", str(number), allow_overwrite=True)
-            alive = client.key_value_dir_get("alive/")
+            if me == 0:
+                lost = _longest_silent(client.key_value_dir_get("alive/"), seen, MISSED * every)
+                client.key_value_set("silent/0", f"-{lost}", allow_overwrite=True)
+            else:
+                lost = "".join(name[1:] for _, name in client.key_value_dir_get("silent/"))
         except jax.errors.JaxRuntimeError:  # JAX is shut down, or about to abort
             return
-        now = time.monotonic()
-        for key, value in alive:
-            if seen.get(_number(key), ("",))[0] != value:
-                seen[_number(key)] = value, now
-        oldest = min(seen, key=lambda process: seen[process][1], default=me)
-        lost = _named(oldest) if now - seen[oldest][1] > MISSED * every else ""
         if lost != _lost:
             _lost = lost
             (_silent.set if lost else _silent.clear)()
             _tell(f"lost {lost}")
         time.sleep(every)
+
+
+def _longest_silent(alive, seen, seconds):
+    """The process whose number has not changed for so long, in words; "" if there is none."""
+    now = time.monotonic()
+    for key, value in alive:
+        if seen.get(_number(key), ("",))[0] != value:
+            seen[_number(key)] = value, now
+    oldest = min(seen, key=lambda process: seen[process][1])
+    return _named(oldest) if now - seen[oldest][1] > seconds else ""
 
 
 def _named(process):

@@ -1,7 +1,7 @@
 """Lets the processes of a run decide together, so that all go on or all refuse.
 
-They talk through JAX's coordinator and use no device. So processes whose devices or programs do not
-fit each other can still tell each other so.
+They talk through JAX's coordinator and start no device. So processes whose devices or programs do
+not fit each other, or do not start, can still tell each other so.
 """
 
 import contextlib
@@ -32,6 +32,15 @@ _KINDS = (UnreachableError, ConfigError, DataError, WorkdirError, TrainingError)
 _NUMBERS = itertools.count()  # all processes exchange equally often, from their start on
 
 
+def count():
+    """The number of processes; `jax.process_count` would start the devices."""
+    return distributed.global_state.num_processes or 1
+
+
+def _index():
+    return distributed.global_state.process_id or 0
+
+
 def exchange(mine, decide) -> Any:
     """decide([mine of each process]), called on process 0, on every process.
 
@@ -43,7 +52,7 @@ def exchange(mine, decide) -> Any:
     Raises:
         what `refusing_together` raises for another process's refusal.
     """
-    if jax.process_count() == 1:
+    if count() == 1:
         return decide([mine])
     verdict = _meet({"value": mine}, decide, HOUR)
     if refusal := verdict.get("refusal"):
@@ -73,7 +82,7 @@ def refusing_together(for_all=False):
     try:
         yield
     except Exception as error:
-        if jax.process_count() == 1 or distributed.global_state.client is None:
+        if count() == 1 or distributed.global_state.client is None:
             raise  # in the latter case all processes have refused already
         report = _report(error, for_all)
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # others are lost or stuck
@@ -95,7 +104,7 @@ def on_first_process(function):
         as `refusing_together`.
     """
     with refusing_together(for_all=True):
-        return function() if jax.process_index() == 0 else None
+        return function() if _index() == 0 else None
 
 
 def arrays_of_first_process(tree, like) -> Any:
@@ -118,8 +127,8 @@ def _meet(message, decide, seconds):
     """Gives process 0 this process's message. -> its verdict, {"value"} or {"refusal"}."""
     return meet(
         distributed.global_state.client,
-        jax.process_index(),
-        jax.process_count(),
+        _index(),
+        count(),
         f"jax_pix2pix/{next(_NUMBERS)}",
         message,
         decide,

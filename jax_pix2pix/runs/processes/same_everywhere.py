@@ -12,7 +12,7 @@ import jax
 
 from jax_pix2pix.environment import environment, numerics
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.runs.processes.first_process import exchange
+from jax_pix2pix.runs.processes.first_process import count, exchange
 from jax_pix2pix.runs.workdir_files import flat
 from jax_pix2pix.safety import safe_files
 
@@ -25,18 +25,20 @@ WEIGHTS = "_weights_file"  # the end of such a field's name
 _MEASURED_OTHERWISE = ("revision", "XLA_FLAGS", "LIBTPU_INIT_ARGS", "devices", "processes")
 
 
-def check_run(config, allowed):
+def check_run(config, flags):
     """Compares versions, code, devices, settings and config; all processes call this.
 
     Args:
         config: as each process was given it.
-        allowed: config fields that may differ from the workdir's.
+        flags: {name: value} of what else a process was started with.
 
     Raises:
         ConfigError: on all processes, with the fields that differ and who has which value.
     """
-    if jax.process_count() > 1:
-        _agree(_of_process() | _of_config(config) | {"--allow_config_change": sorted(allowed)})
+    if count() > 1:
+        # Devices come last: one that does not start is told by its process, after all else fits.
+        _agree(_of_config(config) | flags)
+        _agree(_of_process())
 
 
 def check_data(dataset, config):
@@ -50,12 +52,16 @@ def check_data(dataset, config):
         ConfigError: as for `check_run`.
         DataError: the data cannot be read.
     """
-    if jax.process_count() > 1:
+    if count() > 1:
         data = {f"the data's {name}": digest for name, digest in dataset.fingerprint().items()}
         _agree(data | _of_config(config))
 
 
 def _of_process():
+    try:
+        jax.local_devices()
+    except RuntimeError as error:
+        raise ConfigError(f"JAX finds no device: {error}") from None
     known = {k: v for k, v in environment().items() if k not in _MEASURED_OTHERWISE}
     return known | numerics()
 

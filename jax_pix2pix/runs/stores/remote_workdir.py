@@ -87,15 +87,15 @@ def training(workdir):
         with _names_of(workdir, cache):
             on_first_process(lambda: safe_files.make_folder(cache, storage.cache_base()))
             stack.enter_context(workdir_lock.locked(cache))
-        mirror = on_first_process(lambda: _begin(workdir, cache, folder))
-        apart, own = are_apart(folder), None
+        mirror, own = on_first_process(lambda: _begin(workdir, cache, folder)), None
         try:
+            apart = are_apart(folder)
             with refusing_together():
                 if apart and not mirror:
                     folder = cache / f"run_{jax.process_index()}"
                     own = _Mirror(workdir, folder)
                     own.lock.follow()
-                    own.pull_anew(cache.parent)
+                    own.follow(cache.parent)
             with _names_of(workdir, folder, f" (here in {folder})"):
                 yield os.fspath(folder)
         except BaseException:
@@ -207,8 +207,15 @@ class _Mirror:
             )
         else:
             for path in old:
-                folder = path.is_dir() and not path.is_symlink()
-                shutil.rmtree(path) if folder else path.unlink()
+                _remove(path)
+        self.pull()
+
+    def follow(self, below):
+        """Copies the run here for a process other than the first, which adds only logs to it."""
+        safe_files.make_folder(self._folder, below)
+        for path in self._folder.iterdir():
+            if not (path.name.startswith(STACKS) or path.name == "logs"):
+                _remove(path)
         self.pull()
 
     def _lacking(self, there):
@@ -286,14 +293,17 @@ class _Mirror:
         self._files = {name: x for name, x in self._files.items() if name in names}
 
     def push_logs(self, process):
-        """Copies what a process other than the first wrote alone; deletes its folder here."""
+        """Copies what a process other than the first wrote alone; then deletes its folder here.
+
+        The folder stays if the store fails, or the first process has ended and freed the lock.
+        """
         names = [f"logs/process_{process:04d}.log"]
         paths = [*self._folder.glob(f"{STACKS}*"), *self._folder.glob("**/profile/**/*.pb")]
         names += [path.relative_to(self._folder).as_posix() for path in paths]
         names = [name for name in names if (self._folder / name).exists()]
         with contextlib.suppress(DataError, WorkdirError):  # process 0 reports a store that fails
             self._own_store().put(self._folder, names)
-        shutil.rmtree(self._folder)
+            shutil.rmtree(self._folder)
 
     def _push_step(self, step, signature):
         """Copies a checkpoint. -> whether it is in the store; not if deleted here meanwhile."""
@@ -420,6 +430,10 @@ class _Mirror:
 def _signature(path):
     status = path.stat()
     return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _remove(path):
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _steps_of(names):

@@ -60,6 +60,17 @@ def test_every_system(name, overrides):
     assert "fits" in table(program)
 
 
+@needs_libtpu
+@pytest.mark.parametrize("name", ["v5e:4x4", "v6e:8x8", "v5p:2x2x2", "2xv5e:4x4"])
+def test_each_host_feeds_neighbouring_rows(name):
+    topology = chips.topology(name)
+    for fsdp in (1, 2, 4, 8):
+        mesh = sharding.make_mesh(fsdp, 64, of=ahead_of_time.devices(topology))
+        assert mesh.shape == {"data": topology.chips // fsdp, "fsdp": fsdp}
+        hosts = [device.process_index for device in mesh.devices.flat]
+        assert hosts == sorted(hosts) and len(set(hosts)) == topology.chips // hosts.count(0)
+
+
 @pytest.mark.slow
 @needs_libtpu
 def test_several_slices():
