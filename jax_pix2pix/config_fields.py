@@ -46,7 +46,7 @@ WHOLE = {
 }  # fmt: skip
 # (least, most) of numbers.
 REAL = {
-    "optimizer.learning_rate": (0, 1e3), "spike_sigmas": (0, 1e6),
+    "optimizer.learning_rate": (0, 1e38), "spike_sigmas": (0, 1e6),
     "watchdog_seconds": (0, 1e8),  # threads wait no longer than some 1e9
     "data.isotropic_mm": (0, 1e3), "data.empty_slices": (0, 1),
     "data.test_fraction": (0, 1), "data.validation_fraction": (0, 1),

@@ -175,5 +175,7 @@ def test_damaged_config_is_named(workdir, tmp_path):
 def test_a_config_without_its_fields_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     path = tmp_path / "config.json"
-    with pytest.raises(WorkdirError, match=f"{path} does not hold the config of a run"):
+    with pytest.raises(
+        WorkdirError, match=f"{path}( does not hold the config of a run|: config.epochs=)"
+    ):
         load_run(str(tmp_path), "last")

@@ -188,7 +188,8 @@ def test_what_is_written_says_what_it_is(written, results):
 def test_without_other_patients_there_is_no_yardstick(runs):
     run = jax_pix2pix.load(runs[3])
     run.config.data.test_subsets, run.config.data.validation_subsets = (7,), (8,)
-    found = evaluate(run, Dataset(run.config.data), count=2, volumes=1).results
+    dataset = Dataset(run.config.data, prepare=True)  # other subsets: other data
+    found = evaluate(run, dataset, count=2, volumes=1).results
     assert set(found["results"]) == {"memorisation", "samples"}
     assert found["training_volumes"] == 1
 

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from jax_pix2pix.errors import EXIT_INTERRUPTED, EXIT_RESTART
+from launch.process import start_signals
 from tests.commands import ROOT, free_port
 
 TRAIN = ["-m", "launch.train", "--config=configs/lidc_mask2ct.py:quickstart"]
@@ -19,6 +20,10 @@ def _started(*arguments, words=TRAIN):
     process = subprocess.Popen(
         [sys.executable, *words, *arguments],
         cwd=ROOT,
+        # Tests in this process may have set what a launcher sets.
+        env={k: v for k, v in os.environ.items() if k not in start_signals.VARIABLES},
+        # A shell starts what runs in its background deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
