@@ -284,8 +284,8 @@ def _nodes(device):
                 f"config.fsdp={config.fsdp} does not divide over {device.chips} devices of a slice"
             )
     else:
-        if flags.FLAGS["slices"].present:
-            raise ConfigError(f"--slices={flags.FLAGS['slices'].value}: only TPUs come in slices")
+        if flags.FLAGS.slices > 1:
+            raise ConfigError(f"--slices={flags.FLAGS.slices}: only TPUs come in slices")
         nodes = _NODES.value
         devices = nodes * (device.devices if isinstance(device, Cpus) else device.per_node)
     for field, fits in (

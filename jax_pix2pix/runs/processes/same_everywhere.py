@@ -36,9 +36,7 @@ def check_run(config, flags):
         ConfigError: on all processes, with the fields that differ and who has which value.
     """
     if count() > 1:
-        # Devices come last: one that does not start is told by its process, after all else fits.
-        _agree(_of_config(config) | flags)
-        _agree(_of_process())
+        _agree(_of_process() | _of_config(config) | flags)
 
 
 def check_data(dataset, config):
