@@ -8,7 +8,7 @@ from tests import commands
 
 # One start for all cases: the cluster stays up instead of being shut down at each refusal.
 PROGRAM = """
-import errno, os, sys
+import errno, os, sys, time
 import jax
 from jax._src import distributed
 from jax_pix2pix.errors import *
@@ -61,6 +61,11 @@ for case in (
         print(f"{type(error).__name__}: {error} {len(closed)}", flush=True)
     state.client = client
 print(on_first_process(lambda: f"done by {me}"), exchange(me, sum), flush=True)
+if me:
+    client.key_value_set("end", "")
+else:  # its end would abort the other
+    client.blocking_key_value_get("end", 30_000)
+    time.sleep(0.5)
 os._exit(0)
 """
 EXPECTED = [
