@@ -242,7 +242,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 example = {
                     "patient": self._names.patient(item.patient),
                     "slice_index": item.slice_index,
-                    "class": item.label,
+                    "class": self._names.label(item.label),
                     "file_name": self._names.file(item.patient, item.file_name),
                 } | read
                 yield item.file_name, example
@@ -319,7 +319,9 @@ def _summary(source, found, options, names):
             split: {
                 "examples": len(items),
                 "patients": len({item.patient for item in items}),
-                "classes": collections.Counter(item.label for item in items if item.label),
+                "classes": collections.Counter(
+                    names.label(item.label) for item in items if item.label
+                ),
             }
             for split, items in found.splits.items()
         },

@@ -18,6 +18,8 @@ from jax_pix2pix.errors import DataError
 from jax_pix2pix.safety import safe_files
 
 LENGTH = 12  # letters and digits of a pseudonym: 60 bits, so that a million patients do not collide
+# Classes that name nobody; another one may be the folder of a patient.
+KNOWN_LABELS = {"clean", "with_nodules", "brain", "pelvis", "hn", "th", "ab", "even", "odd"}
 ABOUT = "key and true names of pseudonymised data: keep this file secret, and apart from the data"
 
 
@@ -32,6 +34,10 @@ class TrueNames:
     def file(self, patient, name):
         """The name of a file of a patient, relative to the source folder."""
         del patient
+        return name
+
+    def label(self, name):
+        """The class of an item, which may be the name of a folder of the source."""
         return name
 
     def source(self, folder):
@@ -76,6 +82,10 @@ class Pseudonyms(TrueNames):
 
     def file(self, patient, name):
         return f"{self.patient(patient)}/F{self._code('file', name)}"
+
+    def label(self, name):
+        known = not name or name.lower() in KNOWN_LABELS
+        return name if known else f"L{self._code('label', name)}"
 
     def source(self, folder):
         del folder
