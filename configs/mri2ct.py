@@ -48,9 +48,10 @@ def get_config(variant=""):
     config.data.image_window_hu = (-1024, 3071)  # HU of 0 and 255 in 8-bit images
     config.data.source_side = "left"  # of an image that holds both, side by side
     # Group 1 is the patient of a picture. The pattern is matched against the name without ending
-    # or, if it has a "/", the path within the source, such as trainA/0001. A plain number counts as
-    # a patient, which is wrong where neighbouring slices are 0001.png, 0002.png: set another
-    # pattern there.
+    # or, if it has a "/", the path within the source, such as trainA/0001; then also for volumes in
+    # folders, against brain/1BA001/mr, whose patient is else the folder. A plain number counts as a
+    # patient, which is wrong where neighbouring slices are 0001.png, 0002.png: set another pattern
+    # there.
     config.data.patient_pattern = r"(.+?)(?:[_-](?:slice)?\d+)?"
     config.data.test_fraction = 0.15  # of the patients
     config.data.validation_fraction = 0.1  # of the others

@@ -90,7 +90,7 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
         OSError: the disk is full or not writable, or a file or folder below data_dir is a link.
     """
     directory = prepared_directory(dataset, data_dir, **options)
-    source = Path(source).expanduser()
+    source = Path(safe_files.named(source))
     if not source.is_dir() or not any(source.iterdir()):
         raise DataError(f"{source} is not a folder, or is empty: --source must hold the data")
     module = DATASETS[dataset]

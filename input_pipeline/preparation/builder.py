@@ -200,7 +200,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._names.save(self._source, [item for items in splits.values() for item in items])
         _report(record, self.unit)
         # TFDS moves this directory into place when all is done.
-        safe_files.write(self.data_path / RECORD, json.dumps(record, indent=1))
+        safe_files.write(self.data_path / RECORD, json.dumps(record, indent=1), self.data_path)
         _write_manifest(self.data_path / "manifest.csv", splits, self._names)
         self._adopt_finished_shards(record)
         self._progress.reset(total=sum(map(len, splits.values())))
@@ -304,7 +304,8 @@ def _write_manifest(path, splits, names):
         for group in _groups(items):
             patient, file_name = group[0].patient, group[0].file_name
             rows.append([split, names.patient(patient), names.file(patient, file_name), len(group)])
-    safe_files.write(path, csv_text(["split", "patient", "file_name", "examples"], rows))
+    columns = ["split", "patient", "file_name", "examples"]
+    safe_files.write(path, csv_text(columns, rows), path.parent)
 
 
 def _summary(source, found, options, names):

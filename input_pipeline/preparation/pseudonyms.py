@@ -18,9 +18,19 @@ from jax_pix2pix.errors import DataError
 from jax_pix2pix.safety import safe_files
 
 LENGTH = 12  # letters and digits of a pseudonym: 60 bits, so that a million patients do not collide
-# Classes that name nobody; another one may be the folder of a patient.
-KNOWN_LABELS = {"clean", "with_nodules", "brain", "pelvis", "hn", "th", "ab", "even", "odd"}
+# Classes that name nobody: those of the data sets, and regions of the body. Any other may be the
+# folder of a patient.
+KNOWN_LABELS = {
+    "", "clean", "with_nodules", "img_mask", "montgomery", "shenzhen", "jsrt",
+    "brain", "head", "neck", "head_neck", "hn", "thorax", "chest", "lung", "th", "breast", "heart",
+    "abdomen", "ab", "liver", "pelvis", "prostate", "spine",
+}  # fmt: skip
 ABOUT = "key and true names of pseudonymised data: keep this file secret, and apart from the data"
+
+
+def names_nobody(label):
+    """Whether a class, or the folder that it is, is known to be no patient."""
+    return label.lower() in KNOWN_LABELS
 
 
 class TrueNames:
@@ -65,13 +75,21 @@ class Pseudonyms(TrueNames):
 
         Raises:
             DataError: it lies there, others may read it, or it holds no key.
+            OSError: it could not be written.
         """
-        self._path = Path(path).expanduser()
+        # What a link leads to: it is read and replaced there.
+        self._path = Path(os.path.realpath(safe_files.named(path)))
         for folder in apart_from:
-            if self._path.resolve().is_relative_to(Path(folder).resolve()):
+            if self._path.is_relative_to(Path(folder).resolve()):
                 raise DataError(
-                    f"--pseudonyms={self._path} lies in {folder}: keep the key apart from the data"
+                    f"--pseudonyms={path} lies in {folder}: keep the key apart from the data"
                 )
+        try:
+            safe_files.check_output(self._path)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"--pseudonyms={path}: there is no folder {error.filename}: make it first"
+            ) from None
         self._key = secrets.token_bytes(32)
         if self._path.exists():
             self._key = bytes.fromhex(self._read()["key"])
@@ -84,8 +102,7 @@ class Pseudonyms(TrueNames):
         return f"{self.patient(patient)}/F{self._code('file', name)}"
 
     def label(self, name):
-        known = not name or name.lower() in KNOWN_LABELS
-        return name if known else f"L{self._code('label', name)}"
+        return name if names_nobody(name) else f"L{self._code('label', name)}"
 
     def source(self, folder):
         del folder
@@ -116,6 +133,8 @@ class Pseudonyms(TrueNames):
                 if entry["patient"] != item.patient:
                     raise DataError(f"{self._path}: two patients have the pseudonym {name}")
                 entry["files"][self.file(item.patient, item.file_name)] = item.file_name
+                if not names_nobody(item.label):
+                    known.setdefault("classes", {})[self.label(item.label)] = item.label
             if str(folder.resolve()) not in known["sources"]:
                 known["sources"].append(str(folder.resolve()))
             content = json.dumps({"about": ABOUT} | known, indent=1)

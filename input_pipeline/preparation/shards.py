@@ -34,7 +34,8 @@ class Writer(tfds.core.ExampleWriter):
         except RuntimeError as error:  # from ArrayRecord, if the disk is full for instance
             raise OSError(f"{path.parent} cannot be written to: {error}") from error
         columns = ["patient", "slice_index", "class", "file_name", "spacing_mm"]
-        safe_files.write(path.with_name(f"{path.name}.csv"), csv_text(columns, rows))
+        table = path.with_name(f"{path.name}.csv")
+        safe_files.write(table, csv_text(columns, rows), path.parent)
         part.rename(path)
 
 

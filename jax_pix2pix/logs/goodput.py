@@ -117,8 +117,10 @@ def of_workdir(workdir):
     return summarise([read_metrics(directory) for directory in directories])
 
 
-def report(workdir, path=None):
+def report(workdir, path=None, below=None):
     """The table of a run as text, None if no line has seconds; writes JSON to `path` if given.
+
+    below: as for `safe_files.write`.
 
     Raises:
         WorkdirError, OSError: as `of_workdir`; or `path` cannot be written.
@@ -127,14 +129,14 @@ def report(workdir, path=None):
     if summary is None:
         return None
     if path:
-        safe_files.write(path, json.dumps(summary, indent=2))
+        safe_files.write(path, json.dumps(summary, indent=2), below)
     return table(summary)
 
 
 def report_end(workdir):
     """Reports a run that came to an end, and writes goodput.json."""
     try:
-        text = report(workdir, os.path.join(workdir, "goodput.json"))
+        text = report(workdir, os.path.join(workdir, "goodput.json"), workdir)
         if text:
             messages.info(text)
     except (WorkdirError, safe_files.UnsafeFileError) as error:

@@ -5,7 +5,8 @@ are read, and what is written takes the place of a name instead of following it.
 
 `below` is the folder that the caller was given, if any. Its own path may lead through links, since
 the user named it. Below it no part of a path is followed if it is a link, even if somebody puts
-one there meanwhile. Without `below` the user named the file itself: only its last part counts.
+one there meanwhile. Without `below` the user named the file itself: it is what the name leads to,
+through links as well, and a pipe or terminal if the user wants to write to one.
 
 Everything here raises OSError, an UnsafeFileError if the reason is the kind of a file.
 """
@@ -65,15 +66,28 @@ def writing(path, below=None, private=False):
     It is on disk before it has the name, so that a crash leaves the old file or the new one. Makes
     missing folders below `below`. Replaces a link, but no device, pipe or folder.
 
+    Without `below` it takes the place of what `path` leads to, if that is a file, with its mode. To
+    a pipe, a terminal and what is below /dev and /proc it is written at once.
+
     Args:
         private: whether only its owner may read and write it; otherwise the umask decides.
     """
+    if below is None and (stream := _stream(path)) is not None:
+        with os.fdopen(stream, "wb") as file:
+            yield file
+        return
+    mode = 0o600 if private else None
+    if below is None:
+        path, mode = os.path.realpath(path), mode or _mode(path)
     with _parent(path, below, make=True) as (folder, name):
         _check_replaceable(path, name, folder)
         temporary = f".{name[:100]}.{secrets.token_hex(4)}.tmp"
         flags = os.O_WRONLY | os.O_EXCL | _TO_WRITE
-        descriptor = _open(path, temporary, flags, folder, 0o600 if private else 0o666)
+        descriptor = _open(path, temporary, flags, folder, mode or 0o666)
         try:
+            if mode:
+                with contextlib.suppress(OSError):  # a disk without permissions
+                    os.fchmod(descriptor, mode)
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
@@ -96,7 +110,7 @@ def writing_by_name(path, below=None):
     """As `writing`, for libraries that open files by name: a path of the same name to write to.
 
     It lies in a hidden folder. All that is written there replaces what has its name beside `path`,
-    which comes last.
+    which comes last. Here a link is replaced without `below` too, since names decide formats.
     """
     with _parent(path, below, make=True) as (folder, name):
         hidden = f".{name[:100]}.{secrets.token_hex(4)}"
@@ -109,6 +123,10 @@ def writing_by_name(path, below=None):
                 )
                 for written in sorted(os.listdir(own), key=lambda written: written == name):
                     _check_replaceable(path, written, folder)
+                    beside = os.path.join(os.path.dirname(os.fspath(path)), written)
+                    if below is None and (mode := _mode(beside)):
+                        with contextlib.suppress(OSError):
+                            os.chmod(written, mode, dir_fd=own)
                     os.replace(written, written, src_dir_fd=own, dst_dir_fd=folder)
             finally:
                 for left in os.listdir(own):
@@ -117,6 +135,19 @@ def writing_by_name(path, below=None):
         finally:
             with contextlib.suppress(OSError):
                 os.rmdir(hidden, dir_fd=folder)
+
+
+def named(path):
+    """A path that the user named, with the home folder in place of "~".
+
+    Raises:
+        OSError: there is no such user.
+    """
+    expanded = os.path.expanduser(os.fspath(path))
+    if expanded.startswith("~"):
+        user = expanded.partition("/")[0]
+        raise OSError(f"{expanded}: {user} has no home folder here: write ./{user} for a folder")
+    return expanded
 
 
 def path_of(descriptor, path):
@@ -180,6 +211,62 @@ def inside(folder, name):
     ):
         raise ValueError(f"the name {name[:200]!a} leads out of a folder or is not plain text")
     return os.path.join(folder, *parts)
+
+
+def check_output(path):
+    """Raises OSError if `writing` could not write to a file that the user named.
+
+    To be called before work that would be lost. Makes no folder.
+    """
+    path = os.fspath(path)
+    if _is_stream(path):
+        return
+    path = os.path.realpath(path)
+    folder = os.path.dirname(path)
+    if os.path.isdir(path):
+        raise _special(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+
+
+def _is_stream(path):
+    """Whether what the user named is written to as it is, not replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return (
+        stat.S_ISFIFO(mode)
+        or stat.S_ISCHR(mode)
+        or (stat.S_ISREG(mode) and os.path.abspath(path).startswith(("/dev/", "/proc/")))
+    )
+
+
+def _stream(path):
+    """Opens such a path at its end, as /dev/stdout may be a file. -> descriptor or None."""
+    if not _is_stream(path):
+        return None
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise UnsafeFileError(
+            error.errno, "is a pipe that nobody reads: start what reads it first", os.fspath(path)
+        ) from None
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _mode(path):
+    """The permissions of an existing file, or None."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode) & 0o777
+    except OSError:
+        return None
 
 
 def _own(path, flags, below):

@@ -20,6 +20,6 @@ def save(output, record):
 
 
 def claim(output):
-    """Creates the file for the figures, so that an OSError comes before measuring."""
+    """Makes the folder of the file for the figures; an OSError comes before measuring."""
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    safe_files.open_to_append(output).close()
+    safe_files.check_output(output)

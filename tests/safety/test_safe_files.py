@@ -125,7 +125,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path, kind):
     make = {"pipe": os.mkfifo, "folder": os.mkdir, "link": lambda x: os.symlink("/dev/null", x)}
     make[kind](path)
     with pytest.raises(UnsafeFileError, match="x is no regular file"):
-        safe_files.write(path, "")
+        safe_files.write(path, "", tmp_path)
     with pytest.raises(UnsafeFileError, match="x is no regular file"):
         with safe_files.writing_by_name(path) as temporary:
             Path(temporary).touch()
@@ -171,6 +171,50 @@ def test_a_file_keeps_the_permissions_of_the_umask(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_file_that_the_user_named_stays_where_it_is_and_keeps_its_mode(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "scores").write_text("old", encoding="utf-8")
+    (tmp_path / "disk" / "scores").chmod(0o640)
+    (tmp_path / "link").symlink_to("disk/scores")
+    safe_files.write(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and os.listdir(tmp_path / "disk") == ["scores"]
+    assert (tmp_path / "disk" / "scores").read_text("utf-8") == "new"
+    with safe_files.writing_by_name(tmp_path / "disk" / "scores") as temporary:
+        Path(temporary).write_text("by name", encoding="utf-8")
+    assert (tmp_path / "disk" / "scores").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_pipe_that_the_user_named_is_written_to(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnsafeFileError, match="pipe that nobody reads"):
+        safe_files.write(tmp_path / "pipe", "x")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    safe_files.check_output(tmp_path / "pipe")
+    safe_files.write(tmp_path / "pipe", "scores")
+    assert os.read(reader, 99) == b"scores"
+    with (tmp_path / "file").open("w") as file:  # as `command > file` opens /dev/stdout
+        os.write(file.fileno(), b"a table ")
+        safe_files.write(f"/dev/fd/{file.fileno()}", "scores")
+    assert (tmp_path / "file").read_text() == "a table scores"
+    safe_files.write("/dev/null", "scores")
+    assert os.path.exists("/dev/null")
+
+
+def test_an_output_is_checked_before_the_work(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name, refusal in (("folder", "is no regular file"), ("no/x", "No such file or directory")):
+        with pytest.raises(OSError, match=refusal):
+            safe_files.check_output(tmp_path / name)
+    safe_files.check_output(tmp_path / "folder" / "x")
+    assert os.listdir(tmp_path / "folder") == []
+
+
+def test_a_user_without_a_home_is_told():
+    with pytest.raises(OSError, match=r"~nosuch/x: ~nosuch has no home folder here: write"):
+        safe_files.named("~nosuch/x")
+    assert safe_files.named("~/x") == os.path.expanduser("~/x")
 
 
 def test_trees_with_links_or_pipes_are_refused(tmp_path):

@@ -12,6 +12,9 @@ Registered volumes of any format of `imaging.volume_file`:
                                     paths relative to the table's folder
     .../PATIENT/                    mr or cbct, ct and an optional mask, as in SynthRAD
 
+A folder around PATIENT may be a region of the body, as SynthRAD's brain, or hold all patients.
+Several others could as well be patients with a folder for each study: patient_pattern settles that.
+
 Nothing is decoded.
 """
 
@@ -20,16 +23,20 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from input_pipeline.preparation.pseudonyms import names_nobody
 from input_pipeline.preparation.tables import read_table
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.safe_io import PICTURES
-from jax_pix2pix.imaging.volume_file import ENDINGS
+from jax_pix2pix.imaging.volume_file import ENDINGS, without_ending
 
 MODALITIES = ("mr", "cbct", "ct")  # "ct": a CT is its own source
 SPLITS = ("train", "val", "test")
 PICTURE = re.compile(f"(?P<stem>.+)({'|'.join(map(re.escape, PICTURES))})", re.IGNORECASE)
 TABLE = "pairs.csv"
 COLUMNS = ("patient", "source", "ct")
+# A folder with such a name is a study, 2024-03-01 or 20240301_120000 for instance.
+DATE = re.compile(r"(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])([-_.T ].*)?")
+INNER, OUTER = r"(?:.*/)?([^/]+)/[^/]+", r"(?:.*/)?([^/]+)/[^/]+/[^/]+"  # patterns of the patient
 VOLUME = re.compile(f"(?P<what>{'|'.join(MODALITIES)}|mask)({'|'.join(map(re.escape, ENDINGS))})")
 
 
@@ -51,19 +58,21 @@ class Volumes(NamedTuple):
     mask: str  # "": there is none
 
 
-def find_pairs(folder, modality):
+def find_pairs(folder, modality, patient_pattern=""):
     """Recognises the layout of a source folder and lists its pairs.
 
     Args:
         folder: SourceFolder.
         modality: one of MODALITIES, the name of the source in a pair of volumes.
+        patient_pattern: if it has a "/", its group 1 is the patient of folders of volumes: it
+            matches the source's path within the root, without ending.
 
     Returns:
         {split of SPLITS: [Pictures] or [Volumes]}; only "train" if the source has no splits.
 
     Raises:
         DataError: none or several layouts fit; a file is misnamed, unpaired, empty, duplicated or
-            a link to elsewhere; or a split is empty.
+            a link to elsewhere; a split is empty; or folders do not tell which is the patient.
     """
     fitting = [name for name, (fits, _) in LAYOUTS.items() if fits(folder.root)]
     if len(fitting) != 1:
@@ -73,24 +82,22 @@ def find_pairs(folder, modality):
             f"pictures side by side; {TABLE}; PATIENT/mr.nii.gz and ct.nii.gz (SynthRAD)"
         )
     (name,) = fitting
-    return LAYOUTS[name][1](folder, modality)
+    return LAYOUTS[name][1](folder, modality, patient_pattern)
 
 
-# One function per layout, which returns the pairs by split.
+# One function per layout, which returns the pairs by split. Modality and pattern are for folders of
+# volumes alone; a table says which file is the source, and who is the patient.
 
 
-def _train_a(folder, modality):
-    del modality  # applies to volumes only, as below
+def _train_a(folder, *_):
     return _pictures(folder, "{}A", "{}B")
 
 
-def _a_b(folder, modality):
-    del modality
+def _a_b(folder, *_):
     return _pictures(folder, "A/{}", "B/{}", "A", "B")
 
 
-def _side_by_side(folder, modality):
-    del modality
+def _side_by_side(folder, *_):
     return _pictures(folder, "{}", "{}", ".", ".")
 
 
@@ -136,8 +143,7 @@ def _stems(folder, place):
     return table
 
 
-def _from_table(folder, modality):
-    del modality  # the table says which file is the source, whatever its name
+def _from_table(folder, *_):
     path = folder.root / TABLE
     folder.add(path)
     pairs = []
@@ -167,8 +173,38 @@ def _within(file, root):
         return False
 
 
-def _by_folder(folder, modality):
-    return _one_a_patient(folder, list(_patients(folder, folder.root, modality)))
+def _by_folder(folder, modality, pattern):
+    pairs = list(_patients(folder, folder.root, modality))
+    if "/" in pattern:
+        pairs = [_by_pattern(folder, pair, pattern) for pair in pairs]
+    else:
+        _check_no_studies(folder, pairs)
+    return _one_a_patient(folder, pairs)
+
+
+def _by_pattern(folder, pair, pattern):
+    """The pair with the patient that the pattern finds in the source's path."""
+    match = re.fullmatch(pattern, without_ending(pair.source))
+    if not match or not match[1]:
+        raise DataError(
+            f"{folder.root / pair.source} names no patient by patient_pattern {pattern}: change "
+            "the pattern, or move the file"
+        )
+    region = "" if pair.region == match[1] else pair.region
+    return pair._replace(patient=match[1], region=region)
+
+
+def _check_no_studies(folder, pairs):
+    """Refuses folders that may be studies of patients, which splits would take for patients."""
+    unknown = [pair for pair in pairs if not names_nobody(pair.region)]
+    around = {Path(pair.ct).parent.parent for pair in unknown}
+    for pair in unknown:
+        if len(around) > 1 or DATE.fullmatch(pair.patient):
+            raise DataError(
+                f"{folder.root / pair.ct}: is {pair.region} a patient, whose study is "
+                f"{pair.patient}, or is {pair.patient} the patient? Set config.data."
+                f"patient_pattern='{OUTER}' for the first, '{INNER}' for the second"
+            )
 
 
 def _patients(folder, path, modality):

@@ -3,7 +3,8 @@
 Source folder: pictures in pairs or side by side, SynthRAD's folders, or a table of volumes;
 `layouts` shows each. The source's own splits are kept; for splits that it lacks, whole patients are
 held out. patient_pattern finds a picture's patient in its name or, if the pattern has a "/", in its
-path within the source, such as `trainA/0001`. Pictures that are named by numbers alone may have the
+path within the source, such as `trainA/0001`; one with a "/" finds that of volumes too, in
+`brain/1BA001/mr`. Pictures that are named by numbers alone may have the
 same numbers in several splits of the source.
 
 Slices that show some body are stored, at stored_size x stored_size: axial ones from the feet up, or
@@ -68,8 +69,8 @@ class Config(builder.Config):
     resample: bool = False  # source and mask to the CT's grid, where theirs is another
     image_window_hu: tuple = (-1024, 3071)  # HU of 0 and 255 in a picture of a CT
     source_side: str = "left"  # or "right": of two pictures side by side
-    # Matches a picture's whole name without ending or, if it has a "/", the path within the source.
-    # Group 1 is the patient.
+    # Matches a picture's whole name without ending or, if it has a "/", the path within the source,
+    # of volumes too. Group 1 is the patient.
     patient_pattern: str = r"(.+?)(?:[_-](?:slice)?\d+)?"
     test_fraction: float = 0.15  # of the patients
     validation_fraction: float = 0.1  # of the remaining patients
@@ -124,7 +125,7 @@ def find(source, config):
             splits.
     """
     folder = SourceFolder(source)
-    pairs = layouts.find_pairs(folder, config.modality)
+    pairs = layouts.find_pairs(folder, config.modality, config.patient_pattern)
     oblique = []
     for pair in pairs["train"]:
         if isinstance(pair, layouts.Volumes):

@@ -71,7 +71,7 @@ def cache_folder(url):
 
 def local_folder(data_dir):
     """Where prepared data is read and written: data_dir, or the local copy of a store's."""
-    return cache_folder(data_dir) if is_remote(data_dir) else Path(data_dir).expanduser()
+    return cache_folder(data_dir) if is_remote(data_dir) else Path(safe_files.named(data_dir))
 
 
 class Store:

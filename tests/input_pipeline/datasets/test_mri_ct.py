@@ -12,8 +12,10 @@ import SimpleITK as sitk
 import torch
 
 from configs import mri2ct
+from input_pipeline.datasets.mri_ct import layouts
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
 from input_pipeline.pipeline import eval_batches
+from input_pipeline.preparation.source_folder import SourceFolder
 from input_pipeline.prepare import options_of, prepare, prepared_directory
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import mr_volumes
@@ -337,6 +339,22 @@ def test_the_flag_is_refused_where_nothing_is_resampled(source, tmp_path):
     assert "the data set liver_ct knows no resampling" in commands.error_line(err)
 
 
+def test_a_pattern_finds_the_patient_of_volumes(source, tmp_path):
+    """In the path, where each study has a folder within the patient's."""
+    studies_of_patients(source)
+    for pattern, patients in ((layouts.INNER, set(PATIENTS)), (layouts.OUTER, {"Doe", "Roe"})):
+        for place in ("Doe/1BA002", "Roe/1PA002") if pattern == layouts.OUTER else ():
+            shutil.rmtree(source / "Task1" / place)
+        found = layouts.find_pairs(SourceFolder(source), "mr", pattern)["train"]
+        assert {pair.patient for pair in found} == patients
+        assert {pair.region for pair in found} == ({""} if "Doe" in patients else {"Doe", "Roe"})
+    write_pair(source / "Task1/Doe/later")
+    refusal = "both of patient Doe: keep one"
+    refused(source, tmp_path, source / "Task1/Doe/later", refusal, patient_pattern=layouts.OUTER)
+    refusal = "names no patient by patient_pattern x/(y)"
+    refused(source, tmp_path, source / "Task1/Doe/1BA001", refusal, patient_pattern="x/(y)")
+
+
 # Refusals. Each function spoils a good source and returns what the message must name.
 
 
@@ -381,6 +399,19 @@ def mr_twice(source):
 def patient_twice(source):
     write_pair(source / "Task1/pelvis/1BA001")
     return source / "Task1/pelvis/1BA001/mr.nii.gz", "both of patient 1BA001: keep one"
+
+
+def studies_of_patients(source):
+    """Several folders around them, which are no regions of the body."""
+    (source / "Task1/brain").rename(source / "Task1/Doe")
+    (source / "Task1/pelvis").rename(source / "Task1/Roe")
+    return source / "Task1/Doe/1BA001/ct.nii.gz", "Set config.data.patient_pattern='"
+
+
+def a_date(source):
+    (source / "Task1/brain").rename(source / "Task1/Doe")
+    (source / "Task1/Doe/1BA001").rename(source / "Task1/Doe/2024-03-01")
+    return source / "Task1/Doe/2024-03-01/ct.nii.gz", "is Doe a patient, whose study is 2024-03-01"
 
 
 def patient_in_other_case(source):
@@ -473,6 +504,8 @@ BY_HEADER = [
     no_mr,
     mr_twice,
     patient_twice,
+    studies_of_patients,
+    a_date,
     no_volumes,
     pictures_too,
     empty_file,
@@ -502,9 +535,9 @@ def test_refuses(source, tmp_path, spoil, monkeypatch):
     refused(source, tmp_path, path, word)
 
 
-def refused(source, tmp_path, path, word):
+def refused(source, tmp_path, path, word, **options):
     with pytest.raises(DataError) as caught:
-        prepare("mri_ct", source, tmp_path / "data", **OPTIONS)
+        prepare("mri_ct", source, tmp_path / "data", **OPTIONS | options)
     assert str(path) in str(caught.value)
     text = str(caught.value).replace(str(path), "")  # the path holds the case's name
     assert word in text and "\n" not in text

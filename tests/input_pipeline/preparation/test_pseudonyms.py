@@ -10,8 +10,10 @@ from input_pipeline.preparation.pseudonyms import Pseudonyms
 from input_pipeline.prepare import prepare
 from input_pipeline.prepared import examples
 from jax_pix2pix.errors import DataError
-from tests.input_pipeline.conftest import data_config, write_slice
+from tests.input_pipeline.conftest import data_config, read_split, write_slice
+from tests.input_pipeline.pairs import write_pair
 
+SPLITS = ("train", "validation", "test")
 NAMES = ("Mustermann-Anna", "Doe-John", "Roe-Jane")
 OPTIONS = {"stored_size": 16, "mask_resize": "nearest", "mask_values": (0, 1, 2)}
 
@@ -51,7 +53,7 @@ def test_no_name_is_in_any_file(source, tmp_path, table):
 
     shown = {
         (example.patient, example.file_name)
-        for split in ("train", "validation", "test")
+        for split in SPLITS
         for example in examples(data_config(tmp_path / "data"), split)
     }
     assert len(shown) == 7 and {patient for patient, _ in shown} == known["patients"].keys()
@@ -79,7 +81,7 @@ def test_the_split_is_that_of_the_true_names(source, tmp_path, table):
     _prepared(source, tmp_path / "data", table)
     prepare("lidc_masks", source, tmp_path / "plain", **OPTIONS, validation_fraction=0.3)
     known = json.loads(table.read_text("utf-8"))["patients"]
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         shown = [example.patient for example in examples(data_config(tmp_path / "data"), split)]
         plain = [example.patient for example in examples(data_config(tmp_path / "plain"), split)]
         assert [known[name]["patient"] for name in shown] == plain
@@ -97,11 +99,39 @@ def test_data_of_other_names_are_not_taken_for_these(source, tmp_path, table):
         _prepared(source, tmp_path / "plain", table)
 
 
-def test_notes_name_pseudonyms(source, tmp_path, table):
+def test_notes_name_pseudonyms(table):
+    table.parent.mkdir()
     names = Pseudonyms(table)
     note = builder.note_oblique([("Doe-John", 12.3)])
     assert note(str).endswith("axes: Doe-John (12 degrees)")
     assert note(names.patient) == note(str).replace("Doe-John", names.patient("Doe-John"))
+
+
+def test_a_class_that_is_a_folder_may_be_a_patient(tmp_path, table):
+    source = tmp_path / "source"
+    for seed, place in enumerate(("brain/Doe-John", "Roe-Jane/MR and CT", "Roe-Jane/Mustermann")):
+        write_pair(source / place, seed)
+    (tmp_path / "secret").mkdir()
+    directory = prepare("mri_ct", source, tmp_path / "data", pseudonyms=table, stored_size=8)
+    everything = b"".join(path.read_bytes() for path in directory.iterdir())
+    for name in ("Doe-John", "Roe-Jane", "MR and CT", "Mustermann", str(tmp_path)):
+        assert name.encode() not in everything, name
+    ((pseudonym, name),) = json.loads(table.read_text("utf-8"))["classes"].items()
+    assert name == "Roe-Jane"
+    classes = {record["class"] for split in SPLITS for record in read_split(directory, split)}
+    assert classes == {"brain", pseudonym}
+
+
+def test_the_file_stays_where_a_link_leads(source, tmp_path, table):
+    table.parent.mkdir()
+    (tmp_path / "link").symlink_to(table)
+    _prepared(source, tmp_path / "data", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and table.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "outside").symlink_to(tmp_path / "data" / "names")
+    with pytest.raises(DataError, match="keep the key apart from the data"):
+        Pseudonyms(tmp_path / "outside", tmp_path / "data")
+    with pytest.raises(DataError, match=r"nowhere/x: there is no folder .*nowhere: make it first"):
+        Pseudonyms(tmp_path / "nowhere" / "x")
 
 
 @pytest.mark.parametrize("where", ["data/names.json", "St Mary Hospital/names.json"])
