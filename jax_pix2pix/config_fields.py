@@ -105,6 +105,12 @@ def check(config, numbers=TRAINED_NUMBERS):
             f"config.epochs={epochs} of {steps} steps are more steps than can be counted: use at "
             f"most {STEPS} in all"
         )
+    side, stored = fields.get("data.image_size", 0), fields.get("data.stored_size", SIDE)
+    if side > stored:
+        raise ConfigError(
+            f"config.data.image_size={side} is above config.data.stored_size={stored}: use at most "
+            "that, or prepare data with a larger stored_size"
+        )
     for name in ("image_size", "load_size", "patch_size", "stored_size"):
         _check_batch(fields, name, numbers)
 

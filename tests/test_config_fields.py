@@ -86,6 +86,7 @@ def test_other_types_and_other_ranges_are_named():
         ({"data.batch_size": 10**5}, "of config.data.image_size=256 makes batches of more than"),
         ({"data.load_size": 8192, "data.batch_size": 64}, "data.load_size=8192 makes batches of"),
         ({"data.depth": 8192, "data.batch_size": 64}, "makes batches of more than"),
+        ({"data.image_size": 8192}, "data.image_size=8192 is above config.data.stored_size=256: use"),
         ({"data.data_dir": 5}, "data.data_dir=5: use a text"),
         ({"optimizer.learning_rate": "x"}, "optimizer.learning_rate='x': use a number"),
         ({"dtype": "float17"}, "dtype='float17': use one of float32, bfloat16, float64"),
@@ -149,11 +150,13 @@ def test_networks_beyond_all_memory_are_refused(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(WorkdirError, match=r"config\.json: config\.generator has "):
         workdir.load_state(tmp_path, "best")
-    config.generator.width = 256
-    (tmp_path / "config.json").write_text(config.to_json())
     monkeypatch.setattr(os, "sysconf", lambda name: 2**15)  # pages, and their bytes
-    with pytest.raises(WorkdirError, match=r"has a state of \S+ GB, and this machine 1\.1 GB of"):
-        workdir.load_state(tmp_path, "best")
+    for width, side, gigabytes in ((256, 256, r"\d\.\d"), (64, 8192, r"1\d\.\d")):
+        config.generator.width, config.data.image_size = width, side
+        (tmp_path / "config.json").write_text(config.to_json())
+        refusal = rf"a first level of {gigabytes} GB, and this machine 1\.1 GB of"
+        with pytest.raises(WorkdirError, match=refusal):
+            workdir.load_state(tmp_path, "best")
 
 
 @pytest.mark.parametrize("module", ["launch.evaluate", "launch.predict"])

@@ -112,6 +112,14 @@ def _without_loss_files(config):
     return config
 
 
+def _level_bytes(config):
+    """Bytes of one example at the generator's first level, which no use of a run goes without."""
+    data = config.data
+    side = data.get("patch_size") or data.image_size
+    width = config.get("generator", {}).get("width", 1)
+    return 4 * side**2 * max(data.depth, 1) * width
+
+
 def load_run(workdir, which) -> tuple[Any, System, Network, int]:
     """Opens a trained run on this process's first device, for its generator.
 
@@ -143,12 +151,12 @@ def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
     except ConfigError as error:
         raise WorkdirError(f"{config_path(workdir)}: {error}") from error
     check_trained(workdir)
-    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) + _level_bytes(config)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
         raise WorkdirError(
-            f"{workdir} has a state of {needed / 1e9:.1f} GB, and this machine {memory / 1e9:.1f} "
-            "GB of memory: use a larger machine"
+            f"{workdir} has a state and a first level of {needed / 1e9:.1f} GB, and this machine "
+            f"{memory / 1e9:.1f} GB of memory: use a larger machine"
         )
     checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, read_only=True)
     step = checkpoints.resolve(which)
