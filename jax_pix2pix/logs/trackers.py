@@ -19,7 +19,7 @@ from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.logs.metrics_log import points
 from jax_pix2pix.logs.writers import CLOSE_SECONDS, InBackground
 from jax_pix2pix.safety import safe_files
-from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.redaction import redacted_value
 from jax_pix2pix.safety.shown import shown
 
 PARAMS_PER_CALL = 100  # MLflow's limits
@@ -49,9 +49,9 @@ def check_address(mlflow_uri):
 
     W&B records the command line, job files hold it, and others on the machine see it.
     """
-    if mlflow_uri and redacted(mlflow_uri) != mlflow_uri:
+    if mlflow_uri and (shown := redacted_value(mlflow_uri)) != mlflow_uri:
         raise ConfigError(
-            f"--mlflow={redacted(mlflow_uri)}: a password or token does not belong there: set "
+            f"--mlflow={shown}: a password or token does not belong there: set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
 

@@ -11,7 +11,7 @@ import ml_collections
 from jax_pix2pix import config_fields
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.safety import safe_files
-from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.redaction import redacted_value
 from jax_pix2pix.tasks.kinds import has_scales
 
 RECORD = "preparation.json"  # how a data set was prepared; a run keeps a copy
@@ -176,9 +176,9 @@ def claim(workdir, config, allowed=()):
 
 def _check_secrets(fields):
     for field, value in fields.items():
-        if redacted(str(value)) != str(value):
+        if (shown := redacted_value(str(value))) != str(value):
             raise ConfigError(
-                f"config.{field}={redacted(str(value))}: a key, password or token would be written "
+                f"config.{field}={shown}: a key, password or token would be written "
                 "to config.json and sent to trackers: give it by an environment variable"
             )
 

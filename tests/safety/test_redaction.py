@@ -10,7 +10,7 @@ from jax_pix2pix.logs import process_log, trackers
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.runs.stores import storage
-from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.redaction import redacted, redacted_value
 from tests import commands
 
 
@@ -24,22 +24,43 @@ from tests import commands
         ("https://h/a?x=1&sig=abc%3D", "https://h/a?x=1&sig=***"),
         ("('https://h/a?access_token=abc', 3)", "('https://h/a?access_token=***', 3)"),
         ("a?AWSAccessKeyId=A&Expires=1", "a?AWSAccessKeyId=***&Expires=1"),
+        ("s3:/KEY:SECRET@b", "s3:/***@b"),
+        ("s3://KEY:123/SE/CRET@b/x", "s3://***@b/x"),
+        ("https:/user:password@host", "https:/***@host"),
+        ("https://h/cb#access_token=abc&state=1", "https://h/cb#access_token=***&state=1"),
+        *(
+            (f"https://h/a?x=1&{name}=abc", f"https://h/a?x=1&{name}=***")
+            for name in ("auth", "authorization", "jwt", "pass", "code", "session", "session_id")
+        ),
+        ('https://h/a?sig="a b"&x=1', "https://h/a?sig=***&x=1"),
+        ("at 'https://h/a?sig=A B' now", "at 'https://h/a?sig=***' now"),
+        ("Authorization: Bearer abc was refused", "Authorization: *** was refused"),
+        ("{'Authorization': 'Basic dXNlcg==', 'a': 1}", "{'Authorization': '***', 'a': 1}"),
+        ("authorization: AWS4-HMAC-SHA256 Credential=A/b, Signature=c", "authorization: ***"),
+        ("got Bearer eyJhbGciOi.JIUzI1NiJ9.x-y_z", "got Bearer ***"),
+        (
+            "{'aws_secret_access_key': 'a b', \"password\": \"c\"}",
+            "{'aws_secret_access_key': '***', \"password\": '***'}",
+        ),
     ],
 )
 def test_credentials_in_urls_are_masked(text, shown):
     assert redacted(text) == shown
     assert redacted(shown) == shown
+    assert "***" in redacted_value(text)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "s3://bucket/runs/a@b:c", "http://127.0.0.1:5000/a@b", "gs://bucket/a?design=1",
-        "mail somebody@host", "{'a': 'https://h/a', 'b': 'c:d@e'}",
+        "mail somebody@host", "{'a': 'https://h/a', 'b': 'c:d@e'}", "gs://b/a?zipcode=1&author=me",
+        "it can't be read: 'x' isn't a key: don't", "/usr:/lib:a@b", "the bearer of this",
+        "at https://h/a?x=A B", "{'key': 'data.cache'}",
     ],
 )  # fmt: skip
 def test_other_text_stays(text):
-    assert redacted(text) == text
+    assert redacted(text) == redacted_value(text) == text
 
 
 SECRET = "https://user:hidden@host/a"
@@ -66,8 +87,10 @@ def test_an_error_of_a_command_masks():
 
 
 def test_a_config_keeps_no_credentials(tmp_path):
-    with pytest.raises(DataError, match="environment variables or the profile"):
-        storage.local_folder("s3://KEY:hidden@host/data")
+    for url in ("s3://KEY:hidden@host/data", "s3:/KEY:hidden@b", "https://h/a?sig=A hidden"):
+        with pytest.raises(DataError, match="environment variables or the profile") as caught:
+            storage.local_folder(url)
+        assert "hidden" not in str(caught.value)
     config = lidc_mask2ct.get_config()
     config.loss.perceptual_weights_file = SECRET
     with pytest.raises(ConfigError, match=r"loss.perceptual_weights_file=https://\*\*\*@host/a: a"):

@@ -19,7 +19,7 @@ from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.stores import object_names, store_errors
 from jax_pix2pix.safety import safe_files
-from jax_pix2pix.safety.redaction import redacted
+from jax_pix2pix.safety.redaction import redacted, redacted_value
 
 SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
 ANSWER_SECONDS = 20  # for a store to say what it holds
@@ -38,15 +38,15 @@ def is_remote(path):
         DataError: it has one slash, which would be the folder "s3:", or holds a key or password.
     """
     path = os.fspath(path)
+    if re.match(r"\w+:/", path) and (shown := redacted_value(path)) != path:
+        raise DataError(
+            f"{shown}: a url with a key, password or token would be written to logs and "
+            "config.json: give these by environment variables or the profile of the store's tools"
+        )
     if re.match(r"\w+:/(?!/)", path):
         raise DataError(
             f"{path}: write {path.replace(':/', '://', 1)} for what is in a store, or ./{path} for "
             "a folder"
-        )
-    if "://" in path and redacted(path) != path:
-        raise DataError(
-            f"{redacted(path)}: a url with a key, password or token would be written to logs and "
-            "config.json: give these by environment variables or the profile of the store's tools"
         )
     return "://" in path
 
@@ -118,7 +118,7 @@ class Store:
         except (DataError, FileExistsError):
             raise
         except Exception as error:
-            reason = redacted(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+            reason = redacted(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
             if store_errors.passes(error):
                 raise Unreachable(
                     f"{self.url} cannot be reached now ({reason}): check address and network, or "
