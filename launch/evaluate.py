@@ -1,12 +1,17 @@
-"""Scores a trained run on held-out patients: python -m launch.evaluate --workdir=DIR"""
+"""Scores a trained run on held-out patients: python -m launch.evaluate --workdir=DIR
+
+Results are written to DIR/evaluation, or to the folder --output.
+"""
 
 import os
 
 from absl import flags
 
+from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.inference.checks import mask_options
+from jax_pix2pix.inference.files import check_place
 from jax_pix2pix.runs import workdir_files
-from jax_pix2pix.runs.stores import remote_workdir
+from jax_pix2pix.runs.stores import remote_workdir, storage
 from jax_pix2pix.tasks import kinds
 from launch.process import command, run_data
 
@@ -16,12 +21,16 @@ OPTIONS = ("mc_dropout", "largest_components", "count", "seed", "volumes")
 
 def main():
     options = {name: FLAGS[name].value for name in OPTIONS if FLAGS[name].present}
-    with remote_workdir.copied(FLAGS.workdir, results="evaluation") as workdir:
-        evaluate(workdir, FLAGS.checkpoint, FLAGS.split, options, FLAGS.workdir, FLAGS.data)
+    storage.check_local("output", FLAGS.output)
+    results = None if FLAGS.output else "evaluation"
+    with remote_workdir.copied(FLAGS.workdir, results=results) as workdir:
+        evaluate(
+            workdir, FLAGS.checkpoint, FLAGS.split, options, FLAGS.workdir, FLAGS.data, FLAGS.output
+        )  # fmt: skip
 
 
-def evaluate(workdir, checkpoint, split, options, called, data_dir=None):
-    """Prints the scores and writes them to workdir/evaluation.
+def evaluate(workdir, checkpoint, split, options, called, data_dir=None, output=None):
+    """Prints the scores and writes them to the folder `output`, or to workdir/evaluation.
 
     What config.json shows is refused first: the imports below take seconds. TensorFlow is imported
     before JAX takes the devices, so that it claims none.
@@ -40,6 +49,8 @@ def evaluate(workdir, checkpoint, split, options, called, data_dir=None):
             passes, components = options.get("mc_dropout"), options.get("largest_components")
             mask_options(config, passes, None, components)
     workdir_files.check_trained(own)
+    folder = output or os.path.join(workdir, "evaluation")
+    _check_writable(os.path.join(folder, f"{split}.json"), output)
     dataset = run_data.of_run(config, own, data_dir)
     from jax_pix2pix.evaluation.evaluate import evaluate
     from jax_pix2pix.inference.run import open_run
@@ -49,8 +60,19 @@ def evaluate(workdir, checkpoint, split, options, called, data_dir=None):
     with bar("step") as progress:
         found = evaluate(run, dataset, split, progress, **options)
     print(found.table)
-    for what, path in found.save(os.path.join(workdir, "evaluation"), workdir):
+    for what, path in found.save(folder, output or workdir):
         print(f"{what}: {remote_workdir.as_given(path)}")
+
+
+def _check_writable(path, output):
+    """Refuses a place for results before minutes of scoring."""
+    try:
+        check_place(path)
+    except OSError as error:
+        way = "name another folder" if output else "name a folder with --output"
+        where = remote_workdir.as_given(path)
+        reason = error.strerror or "Permission denied"
+        raise WorkdirError(f"{where} cannot be written ({reason}): {way}") from None
 
 
 def _define_flags():
@@ -58,6 +80,9 @@ def _define_flags():
     flags.DEFINE_string("workdir", None, "a trained run")
     flags.DEFINE_enum(
         "split", None, kinds.SPLITS, "split to score; default test, for pyramids always train"
+    )
+    flags.DEFINE_string(
+        "output", None, "folder for the results, made if missing; default WORKDIR/evaluation"
     )
     flags.DEFINE_string("checkpoint", None, "best, last or a step; default best, for pyramids last")
     flags.DEFINE_integer(

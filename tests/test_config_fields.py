@@ -86,7 +86,10 @@ def test_other_types_and_other_ranges_are_named():
         ({"data.batch_size": 10**5}, "of config.data.image_size=256 makes batches of more than"),
         ({"data.load_size": 8192, "data.batch_size": 64}, "data.load_size=8192 makes batches of"),
         ({"data.depth": 8192, "data.batch_size": 64}, "makes batches of more than"),
-        ({"data.image_size": 8192}, "data.image_size=8192 is above config.data.stored_size=256: use"),
+        (
+            {"data.image_size": 8192},
+            "data.image_size=8192 is above config.data.stored_size=256: use",
+        ),
         ({"data.data_dir": 5}, "data.data_dir=5: use a text"),
         ({"optimizer.learning_rate": "x"}, "optimizer.learning_rate='x': use a number"),
         ({"dtype": "float17"}, "dtype='float17': use one of float32, bfloat16, float64"),

@@ -21,7 +21,10 @@ _RULES = [
         (r"""\b((?:s3a?|gs):/{1,2})[^\s"'/@]{0,200}:[^\s"'@]{1,500}@""", rf"\1{MASK}@"),
         (r"""\b((?:https?|ftp):/)(?!/)[^\s"'/@]{0,200}:[^\s"'@]{1,500}@""", rf"\1{MASK}@"),
         # Before the host; also secrets with a slash, as those of AWS have, but no port.
-        (r"""://(?:[^\s"'/]{1,500}|[^\s"'/@]{0,200}:(?!\d{1,5}/)[^\s"'@]{1,500})@""", f"://{MASK}@"),
+        (
+            r"""://(?:[^\s"'/]{1,500}|[^\s"'/@]{0,200}:(?!\d{1,5}/)[^\s"'@]{1,500})@""",
+            f"://{MASK}@",
+        ),
         (rf"""([?&;#](?:{_NAMES})=)(?:"[^"\n]*"|'[^'\n]*'|[^&;\s"'#]+)""", rf"\1{MASK}"),
         (  # schemes of one word, and others, which have several parts
             r"""\b(authorization["']?\s*:\s*["']?)"""

@@ -175,7 +175,8 @@ def make_folder(path, below):
 def check_tree(folder, below=None, apart=None):
     """Raises UnsafeFileError if anything below a folder is a link, or no file or folder.
 
-    What others remove meanwhile is passed over.
+    What others remove meanwhile is passed over, and so is a folder below that cannot be entered,
+    lost+found of a disk for instance: nothing in it can be opened.
 
     Args:
         apart: compiled pattern of the relative paths of folders that are not looked into.
@@ -184,7 +185,7 @@ def check_tree(folder, below=None, apart=None):
         waiting = [os.fspath(folder)]
     start = len(os.path.join(folder, ""))
     while waiting:
-        with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+        with _listed(waiting.pop(), folder) as entries:
             for entry in entries:  # they know their kind, so that most need no further call
                 if entry.is_symlink():
                     raise _link(entry.path)
@@ -193,6 +194,21 @@ def check_tree(folder, below=None, apart=None):
                         waiting.append(entry.path)
                 elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
                     raise _special(entry.path)
+
+
+def _listed(path, root):
+    """os.scandir, without entries if the folder is gone or, below the root, cannot be entered."""
+    try:
+        return os.scandir(path)
+    except FileNotFoundError:
+        return contextlib.nullcontext(())
+    except PermissionError:
+        try:
+            os.stat(os.path.join(path, "."))
+        except PermissionError:  # nor can anything in it be opened by its name
+            if path != os.fspath(root):
+                return contextlib.nullcontext(())
+        raise
 
 
 def inside(folder, name):

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import threading
 from pathlib import Path
 
@@ -231,6 +232,35 @@ def test_trees_with_links_or_pipes_are_refused(tmp_path):
     with pytest.raises(UnsafeFileError, match="state is a link"):
         safe_files.check_tree(tmp_path / "a" / "state" / "b", below=tmp_path)
     safe_files.check_tree(tmp_path / "a" / "state" / "b")
+
+
+@pytest.fixture
+def nobody():
+    """A folder that a user without rights reads; root has all of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        root = os.geteuid() == 0
+        try:
+            yield Path(folder), lambda: os.seteuid(65534) if root else None
+        finally:
+            if root:
+                os.seteuid(0)
+            for path in Path(folder).iterdir():
+                path.chmod(0o700)
+
+
+def test_a_folder_that_cannot_be_entered_is_passed(nobody):
+    tree, become = nobody
+    (tree / "lost+found").mkdir(0o700)
+    (tree / "hidden").mkdir()
+    (tree / "lost+found").chmod(0)
+    (tree / "hidden").chmod(0o711)  # names in it can be opened, and may be links
+    become()
+    with pytest.raises(PermissionError, match="hidden"):
+        safe_files.check_tree(tree)
+    with pytest.raises(PermissionError, match="lost"):
+        safe_files.check_tree(tree / "lost+found")
+    safe_files.check_tree(tree, apart=re.compile("hidden"))
 
 
 def test_a_tree_that_changes_meanwhile_is_no_error(tmp_path):

@@ -1,6 +1,7 @@
 """The config of a workdir from anywhere fetches, prepares and uploads nothing."""
 
 import json
+import os
 import shutil
 import uuid
 
@@ -9,7 +10,8 @@ import pytest
 from configs import lidc_mask2ct
 from input_pipeline import prepared
 from jax_pix2pix.errors import ConfigError, DataError, WorkdirError
-from jax_pix2pix.runs.stores import storage
+from jax_pix2pix.runs.stores import remote_workdir, storage
+from launch.evaluate import evaluate
 from launch.predict import predict
 from launch.process import run_data
 from tests import commands
@@ -19,6 +21,7 @@ from tests import commands
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(storage, "_here", set())
+    (tmp_path / "config.json").touch()  # of the user's own
 
 
 @pytest.fixture
@@ -72,6 +75,45 @@ def test_a_folder_that_the_user_names_is_read(sample_data_dir, tmp_path):
     assert config.data.data_dir == "s3://nobody/data"
 
 
+def test_data_that_the_config_of_another_user_names_are_not_read(
+    sample_data_dir, tmp_path, monkeypatch
+):
+    config = _config(sample_data_dir)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert run_data.of_run(config, tmp_path, None).directory
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/config\.json belongs to another user, .*"):
+        run_data.of_run(config, tmp_path, None)
+    assert run_data.of_run(config, tmp_path, str(sample_data_dir)).directory
+
+
+def test_nor_are_those_that_a_config_in_a_store_names(sample_data_dir, tmp_path):
+    url, config = f"memory://{uuid.uuid4().hex}", _config(sample_data_dir)
+    storage.Store(url).write({"config.json": config.to_json().encode()})
+    with remote_workdir.copied(url) as workdir:
+        with pytest.raises(
+            DataError, match=rf"config\.json is in a store, .*{sample_data_dir}, are"
+        ):
+            run_data.of_run(config, workdir, None)
+        assert run_data.of_run(config, workdir, str(sample_data_dir)).directory
+
+
+def test_the_place_of_results_is_looked_at_before_scoring(tmp_path):
+    (tmp_path / "config.json").write_text(_config("nowhere").to_json())
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    (tmp_path / "evaluation").touch()
+    with pytest.raises(
+        WorkdirError, match=r"written \(File exists\): name a folder with --output$"
+    ):
+        evaluate(str(tmp_path), None, None, {}, str(tmp_path))
+    with pytest.raises(WorkdirError, match=r"b/test.json cannot .*: name another folder$"):
+        output = str(tmp_path / "evaluation" / "b")
+        evaluate(str(tmp_path), None, None, {}, str(tmp_path), output=output)
+    with pytest.raises(DataError, match=r"nowhere/.* does not exist"):
+        evaluate(str(tmp_path), None, None, {}, str(tmp_path), output=str(tmp_path / "scores"))
+
+
 def test_a_config_that_lacks_fields_is_named(tmp_path):
     config = _config("x")
     with config.unlocked():
@@ -106,6 +148,8 @@ def test_evaluation_asks_no_store_of_a_shared_workdir(tiny_run, sample_data_dir,
     line = commands.error_line(err)
     assert "s3://nobody/data/lidc_masks/" in line and "is not on this machine: run python" in line
     assert "name that folder or store with --data" in line
-    arguments = [f"--workdir={run}", f"--data={sample_data_dir}"]
+    scores = tmp_path / "scores"
+    arguments = [f"--workdir={run}", f"--data={sample_data_dir}", f"--output={scores}"]
     out, _ = commands.run("launch.evaluate", *arguments, variables=NOBODY)
-    assert f"all values: {run}/evaluation/test.json" in out
+    assert f"all values: {scores}/test.json" in out and (scores / "test.png").exists()
+    assert not (run / "evaluation").exists()

@@ -922,7 +922,10 @@ def test_a_run_in_s3_killed_and_resumed_equals_one_in_a_folder(s3, tmp_path):
 
     out, _ = commands.run("launch.train", *arguments(run, f"{BUCKET}/data"), variables=second)
     assert "already finished: the checkpoint of step 40" in out
-    out, _ = commands.run("launch.evaluate", f"--workdir={run}", variables=second)
+    evaluate = "launch.evaluate", f"--workdir={run}"
+    _, err = commands.run(*evaluate, code=1, variables=second)
+    assert f"config.json is in a store, so the data that it names, {BUCKET}/data, are not" in err
+    out, _ = commands.run(*evaluate, f"--data={BUCKET}/data", variables=second)
     assert f"all values: {run}/evaluation/test.json\n" in out
     assert f"worst: {run}/evaluation/test.png\n" in out
     scores = json.loads(store.cat_file(f"{run}/evaluation/test.json"))
