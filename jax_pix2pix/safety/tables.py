@@ -2,7 +2,9 @@
 
 A spreadsheet runs text that begins with "=", "+", "-" or "@" as a formula, which may start programs
 and send what other cells hold. Such text gets a "'" in front, as the OWASP page on CSV injection
-names it; numbers stay numbers. `records` takes it off again, so that names come back as they were.
+names it; numbers stay numbers. Where commas are decimal, spreadsheets cut files at ";" instead,
+whatever the quotes, so what follows one is treated alike. `records` takes the "'" off again: names
+come back as they were.
 """
 
 import csv
@@ -12,7 +14,8 @@ import re
 from jax_pix2pix.safety.shown import shown
 
 # The last four are their full-width forms, which some spreadsheets take for them.
-_FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
+_FORMULA = re.compile("(^|;)([ ']*[=+\\-@\uff1d\uff0b\uff0d\uff20])")
+_QUOTED = re.compile("(^|;)'([ ']*[=+\\-@\uff1d\uff0b\uff0d\uff20])")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(nan|inf)", re.ASCII | re.IGNORECASE)
 
 
@@ -44,10 +47,9 @@ def records(text):
 
 def _cell(value):
     text = shown("" if value is None else value)
-    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+    return text if _NUMBER.fullmatch(text) else _FORMULA.sub(r"\1'\2", text)
 
 
 def _plain(value):
     """The text of a cell; `csv.DictReader` has None or a list where a line is cut or too long."""
-    quoted = isinstance(value, str) and value.startswith("'") and _FORMULA.match(value)
-    return value[1:] if quoted else value
+    return _QUOTED.sub(r"\1\2", value) if isinstance(value, str) else value

@@ -8,7 +8,7 @@ from jax_pix2pix.safety.tables import csv_text, records
 
 FORMULAS = [
     '=HYPERLINK("http://example.com","a")', "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\uff1d1",
-    "'=1", "''=1", "-", "=1\n=2",
+    "'=1", "''=1", "-", " =1", "' =1", "=1\n=2",
 ]  # fmt: skip
 
 
@@ -16,6 +16,13 @@ FORMULAS = [
 def test_formulas_are_text(text):
     ((_, *_), (first, second)) = csv.reader(csv_text(["name", "mae"], [[text, -12.5]]).splitlines())
     assert first.startswith("'") and second == "-12.5"
+
+
+@pytest.mark.parametrize("text", ["a;=1", "a; @x;;' -2", ";=1;=2", "a;b"])
+def test_nor_are_there_formulas_where_cells_end_at_a_semicolon(text):
+    line = csv_text(["mae", "name"], [[-12.5, text]]).splitlines()[1]
+    assert not any(part.strip().startswith(tuple("=+@-")) for part in line.split(";")[1:])
+    assert next(records(csv_text(["name"], [[text]]))) == {"name": text}
 
 
 @pytest.mark.parametrize("value", [-12.5, "-12.5", "+3", "-1e-05", -7, "-.5", "nan", float("-inf")])
