@@ -77,6 +77,11 @@ TEXTS = {
 # Lists of numbers. Those whose names end in a word of PAIRS are two, the smaller first.
 LISTS = ("data.mask_values", "data.test_subsets", "data.validation_subsets", "data.spacing_mm")
 PAIRS = ("_range", "window_hu", "clip_hu", "mr_percentiles")
+# What float32 scales without a loss: closer or larger numbers would make NaN of some images.
+RANGE = (
+    "two numbers, the smaller one first, from -1000000 to 1000000 and not within 0.00001 of each "
+    "other"
+)
 VALUES = frozenset((*WHOLE, *REAL, *SHARES, *FLAGS, *TEXTS, *LISTS))
 
 
@@ -152,8 +157,7 @@ def _expected(field, value):
     if field in TEXTS:
         return _wrong_text(value, TEXTS[field])
     if field.endswith(PAIRS):
-        right = _is_list(value) and len(value) == 2 and all(map(_is_number, value))
-        return None if right and value[0] < value[1] else "two numbers, the smaller one first"
+        return None if _is_range(value) else RANGE
     if field in LISTS or field.startswith("evaluation.regions."):
         return None if _is_list(value) and all(map(_is_number, value)) else "a list of numbers"
     plain = all(map(_is_plain, value)) if _is_list(value) else _is_plain(value)
@@ -181,6 +185,15 @@ def _is_whole(value):
 def _is_number(value):
     """Whether it is a finite number that float32 holds."""
     return (_is_whole(value) or isinstance(value, float)) and abs(value) < 1e38
+
+
+def _is_range(value):
+    """Whether it is what RANGE says, relative to numbers above 1."""
+    if not (_is_list(value) and len(value) == 2 and all(map(_is_number, value))):
+        return False
+    least, most = value
+    largest = max(abs(least), abs(most))
+    return largest <= 1e6 and most - least >= 1e-5 * max(largest, 1)
 
 
 def _is_list(value):

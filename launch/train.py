@@ -16,9 +16,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main():
     config, clock = train_flags.CONFIG.value, Clock(process_age())
-    profile_steps = train_flags.profile_steps()
     distributed.initialize(config.heartbeat_seconds)
-    with refusing_together():
+    with refusing_together():  # what one refuses, the others hear of
+        profile_steps = train_flags.profile_steps()
         same_everywhere.check_run(config, {})  # before a store is read
         chosen = trackers.chosen(config.system, train_flags.WORKDIR.value)
     with remote_workdir.training(train_flags.WORKDIR.value) as directory:

@@ -50,6 +50,8 @@ def _wrong():
         elif isinstance(value, str):
             others += [5, True, "a\nb"]
         else:
+            if field.endswith(config_fields.PAIRS):
+                others += [[0, 1e-300], [-1e37, 1e37], [1e6 - 0.1, 1e6]]
             others += [5, "ab", [1, 2, 3], [2, 1], [NAN, 1], ["1", "2"], list(range(5000))]
         yield from ((field, other) for other in others)
 

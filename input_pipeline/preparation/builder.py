@@ -38,6 +38,7 @@ from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.workdir_files import RECORD
 from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.patterns import compiled
 from jax_pix2pix.safety.tables import csv_text
 
 import tensorflow_datasets as tfds  # isort: skip  after shards, which keep it off the GPU
@@ -108,18 +109,18 @@ class Config(tfds.core.BuilderConfig):
         """Raises DataError if it is no regular expression with a group 1, the patient."""
         pattern = getattr(self, name)
         try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise DataError(f"{name} {pattern}: {error}") from None
-        if not groups:
-            raise DataError(f"{name} {pattern} has no group: put (...) about the patient")
+            compiled(pattern)
+        except ValueError as error:
+            raise DataError(f"{name} {pattern:.200}: {error}") from None
 
 
 def _in_a_name(value):
     """An option's value as part of a folder's name; a digest if a character is not allowed."""
     if isinstance(value, tuple):
         return "-".join(map(_in_a_name, value))
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        text = f"{value:g}"  # 1 for 1.0; of more than six digits all are needed
     return text if re.fullmatch(r"[\w.-]+", text) else hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

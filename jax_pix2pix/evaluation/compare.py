@@ -1,7 +1,6 @@
 """Scores masks of any origin against references, each pair on its own grid."""
 
 import os
-import re
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.mask_pairs import VOLUMES, find_pairs, read_pair
 from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
+from jax_pix2pix.safety.patterns import compiled
 from jax_pix2pix.safety.shown import shown
 
 
@@ -42,7 +42,7 @@ def compare(
     kind, pairs = find_pairs(predictions, references)
     wanted = _regions(regions, kind)
     unit, image_spacing = _image_spacing(spacing_mm, kind)
-    patients = [_patient(patient_pattern, pair.case) for pair in pairs]
+    patients = _patients(patient_pattern, [pair.case for pair in pairs])
 
     scores = {name: [] for name in wanted}
     for done, pair in enumerate(pairs, 1):
@@ -113,17 +113,21 @@ def _image_spacing(text, kind):
     return "mm", (rows, columns)
 
 
-def _patient(pattern, case):
+def _patients(pattern, cases):
+    """The patient of each case."""
     if pattern is None:
-        return case
+        return cases
     try:
-        match = re.match(pattern, case)
-        patient = match and match[1]
-    except (re.error, IndexError) as error:
-        raise ConfigError(f"patient_pattern={pattern}: {error}, use e.g. ([^_]+)") from None
-    if not patient:
-        raise ConfigError(f"patient_pattern={pattern} finds no patient in case {case}")
-    return patient
+        find = compiled(pattern).match
+    except ValueError as error:
+        raise ConfigError(f"patient_pattern={pattern:.200}: {error}, as in ([^_]+)") from None
+    patients = []
+    for case in cases:
+        match = find(case)
+        if not (match and match[1]):
+            raise ConfigError(f"patient_pattern={pattern:.200} finds no patient in case {case}")
+        patients.append(match[1])
+    return patients
 
 
 def _scores(prediction, reference, spacing, unit):

@@ -2,9 +2,11 @@
 
 import base64
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.safety import safe_files
 from jax_pix2pix.safety.shown import shown
 from jax_pix2pix.safety.tables import csv_text
@@ -18,12 +20,33 @@ HEADLINE = (
 
 
 def write_json(path, results, below=None):
-    """Writes results, which hold no NaN, as JSON. -> (what it is, path).
+    """Writes results as JSON. -> (what it is, path).
 
     below: as for `safe_files.write`, here as in all that writes.
+
+    Raises:
+        DataError: a result is NaN or infinite, which JSON does not have.
     """
-    safe_files.write(path, json.dumps(results, indent=2, allow_nan=False), below)
+    try:
+        text = json.dumps(results, indent=2, allow_nan=False)
+    except ValueError:
+        name, value = next(_not_finite(results))
+        raise DataError(
+            f"{path} is not written, since {name} is {value}: the run made no numbers; use "
+            "another checkpoint"
+        ) from None
+    safe_files.write(path, text, below)
     return "protocols and all values", path
+
+
+def _not_finite(results, name=""):
+    """Yields (dotted name, value) of what is NaN or infinite."""
+    if isinstance(results, float) and not math.isfinite(results):
+        yield name, results
+    elif isinstance(results, dict | list | tuple):
+        named = results.items() if isinstance(results, dict) else enumerate(results)
+        for key, value in named:
+            yield from _not_finite(value, f"{name}.{key}" if name else str(key))
 
 
 def write_csv(path, columns, rows, below=None):

@@ -26,6 +26,7 @@ from jax_pix2pix.runs import file_digests, stored_state
 from jax_pix2pix.runs.processes import unshared_folders
 from jax_pix2pix.runs.processes.first_process import on_first_process
 from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.shown import shown
 
 MAX_SHOWN = 2000  # characters of a record of versions
 METRICS = "metrics/metrics"  # Orbax's file for the scores of a step, in the step's folder
@@ -258,10 +259,9 @@ class Checkpoints:
             if written_in.get(key) != now.get(key)
         ]
         if changes:
-            shown = "".join(x if x.isprintable() else "?" for x in "; ".join(changes)[:MAX_SHOWN])
             warnings.warn(
                 "this checkpoint was written elsewhere, so results agree to rounding and not "
-                f"bit for bit: {shown}",
+                f"bit for bit: {shown('; '.join(changes)[:MAX_SHOWN])}",
                 stacklevel=2,
             )
         logger.info("restored the checkpoint of step %d", step)

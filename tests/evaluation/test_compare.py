@@ -157,7 +157,8 @@ def test_undefined_scores_are_left_out_and_counted(folders):
         (".png", ["--spacing_mm=0.5,0"], "spacing_mm=0.5,0: use two positive numbers"),
         (".nii", ["--spacing_mm=1,1"], "spacing_mm is for images"),
         (".png", ["--patient_pattern=("], "patient_pattern=(: "),
-        (".png", ["--patient_pattern=1"], "patient_pattern=1: no such group"),
+        (".png", ["--patient_pattern=1"], "patient_pattern=1: it has no group: put (...)"),
+        (".png", [f"--patient_pattern={'(' * 9000}"], "((: it is no pattern that can be used (max"),
         (".png", ["--patient_pattern=(x)"], "patient_pattern=(x) finds no patient in case 1"),
     ],
 )

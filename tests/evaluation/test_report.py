@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.evaluation import report, report_pictures
 from jax_pix2pix.metrics.dose import dosimetry, dvh
 from jax_pix2pix.metrics.mask_scores import over_cases
@@ -32,6 +33,15 @@ def volume(depth=20):
 
 def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def test_what_is_no_number_is_told_by_its_name(tmp_path):
+    results = {"results": {"model": [1.0, {"mae": float("nan")}]}}
+    with pytest.raises(
+        DataError, match=r"test.json is not written, since results.model.1.mae is n"
+    ):
+        report.write_json(tmp_path / "test.json", results)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_of_patients_are_text_not_markup():

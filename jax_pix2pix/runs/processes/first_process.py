@@ -50,14 +50,14 @@ def exchange(mine, decide) -> Any:
         mine, and what decide returns: anything that JSON holds.
 
     Raises:
-        what `refusing_together` raises for another process's refusal.
+        what `refusing_together` raises for another process's refusal, of which decide's is one.
     """
     if count() == 1:
         return decide([mine])
     verdict = _meet({"value": mine}, decide, HOUR)
     if refusal := verdict.get("refusal"):
         jax.distributed.shutdown()
-        raise _error(refusal)
+        raise verdict.get("raised") or _error(refusal)
     return verdict["value"]
 
 
@@ -124,7 +124,10 @@ def arrays_of_first_process(tree, like) -> Any:
 
 
 def _meet(message, decide, seconds):
-    """Gives process 0 this process's message. -> its verdict, {"value"} or {"refusal"}."""
+    """Gives process 0 this process's message. -> its verdict, {"value"} or {"refusal"}.
+
+    On process 0 that of a decide that raised holds its error as "raised" too.
+    """
     return meet(
         distributed.global_state.client,
         _index(),
@@ -154,11 +157,21 @@ def meet(client, process, processes, key, message, decide, seconds):
         if "refusal" in other
     ]
     if refusals:
-        verdict = {"refusal": refusals[0]}
+        verdict, raised = {"refusal": refusals[0]}, {}
     else:
-        verdict = {"value": decide([other["value"] for other in messages])}
+        verdict, raised = _decided(decide, [other["value"] for other in messages])
     client.key_value_set(f"{key}/verdict", json.dumps(verdict))
-    return verdict
+    return verdict | raised
+
+
+def _decided(decide, values):
+    """-> (verdict, {"raised": the error} if decide raised one, which the others must hear)."""
+    try:
+        value = decide(values)
+        json.dumps(value)
+        return {"value": value}, {}
+    except Exception as error:
+        return {"refusal": _report(error, for_all=True) | {"process": 0}}, {"raised": error}
 
 
 def _report(error, for_all):

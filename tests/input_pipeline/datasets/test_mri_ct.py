@@ -586,11 +586,13 @@ def test_refuses_a_table_that_is_no_text(table, tmp_path):
         {"image_window_hu": (0, 40000)},
         {"patient_pattern": "no group"},
         {"patient_pattern": "("},
+        {"patient_pattern": "(" * 9000 + ")" * 9000},
+        {"patient_pattern": "(a{99999999999})"},
         {"test_fraction": 0.0},
         {"validation_fraction": 1.0},
         {"stored_size": 0},
     ],
-    ids=str,
+    ids=lambda option: str(option)[:50],
 )
 def test_refuses_options(option):
     with pytest.raises(DataError, match=next(iter(option))):

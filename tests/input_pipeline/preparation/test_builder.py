@@ -208,8 +208,10 @@ def test_names_are_those_of_folders(source):
 
     assert name() == "4_0-9_0.5_plain"
     assert name(window=[0, 9]) == name(window=(0, 9))
+    assert name(share=1.0) == "4_0-9_1_plain"
     names = {name(), name(window=(0, 8)), name(share=0.25), name(method="(a/b)"), name(method="..")}
-    assert len(names) == 5 and not any("/" in name for name in names)
+    names |= {name(share=0.1234567), name(share=0.1234568)}
+    assert len(names) == 7 and not any("/" in name for name in names)
 
 
 def test_an_error_names_the_first_bad_volume(source, tmp_path):

@@ -53,6 +53,9 @@ for case in (
     lambda: second(Unreachable("s3://b/a is away")),
     lambda: second(KeyError("a mistake")),
     lambda: both(ConfigError("mine"), DataError("yours")),
+    lambda: exchange(me, lambda _: fail(ConfigError("we differ"))),
+    lambda: exchange(me, lambda _: fail(KeyError("a mistake"))),
+    lambda: exchange(me, lambda _: {1, 2}),  # nothing that JSON holds
 ):
     closed = []
     try:
@@ -78,6 +81,13 @@ EXPECTED = [
     ("UnreachableError: process 1 (HOST): s3://b/a is away", "UnreachableError: s3://b/a is away"),
     ("TrainingError: process 1 (HOST): failed with KeyError: 'a mistake'", "KeyError: 'a mistake'"),
     ("ConfigError: mine", "DataError: yours"),
+    ("ConfigError: we differ", None),
+    ("KeyError: 'a mistake'", "TrainingError: process 0 (HOST): failed with KeyError: 'a mistake'"),
+    (
+        "TypeError: Object of type set is not JSON serializable",
+        "TrainingError: process 0 (HOST): failed with TypeError: Object of type set is not JSON "
+        "serializable",
+    ),
 ]
 
 
@@ -91,7 +101,7 @@ def printed():
     finally:
         for process in running:
             process.kill()
-    return [re.sub(r"1 \(\S+\)", "1 (HOST)", output).splitlines() for output in outputs]
+    return [re.sub(r"([01]) \(\S+\)", r"\1 (HOST)", output).splitlines() for output in outputs]
 
 
 @pytest.mark.parametrize("number", range(len(EXPECTED)))
