@@ -19,7 +19,7 @@ from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.stores import storage
 from jax_pix2pix.runs.workdir_files import RECORD
-from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety import named_files, safe_files
 
 import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
 
@@ -90,7 +90,7 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
         OSError: the disk is full or not writable, or a file or folder below data_dir is a link.
     """
     directory = prepared_directory(dataset, data_dir, **options)
-    source = Path(safe_files.named(source))
+    source = Path(named_files.with_home(source))
     if not source.is_dir() or not any(source.iterdir()):
         raise DataError(f"{source} is not a folder, or is empty: --source must hold the data")
     module = DATASETS[dataset]

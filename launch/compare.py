@@ -6,7 +6,7 @@ from absl import flags
 
 from jax_pix2pix.evaluation.compare import compare, table
 from jax_pix2pix.evaluation.report import write_json
-from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety import named_files
 from launch.process import command
 from launch.process.progress import bar
 
@@ -16,7 +16,7 @@ FLAGS = flags.FLAGS
 def main():
     if FLAGS.output:  # fails now, not after an hour of scoring
         os.makedirs(os.path.dirname(os.path.abspath(FLAGS.output)), exist_ok=True)
-        safe_files.check_output(FLAGS.output)
+        named_files.check_output(FLAGS.output)
     with bar("case") as progress:
         results = compare(
             FLAGS.predictions,

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety import named_files, safe_files
 
 LENGTH = 12  # letters and digits of a pseudonym: 60 bits, so that a million patients do not collide
 # Classes that name nobody: those of the data sets, and regions of the body. Any other may be the
@@ -78,14 +78,14 @@ class Pseudonyms(TrueNames):
             OSError: it could not be written.
         """
         # What a link leads to: it is read and replaced there.
-        self._path = Path(os.path.realpath(safe_files.named(path)))
+        self._path = Path(os.path.realpath(named_files.output(named_files.with_home(path))[0]))
         for folder in apart_from:
             if self._path.is_relative_to(Path(folder).resolve()):
                 raise DataError(
                     f"--pseudonyms={path} lies in {folder}: keep the key apart from the data"
                 )
         try:
-            safe_files.check_output(self._path)
+            named_files.check_output(self._path)
         except FileNotFoundError as error:
             raise DataError(
                 f"--pseudonyms={path}: there is no folder {error.filename}: make it first"

@@ -5,8 +5,8 @@ are read, and what is written takes the place of a name instead of following it.
 
 `below` is the folder that the caller was given, if any. Its own path may lead through links, since
 the user named it. Below it no part of a path is followed if it is a link, even if somebody puts
-one there meanwhile. Without `below` the user named the file itself: it is what the name leads to,
-through links as well, and a pipe or terminal if the user wants to write to one.
+one there meanwhile. Without `below` the user named the file itself: what is read may be a link, and
+what is written may be one of the user's own, or a pipe or terminal.
 
 Everything here raises OSError, an UnsafeFileError if the reason is the kind of a file.
 """
@@ -19,18 +19,14 @@ import re
 import secrets
 import stat
 
+from jax_pix2pix.safety import named_files
+from jax_pix2pix.safety.unsafe_file import UnsafeFileError, link, special
+
 MAX_JSON = 2**22  # bytes of a description; 4 MiB of "[]," become some 100 MB of lists
 _TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a pipe must not wait
 _TO_WRITE = os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-class UnsafeFileError(OSError):
-    """A file is not of a kind that can be used; the text says which and what to do."""
-
-    def __str__(self):
-        return f"{self.filename} {self.strerror}"
 
 
 def open_to_read(path, below=None):
@@ -66,19 +62,21 @@ def writing(path, below=None, private=False):
     It is on disk before it has the name, so that a crash leaves the old file or the new one. Makes
     missing folders below `below`. Replaces a link, but no device, pipe or folder.
 
-    Without `below` it takes the place of what `path` leads to, if that is a file, with its mode. To
-    a pipe, a terminal and what is below /dev and /proc it is written at once.
+    Without `below` it takes the place of what `path` leads to through links of the user's own, with
+    its mode. To a pipe of the user's own, and to what is below /dev and /proc, it is written at
+    once.
 
     Args:
         private: whether only its owner may read and write it; otherwise the umask decides.
     """
-    if below is None and (stream := _stream(path)) is not None:
-        with os.fdopen(stream, "wb") as file:
-            yield file
-        return
     mode = 0o600 if private else None
     if below is None:
-        path, mode = os.path.realpath(path), mode or _mode(path)
+        path, stream = named_files.output(path)
+        if stream:
+            with named_files.open_stream(path) as file:
+                yield file
+            return
+        mode = mode or named_files.mode(path)
     with _parent(path, below, make=True) as (folder, name):
         _check_replaceable(path, name, folder)
         temporary = f".{name[:100]}.{secrets.token_hex(4)}.tmp"
@@ -124,7 +122,7 @@ def writing_by_name(path, below=None):
                 for written in sorted(os.listdir(own), key=lambda written: written == name):
                     _check_replaceable(path, written, folder)
                     beside = os.path.join(os.path.dirname(os.fspath(path)), written)
-                    if below is None and (mode := _mode(beside)):
+                    if below is None and (mode := named_files.mode(beside)):
                         with contextlib.suppress(OSError):
                             os.chmod(written, mode, dir_fd=own)
                     os.replace(written, written, src_dir_fd=own, dst_dir_fd=folder)
@@ -135,19 +133,6 @@ def writing_by_name(path, below=None):
         finally:
             with contextlib.suppress(OSError):
                 os.rmdir(hidden, dir_fd=folder)
-
-
-def named(path):
-    """A path that the user named, with the home folder in place of "~".
-
-    Raises:
-        OSError: there is no such user.
-    """
-    expanded = os.path.expanduser(os.fspath(path))
-    if expanded.startswith("~"):
-        user = expanded.partition("/")[0]
-        raise OSError(f"{expanded}: {user} has no home folder here: write ./{user} for a folder")
-    return expanded
 
 
 def path_of(descriptor, path):
@@ -188,12 +173,12 @@ def check_tree(folder, below=None, apart=None):
         with _listed(waiting.pop(), folder) as entries:
             for entry in entries:  # they know their kind, so that most need no further call
                 if entry.is_symlink():
-                    raise _link(entry.path)
+                    raise link(entry.path)
                 if entry.is_dir(follow_symlinks=False):
                     if not (apart and apart.fullmatch(entry.path[start:])):
                         waiting.append(entry.path)
                 elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
-                    raise _special(entry.path)
+                    raise special(entry.path)
 
 
 def _listed(path, root):
@@ -229,62 +214,6 @@ def inside(folder, name):
     return os.path.join(folder, *parts)
 
 
-def check_output(path):
-    """Raises OSError if `writing` could not write to a file that the user named.
-
-    To be called before work that would be lost. Makes no folder.
-    """
-    path = os.fspath(path)
-    if _is_stream(path):
-        return
-    path = os.path.realpath(path)
-    folder = os.path.dirname(path)
-    if os.path.isdir(path):
-        raise _special(path)
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
-
-
-def _is_stream(path):
-    """Whether what the user named is written to as it is, not replaced."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return (
-        stat.S_ISFIFO(mode)
-        or stat.S_ISCHR(mode)
-        or (stat.S_ISREG(mode) and os.path.abspath(path).startswith(("/dev/", "/proc/")))
-    )
-
-
-def _stream(path):
-    """Opens such a path at its end, as /dev/stdout may be a file. -> descriptor or None."""
-    if not _is_stream(path):
-        return None
-    flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        raise UnsafeFileError(
-            error.errno, "is a pipe that nobody reads: start what reads it first", os.fspath(path)
-        ) from None
-    os.set_blocking(descriptor, True)
-    return descriptor
-
-
-def _mode(path):
-    """The permissions of an existing file, or None."""
-    try:
-        return stat.S_IMODE(os.stat(path).st_mode) & 0o777
-    except OSError:
-        return None
-
-
 def _own(path, flags, below):
     """Opens a file whose content changes in place: it must have no other name elsewhere."""
     with _parent(path, below, make=True) as (folder, name):
@@ -305,7 +234,7 @@ def _check_replaceable(path, name, folder):
     except OSError:
         return  # there is nothing, or a link that leads nowhere
     if not stat.S_ISREG(mode):
-        raise _special(os.fspath(path))
+        raise special(os.fspath(path))
 
 
 def _open(path, name, flags, folder, mode=0o666):
@@ -315,13 +244,13 @@ def _open(path, name, flags, folder, mode=0o666):
         descriptor = os.open(name, flags, mode, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EMLINK):
-            raise _link(path) from None
+            raise link(path) from None
         if error.errno in (errno.ENXIO, errno.ENODEV):  # a pipe without a reader, or a socket
-            raise _special(path) from None
+            raise special(path) from None
         raise OSError(error.errno, error.strerror, path) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise _special(path)
+        raise special(path)
     os.set_blocking(descriptor, True)
     return descriptor
 
@@ -352,22 +281,10 @@ def _parent(path, below, make=False):
             except OSError as error:
                 where = os.path.join(start, *parts[: number + 1])
                 if os.path.islink(where):
-                    raise _link(where) from None
+                    raise link(where) from None
                 raise OSError(error.errno, error.strerror, where) from None
             os.close(folder)
             folder = deeper
         yield folder, parts[-1]
     finally:
         os.close(folder)
-
-
-def _link(path):
-    return UnsafeFileError(
-        errno.ELOOP, "is a link, which may lead anywhere: put what it leads to in its place", path
-    )
-
-
-def _special(path):
-    return UnsafeFileError(
-        errno.EINVAL, "is no regular file, but a folder, pipe, socket or device: remove it", path
-    )

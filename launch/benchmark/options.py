@@ -4,7 +4,7 @@ import json
 import os
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety import named_files, safe_files
 
 
 def batch_sizes(texts):
@@ -22,4 +22,4 @@ def save(output, record):
 def claim(output):
     """Makes the folder of the file for the figures; an OSError comes before measuring."""
     os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    safe_files.check_output(output)
+    named_files.check_output(output)

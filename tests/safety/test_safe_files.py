@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety import named_files, safe_files
 from jax_pix2pix.safety.safe_files import UnsafeFileError
 
 
@@ -192,7 +192,7 @@ def test_a_pipe_that_the_user_named_is_written_to(tmp_path):
     with pytest.raises(UnsafeFileError, match="pipe that nobody reads"):
         safe_files.write(tmp_path / "pipe", "x")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    safe_files.check_output(tmp_path / "pipe")
+    named_files.check_output(tmp_path / "pipe")
     safe_files.write(tmp_path / "pipe", "scores")
     assert os.read(reader, 99) == b"scores"
     with (tmp_path / "file").open("w") as file:  # as `command > file` opens /dev/stdout
@@ -207,15 +207,15 @@ def test_an_output_is_checked_before_the_work(tmp_path):
     (tmp_path / "folder").mkdir()
     for name, refusal in (("folder", "is no regular file"), ("no/x", "No such file or directory")):
         with pytest.raises(OSError, match=refusal):
-            safe_files.check_output(tmp_path / name)
-    safe_files.check_output(tmp_path / "folder" / "x")
+            named_files.check_output(tmp_path / name)
+    named_files.check_output(tmp_path / "folder" / "x")
     assert os.listdir(tmp_path / "folder") == []
 
 
 def test_a_user_without_a_home_is_told():
     with pytest.raises(OSError, match=r"~nosuch/x: ~nosuch has no home folder here: write"):
-        safe_files.named("~nosuch/x")
-    assert safe_files.named("~/x") == os.path.expanduser("~/x")
+        named_files.with_home("~nosuch/x")
+    assert named_files.with_home("~/x") == os.path.expanduser("~/x")
 
 
 def test_trees_with_links_or_pipes_are_refused(tmp_path):

@@ -1,0 +1,92 @@
+"""Files that the user names, as far as they differ from those in folders that others made."""
+
+import errno
+import os
+import stat
+
+from jax_pix2pix.safety.unsafe_file import UnsafeFileError, link, special
+
+MAX_LINKS = 40  # as many as the system follows
+
+
+def with_home(path):
+    """A path that the user named, with the home folder in place of "~".
+
+    Raises:
+        OSError: there is no such user.
+    """
+    expanded = os.path.expanduser(os.fspath(path))
+    if expanded.startswith("~"):
+        user = expanded.partition("/")[0]
+        raise OSError(f"{expanded}: {user} has no home folder here: write ./{user} for a folder")
+    return expanded
+
+
+def check_output(path):
+    """Raises OSError if `safe_files.writing` could not write to a file that the user named.
+
+    To be called before work that would be lost. Makes no folder.
+    """
+    path, stream = output(path)
+    folder = os.path.dirname(path) or "."
+    if stream:
+        return
+    if os.path.isdir(path):
+        raise special(path)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+
+
+def output(path):
+    """Follows the user's own links. -> (path, whether it is written to as it is, not replaced).
+
+    In /tmp and the like others may have put a link or a pipe in the place of what the user names.
+    """
+    path = os.fsdecode(path)
+    for _ in range(MAX_LINKS):
+        if os.path.abspath(path).startswith(("/dev/", "/proc/")):  # /dev/stdout may be a file
+            return path, _is_of(path, stat.S_ISCHR, stat.S_ISFIFO, stat.S_ISREG)
+        if not os.path.islink(path):
+            break
+        if os.lstat(path).st_uid != os.geteuid():
+            raise link(path)
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    stream = _is_of(path, stat.S_ISCHR, stat.S_ISFIFO)
+    if stream and os.stat(path).st_uid != os.geteuid():
+        raise special(path)
+    return path, stream
+
+
+def _is_of(path, *kinds):
+    """Whether there is something of one of these kinds."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return any(kind(mode) for kind in kinds)
+
+
+def open_stream(path):
+    """Opens what `output` tells is written to as it is, at its end. -> binary file."""
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise UnsafeFileError(
+            error.errno, "is a pipe that nobody reads: start what reads it first", path
+        ) from None
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "wb")
+
+
+def mode(path):
+    """The permissions of an existing regular file, or None."""
+    try:
+        found = os.lstat(path).st_mode
+    except OSError:
+        return None
+    return stat.S_IMODE(found) & 0o777 if stat.S_ISREG(found) else None
