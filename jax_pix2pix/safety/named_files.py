@@ -2,10 +2,12 @@
 
 import errno
 import os
+import re
 import stat
 
 from jax_pix2pix.safety.unsafe_file import UnsafeFileError, link, special
 
+_DESCRIPTOR = re.compile(r"/dev/fd/(\d{1,9})|/proc/self/fd/(\d{1,9})|/dev/std(out|err)")
 MAX_LINKS = 40  # as many as the system follows
 
 
@@ -46,30 +48,29 @@ def output(path):
     """
     path = os.fsdecode(path)
     for _ in range(MAX_LINKS):
-        if os.path.abspath(path).startswith(("/dev/", "/proc/")):  # /dev/stdout may be a file
-            return path, _is_of(path, stat.S_ISCHR, stat.S_ISFIFO, stat.S_ISREG)
+        if _DESCRIPTOR.fullmatch(path):
+            return path, True
         if not os.path.islink(path):
             break
         if os.lstat(path).st_uid != os.geteuid():
             raise link(path)
         path = os.path.join(os.path.dirname(path), os.readlink(path))
-    stream = _is_of(path, stat.S_ISCHR, stat.S_ISFIFO)
-    if stream and os.stat(path).st_uid != os.geteuid():
-        raise special(path)
-    return path, stream
-
-
-def _is_of(path, *kinds):
-    """Whether there is something of one of these kinds."""
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except FileNotFoundError:
-        return False
-    return any(kind(mode) for kind in kinds)
+        return path, False
+    pipe = stat.S_ISFIFO(found.st_mode)
+    if pipe and found.st_uid != os.geteuid():
+        raise special(path)
+    return path, pipe or stat.S_ISCHR(found.st_mode)
 
 
 def open_stream(path):
-    """Opens what `output` tells is written to as it is, at its end. -> binary file."""
+    """Opens what `output` tells is written to as it is. -> binary file."""
+    if own := _DESCRIPTOR.fullmatch(path):
+        # Not opened anew: in a file its place would be another than that of what else is written.
+        number = own[1] or own[2] or {"out": 1, "err": 2}[own[3]]
+        return os.fdopen(os.dup(int(number)), "wb")
     try:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         descriptor = os.open(path, flags)

@@ -63,8 +63,7 @@ def writing(path, below=None, private=False):
     missing folders below `below`. Replaces a link, but no device, pipe or folder.
 
     Without `below` it takes the place of what `path` leads to through links of the user's own, with
-    its mode. To a pipe of the user's own, and to what is below /dev and /proc, it is written at
-    once.
+    its mode. To a pipe of the user's own, a device and /dev/stdout it is written at once.
 
     Args:
         private: whether only its owner may read and write it; otherwise the umask decides.

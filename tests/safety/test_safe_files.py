@@ -198,7 +198,8 @@ def test_a_pipe_that_the_user_named_is_written_to(tmp_path):
     with (tmp_path / "file").open("w") as file:  # as `command > file` opens /dev/stdout
         os.write(file.fileno(), b"a table ")
         safe_files.write(f"/dev/fd/{file.fileno()}", "scores")
-    assert (tmp_path / "file").read_text() == "a table scores"
+        os.write(file.fileno(), b" the end")
+    assert (tmp_path / "file").read_text() == "a table scores the end"
     safe_files.write("/dev/null", "scores")
     assert os.path.exists("/dev/null")
 
