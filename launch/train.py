@@ -17,8 +17,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 def main():
     config, clock = train_flags.CONFIG.value, Clock(process_age())
     distributed.initialize(config.heartbeat_seconds)
-    with refusing_together():  # what one refuses, the others hear of
+    with refusing_together():  # ends before devices are started, which would wait for all
         profile_steps = train_flags.profile_steps()
+    with refusing_together():
         same_everywhere.check_run(config, {})  # before a store is read
         chosen = trackers.chosen(config.system, train_flags.WORKDIR.value)
     with remote_workdir.training(train_flags.WORKDIR.value) as directory:

@@ -43,6 +43,13 @@ def test_another_learning_rate_on_one_of_two(sample_data_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mistaken_flag_of_one_is_told_to_all(sample_data_dir, tmp_path):
+    arguments = commands.tiny_training(tmp_path / "run", sample_data_dir)
+    first, second = _lines(arguments, {}, {"arguments": ["--profile_steps=9:5"]})
+    assert second.startswith("error: --profile_steps=9:5: use two steps")
+    assert re.match(r"error: process 1 \(\S+\): --profile_steps=9:5: use two steps", first)
+
+
 def test_other_devices_on_one_of_three(sample_data_dir, tmp_path):
     """Their collectives would not fit each other; the batch size fits all."""
     arguments = commands.tiny_training(tmp_path / "run", sample_data_dir, **PREPARED)

@@ -114,6 +114,11 @@ def test_the_place_of_results_is_looked_at_before_scoring(tmp_path):
         evaluate(str(tmp_path), None, None, {}, str(tmp_path), output=str(tmp_path / "scores"))
 
 
+def test_a_home_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"^~nosuch/x: ~nosuch has no home folder here"):
+        run_data.of_run(_config("~nosuch/x"), tmp_path, None)
+
+
 def test_a_config_that_lacks_fields_is_named(tmp_path):
     config = _config("x")
     with config.unlocked():
