@@ -15,10 +15,9 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation.slices import check_any_counted
 from jax_pix2pix.models.pyramid import scale_variables
 from jax_pix2pix.models.resize import resize_linear
-from jax_pix2pix.runs.processes.first_process import arrays_of_first_process, on_first_process
+from jax_pix2pix.runs.initial_weights import TAKEN, weights, with_weights
 from jax_pix2pix.runs.workdir import load_state
 from jax_pix2pix.runs.workdir_files import scale_directory
-from jax_pix2pix.sharding import placed
 from jax_pix2pix.systems.ct_pyramid import scale_sizes
 
 
@@ -80,10 +79,6 @@ def grow(config, system, coarser, examples, state, shardings):
         shardings: of ``state``, a pytree of the same structure.
     """
 
-    def weights(network):
-        names = ("params", "batch_stats", "average", "frozen")
-        return {name: getattr(network, name) for name in names}
-
     def warm():
         _, coarse_system, coarse, _ = load_state(coarser, "last")
         generator = coarse.generator
@@ -93,15 +88,10 @@ def grow(config, system, coarser, examples, state, shardings):
         variables = frozen["scales"] | {f"scale_{number}": scale_variables(generator)[-1]}
         amplitude = jnp.float32(config.pyramid.noise_factor * error)
         frozen = {"scales": variables, "amplitudes": jnp.append(frozen["amplitudes"], amplitude)}
-        return weights(generator.replace(frozen=frozen)), weights(coarse.discriminator)
+        return weights(coarse.replace(generator=generator.replace(frozen=frozen)), names)
 
-    like = weights(state.generator), weights(state.discriminator)
-    generator, discriminator = arrays_of_first_process(on_first_process(warm), like)
-    state = state.replace(
-        generator=state.generator.replace(**generator),
-        discriminator=state.discriminator.replace(**discriminator),
-    )
-    return placed(state, shardings)
+    names = (*TAKEN, "frozen")
+    return with_weights(state, warm, shardings, names)
 
 
 def reconstruction_error(coarse_system, generator, system, examples):

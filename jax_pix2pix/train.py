@@ -13,7 +13,7 @@ from jax_pix2pix.logs import goodput, process_log
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import restarts, workdir, workdir_files, workdir_lock
+from jax_pix2pix.runs import initial_weights, restarts, workdir, workdir_files, workdir_lock
 from jax_pix2pix.runs.processes import same_everywhere
 from jax_pix2pix.runs.processes.first_process import on_first_process, refusing_together
 from jax_pix2pix.runs.stores.remote_workdir import as_given
@@ -33,6 +33,8 @@ def train(
     coordinator=None,
     submission=None,
     profile_steps=None,
+    init_from=None,
+    init_checkpoint="last",
 ):
     """Trains to the last epoch; a pyramid trains scale after scale.
 
@@ -47,6 +49,9 @@ def train(
         coordinator: address of process 0, for the log.
         submission: what starts the run again if it is stopped or killed, as for `restarts.counted`.
         profile_steps: (first, last) of the steps, of each scale, of which a profile is written.
+        init_from: a workdir, or its url, with whose weights the run begins instead of fresh ones;
+            see `initial_weights`. A run that is resumed gives the same again.
+        init_checkpoint: of that run: "best", "last" or a step as text.
 
     Returns:
         Whether it finished; False if the machine asked the run to stop, which is then saved.
@@ -62,21 +67,27 @@ def train(
         config_fields.check(config.to_dict())
         workdir_files.check_changeable(config, allowed)
         given = {"--allow_config_change": sorted(allowed), "--submission": submission}
+        given |= {"--init_from": init_from, "--init_checkpoint": init_checkpoint}
         same_everywhere.check_run(config, given | {"--profile_steps": profile_steps})
     try:
         with workdir_lock.locked(directory):
             on_first_process(lambda: workdir_files.check_files(directory))
             with restarts.counted(directory, submission):
                 scales, batches, mesh = _prepared(config, dataset, profile_steps)
-                on_first_process(lambda: _claim(config, directory, dataset, allowed))
+                begun = on_first_process(
+                    lambda: initial_weights.recorded(directory, init_from, init_checkpoint, scales)
+                )
+                on_first_process(lambda: _claim(config, directory, dataset, allowed, begun))
                 process_log.start(directory, coordinator)
                 if jax.process_index() == 0:
-                    messages.info(plan(config, scales, mesh, dataset.num_training_examples))
+                    messages.info(plan(config, scales, mesh, dataset.num_training_examples, begun))
                 run = functools.partial(_fit, mesh, batches, clock, trackers, profile_steps)
+                begin = functools.partial(_begin, begun) if init_from else None
                 if has_scales(config):
-                    finished = _fit_scales(scales, directory, allowed, run, dataset)
+                    finished = _fit_scales(scales, directory, allowed, run, dataset, begin)
                 else:
-                    finished = run(*scales[0], directory)
+                    warm_start = begin and functools.partial(begin, 0, None)
+                    finished = run(*scales[0], directory, warm_start)
             if jax.process_index() == 0:
                 goodput.report_end(directory)
             return finished
@@ -114,7 +125,10 @@ def _prepared(config, dataset, profile_steps):
     return scales, functools.partial(_batches, dataset, mesh, cached), mesh
 
 
-def _claim(config, directory, dataset, allowed):
+def _claim(config, directory, dataset, allowed, begun):
+    if begun:  # first, since a claimed workdir without this record began with fresh weights
+        os.makedirs(directory, exist_ok=True)
+        initial_weights.write(directory, begun)
     workdir_files.claim(directory, config, allowed)
     record = os.path.join(dataset.directory, workdir_files.RECORD)
     content = safe_files.read(record, safe_files.MAX_JSON, dataset.directory)
@@ -169,8 +183,17 @@ def _fit(
     return finished
 
 
-def _fit_scales(scales, directory, allowed, run, dataset):
+def _begin(begun, scale, grow, state, shardings):
+    """The state that a run begins with, or a scale, once it has grown from the coarser one."""
+    grown = grow(state, shardings) if grow else state
+    return initial_weights.warm_start(begun, scale, grown, shardings)
+
+
+def _fit_scales(scales, directory, allowed, run, dataset, begin):
     def run_scale(scale_config, system, of_scale, warm_start, title):
+        if begin:
+            warm_start = functools.partial(begin, scale_config.pyramid.scale, warm_start)
+
         def claim():
             safe_files.make_folder(of_scale, directory)
             workdir_files.claim(of_scale, scale_config, allowed)
@@ -182,12 +205,13 @@ def _fit_scales(scales, directory, allowed, run, dataset):
     return pyramid.fit_scales(scales, directory, run_scale, examples)
 
 
-def plan(config, scales, mesh, examples):
+def plan(config, scales, mesh, examples, begun=None):
     """Describes the training at all scales, before anything expensive starts. -> text
 
     Args:
         scales: [(config, System)], coarsest first, or the only one.
         examples: number of training examples.
+        begun: from `initial_weights.recorded`.
     """
     _, finest = scales[-1]
     abstract = workdir.abstract_state(finest, config)
@@ -196,12 +220,17 @@ def plan(config, scales, mesh, examples):
     def size(network):
         return sum(x.size for x in jax.tree.leaves(network.params))
 
+    weights = ""
+    if begun:
+        steps = ", ".join(str(scale["step"]) for scale in begun["scales"])
+        weights = f"weights      of {begun['run']}, step {steps}\n"
     parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
     shape = " x ".join(f"{name} {n}" for name, n in mesh.shape.items())
     return (
         f"system       {config.system}, {config.dtype}\n"
         f"parameters   generator {size(abstract.generator):,}, "
         f"discriminator {size(abstract.discriminator):,}\n"
+        f"{weights}"
         f"devices      {mesh.devices.size} {jax.devices()[0].device_kind} "
         f"in {jax.process_count()} process(es), mesh {shape}\n"
         f"data         {examples} training examples, global batch {config.data.batch_size}{parts}\n"

@@ -37,7 +37,8 @@ _ACCELERATOR = flags.DEFINE_string("accelerator", None, f"of each: {EXAMPLES}; l
 _NAME = flags.DEFINE_string("name", None, "name of the job; default the workdir's last part")
 # Flags of launch.train: those passed on to it, and those that the platform's template sets.
 PASSED_ON = (
-    "allow_config_change", "initialization_timeout", "profile_steps", "shared", "wandb", "mlflow",
+    "allow_config_change", "initialization_timeout", "profile_steps", "init_from",
+    "init_checkpoint", "shared", "wandb", "mlflow",
 )  # fmt: skip
 SET_BY_TEMPLATES = {"coordinator_address", "num_processes", "process_id"}
 
@@ -172,6 +173,7 @@ def _folders():
         flags.FLAGS.workdir,
         train_flags.CONFIG.value.data.data_dir,
         os.path.dirname(config),
+        *filter(None, [train_flags.INIT_FROM.value]),
     ]
     found = {os.path.abspath(path) for path in paths if not storage.is_remote(path)}
     return sorted(
@@ -193,6 +195,8 @@ def _check_paths(platform):
     paths: dict[str, str] = {"--workdir": flags.FLAGS.workdir}
     if not data.sample:
         paths["--config.data.data_dir"] = data.data_dir
+    if train_flags.INIT_FROM.value:
+        paths["--init_from"] = train_flags.INIT_FROM.value
     volume = _volume()
     for flag, path in paths.items():
         if storage.is_remote(path):

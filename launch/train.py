@@ -34,6 +34,8 @@ def main():
             distributed.coordinator(),
             train_flags.SUBMISSION.value,
             profile_steps,
+            train_flags.INIT_FROM.value,
+            train_flags.INIT_CHECKPOINT.value,
         )
     if not finished:
         print("stopped on request and saved; the same command goes on from here")

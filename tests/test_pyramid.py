@@ -16,7 +16,7 @@ from jax_pix2pix import pyramid
 from jax_pix2pix.adversarial import create_state, generate
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.models.pyramid import scale_variables
-from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs import initial_weights, workdir_files
 from jax_pix2pix.runs.workdir import build_system, example_batch, load_state
 from jax_pix2pix.sharding import make_mesh, state_shardings
 from tests import commands
@@ -128,6 +128,25 @@ def test_a_finer_scale_begins_with_the_coarser_ones_weights(run, states, data_di
         _assert_same_bits(ours.batch_stats, theirs.batch_stats)
         _assert_same_bits(ours.opt_state, begun.opt_state)  # each scale has its own moments
         assert jax.tree.all(jax.tree.map(np.array_equal, begun.params, theirs.params)) is False
+
+
+def test_a_scale_begins_with_another_pyramids_weights_on_its_own_coarser_ones(run, states):
+    """As with --init_from: what was frozen stays that of the pyramid that trains."""
+    _, system, theirs = states[1]
+    config = states[1][0]
+    record = initial_weights.recorded(
+        str(run[0] / "new"), str(run[0]), "last", [(c, s) for c, s, _ in states]
+    )
+    assert [scale["step"] for scale in record["scales"]] == STEPS
+    fresh = create_state(system, jax.random.key(0), example_batch(config))
+    shardings = state_shardings(make_mesh(1, 1, 1), fresh)
+    state = initial_weights.warm_start(record, 1, fresh, shardings)
+    _assert_same_bits(state.generator.params, theirs.generator.params)
+    _assert_same_bits(state.discriminator.params, theirs.discriminator.params)
+    _assert_same_bits(state.generator.frozen, fresh.generator.frozen)
+    one_more = [*[(c, s) for c, s, _ in states], states[-1][:2]]
+    with pytest.raises(ConfigError, match="holds no scale_3, which this run has"):
+        initial_weights.recorded(str(run[0] / "new"), str(run[0]), "last", one_more)
 
 
 def test_amplitude_is_a_tenth_of_the_reconstructions_error(states):

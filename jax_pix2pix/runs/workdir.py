@@ -130,6 +130,28 @@ def load_run(workdir, which) -> tuple[Any, System, Network, int]:
     return config, system, state.generator, step
 
 
+def described(workdir):
+    """A trained run without its weights. -> (config, System, TrainState of shapes and types).
+
+    Raises:
+        WorkdirError: something is missing there, or damaged.
+    """
+    config = read_config(workdir)
+    try:
+        with named_if_incomplete(workdir):
+            system = build_system(_without_loss_files(config))
+            state = abstract_state(system, config)
+    except ConfigError as error:
+        raise WorkdirError(f"{config_path(workdir)}: {error}") from error
+    check_trained(workdir)
+    return config, system, state
+
+
+def checkpoints_of(workdir, system):
+    """The Checkpoints of a trained run, to read."""
+    return Checkpoints(checkpoint_path(workdir), system.task.best_metric, read_only=True)
+
+
 def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
     """Opens a trained run on this process's first device.
 
@@ -143,14 +165,7 @@ def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
     Raises:
         WorkdirError: something is missing there, or damaged.
     """
-    config = read_config(workdir)
-    try:
-        with named_if_incomplete(workdir):
-            system = build_system(_without_loss_files(config))
-            state = abstract_state(system, config)
-    except ConfigError as error:
-        raise WorkdirError(f"{config_path(workdir)}: {error}") from error
-    check_trained(workdir)
+    config, system, state = described(workdir)
     needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) + _level_bytes(config)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:
@@ -158,7 +173,7 @@ def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:
             f"{workdir} has a state and a first level of {needed / 1e9:.1f} GB, and this machine "
             f"{memory / 1e9:.1f} GB of memory: use a larger machine"
         )
-    checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, read_only=True)
+    checkpoints = checkpoints_of(workdir, system)
     step = checkpoints.resolve(which)
     checkpoints.check_sound(step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

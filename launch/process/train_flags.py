@@ -21,6 +21,15 @@ SUBMISSION = flags.DEFINE_string(
     "a name that whatever starts this run again gives each time: the fourth start in a row without "
     "a newer checkpoint ends with 1. launch.submit gives one; without it starts are not counted",
 )
+INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "a run, a folder, s3:// or gs://, with whose weights this one begins; optimizers and steps "
+    "begin anew. The same again when it is resumed",
+)
+INIT_CHECKPOINT = flags.DEFINE_string(
+    "init_checkpoint", "last", "the checkpoint of --init_from: best, last or a step"
+)
 _PROFILE_STEPS = flags.DEFINE_string(
     "profile_steps", None, "FIRST:LAST, 100:105 for instance: steps to profile, into the workdir"
 )

@@ -11,8 +11,10 @@ import jax
 import numpy as np
 import pytest
 
+from jax_pix2pix.adversarial import create_state
 from jax_pix2pix.logs.process_log import log_path
-from jax_pix2pix.runs.workdir import load_state
+from jax_pix2pix.runs.workdir import build_system, example_batch, load_state
+from jax_pix2pix.runs.workdir_files import read_config
 from tests import commands
 
 # (processes, devices of each). Two of two cover all that one does, and more. Where one covers
@@ -104,6 +106,13 @@ def state(workdir, which="last"):
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in leaves
     }
+
+
+def fresh_state(workdir):
+    """The state that a run of this workdir's config begins with, on this process's devices."""
+    config = read_config(workdir)
+    system = build_system(config)
+    return create_state(system, jax.random.key(config.seed), example_batch(config))
 
 
 def assert_equal(a, b):
