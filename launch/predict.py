@@ -11,7 +11,8 @@ ManualMask/). For a/NAME.png it writes a/NAME.png of the same size, with the val
 A run that makes masks of CT takes volumes: .nii, .nii.gz, .mha, .mhd, .nrrd or the folder of a
 DICOM series. In a folder it skips labels (segmentation-N.nii, labelsTr/). For a/volume-N.nii it
 writes a/prediction-N.nii.gz, for other names a/NAME.nii.gz. The result is uint8, with the voxels,
-the axes and the affine of the volume; the values are 0 and 1, or the number of the class.
+the axes and the affine of the volume; the values are 0 and 1, or the number of the class. A run of
+lung_segmenter sees the whole volume resized to one size, and its mask is interpolated back.
 
 A run that makes synthetic CT of MR takes volumes, .nii, .nii.gz, .mha, .mhd or .nrrd. It writes
 int16 volumes in HU, with the voxels, the axes and the affine of the MR. In the MR's own format the

@@ -24,6 +24,47 @@ def isotropic(shape, spacing_mm, voxel_mm):
     return positions
 
 
+def whole(values, resize, spacing_mm, isotropic_mm, new_shape):
+    """Resizes a whole volume to one shape, whatever its aspect, on aligned corners.
+
+    Args:
+        values: [slices, rows, columns].
+        resize: `linear`, or `nearest` for labels.
+        spacing_mm: of the volume, by axis.
+        isotropic_mm: side of the cubic voxels to which it is resampled first; 0 for none.
+
+    Returns:
+        [*new_shape], of the same type; rounded after each step.
+    """
+    if isotropic_mm:
+        values = rounded(
+            resize(values, isotropic(values.shape, spacing_mm, isotropic_mm)), values.dtype
+        )
+    return rounded(resize(values, aligned_corners(values.shape, new_shape)), values.dtype)
+
+
+def whole_back(values, shape, spacing_mm, isotropic_mm):
+    """Interpolates what lies on the grid of `whole` on the voxels of its volume. -> float32.
+
+    Args:
+        values: numbers [d, h, w].
+        shape, spacing_mm, isotropic_mm: of the volume, as for `whole`.
+    """
+    positions = []
+    for length, spacing, new in zip(shape, spacing_mm, values.shape, strict=True):
+        places, between = np.arange(length, dtype=float), length
+        if isotropic_mm:
+            between = max(1, round(length * spacing / isotropic_mm))
+            places = (places - (length - 1) / 2) * spacing / isotropic_mm + (between - 1) / 2
+        positions.append(places * ((new - 1) / max(between - 1, 1)))
+    return linear(values, positions)
+
+
+def rounded(values, dtype):
+    """Values as a type of whole numbers, rounded to even halves; of this type already, as is."""
+    return values if values.dtype == dtype else np.rint(values).astype(dtype)
+
+
 def check_resizing(path, shape, new_shape):
     """Raises DataError if `linear` would take too much memory; `path` is the volume's file."""
     # Rows and columns are resized first, then slices; the product of both is copied.

@@ -81,6 +81,7 @@ def _check_options(config, kind, workdir, asked):
     fitting = {
         kinds.XRAY_MASKS: MASK_OPTIONS,
         kinds.CT_MASKS: MASK_OPTIONS,
+        kinds.RESIZED_CT_MASKS: MASK_OPTIONS,
         kinds.SYNTHETIC_CT: CT_OPTIONS,
         kinds.CT_SAMPLES: (*Sampling._fields, "format"),
     }
@@ -93,11 +94,6 @@ def _check_options(config, kind, workdir, asked):
                 f"{name} is of runs that make {' or '.join(whose)}, and {workdir} is of "
                 f"{config.system}, which makes {kinds.KINDS[kind]}: leave it out"
             )
-    if kind == kinds.RESIZED_CT_MASKS:
-        raise ConfigError(
-            f"a run of {config.system} sees whole volumes resized to one size, for a pyramid's "
-            "loss: launch.evaluate judges it, launch.export_segmenter writes it"
-        )
     if asked.source is None and kind != kinds.CT_SAMPLES:
         raise ConfigError("the input is missing: give a file or a folder of what the run takes")
 
@@ -110,7 +106,7 @@ def _pairs(config, kind, asked):
         mask_options(config, *(options.get(name) for name in MASK_OPTIONS))
     if kind == kinds.XRAY_MASKS:
         return inputs.xrays(source, output)
-    if kind == kinds.CT_MASKS:
+    if kind in (kinds.CT_MASKS, kinds.RESIZED_CT_MASKS):
         return inputs.ct_volumes(source, output)
     if kind == kinds.CT_SLICES:
         found = inputs.label_masks(source, output)

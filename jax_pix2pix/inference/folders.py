@@ -11,7 +11,11 @@ from jax_pix2pix.inference.samples import samples
 from jax_pix2pix.safety import safe_files
 from jax_pix2pix.tasks import kinds
 
-SUFFIX = {kinds.XRAY_MASKS: ".png", kinds.CT_MASKS: ".nii.gz"}  # endings of predicted masks
+SUFFIX = {  # endings of predicted masks
+    kinds.XRAY_MASKS: ".png",
+    kinds.CT_MASKS: ".nii.gz",
+    kinds.RESIZED_CT_MASKS: ".nii.gz",
+}
 
 
 def predict_files(run, source, output, progress=None, **options):

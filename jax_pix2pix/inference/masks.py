@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_pix2pix.adversarial import generate
-from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.imaging import volume_file
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.imaging import volume_file, volume_resizing
 from jax_pix2pix.imaging.planes import native, stored_image
 from jax_pix2pix.imaging.resizing import bilinear, evaluation_image
 from jax_pix2pix.imaging.xrays import read_xray
@@ -163,4 +163,58 @@ class CTMasks(_Masks):
             largest_components,
             geometry=volume.geometry,
             source=planes,
+        )
+
+
+class ResizedCTMasks(_Masks):
+    """Predicts the mask of a whole CT volume, resized to one size, and interpolates it back.
+
+    Its detail is that of the network's grid: of 16 x 64 x 64 voxels, some 6 mm in a slice of the
+    chest and some 20 mm along it.
+    """
+
+    def __call__(
+        self,
+        given,
+        affine=None,
+        progress=None,
+        mc_dropout=None,
+        threshold=None,
+        largest_components=0,
+    ):
+        """See `Run.predict`. given: as `CTMasks` takes it."""
+        options, data = self.options(mc_dropout, threshold, largest_components), self.data
+        if data.crops:
+            raise ConfigError(
+                f"config.data.crops={data.crops}: this run saw crops of volumes and no whole one: "
+                "launch.evaluate judges it on its prepared data"
+            )
+        volume, name = sources.volume_of(given, volume_file.read_ct, affine, sources.read_series)
+        hu = sources.as_hu(volume.values, name)
+        if min(hu.shape) < 2:
+            raise DataError(f"{name} has {hu.shape} voxels: a volume has 2 or more along each axis")
+        grid, wanted = (volume.geometry.spacing_mm, data.isotropic_mm), (data.depth,)
+        wanted += (data.stored_size,) * 2
+        volume_resizing.check_resizing(name, hu.shape, wanted)
+        stored = volume_resizing.whole(
+            np.clip(hu, *data.clip_hu), volume_resizing.linear, *grid, wanted
+        )
+        seen = np.stack([evaluation_image(plane[..., None], data.image_size) for plane in stored])
+        mean, deviation = (maps[0] for maps in self.probabilities(options[0])(seen[None]))
+
+        def back(maps):
+            planes = np.stack([bilinear(plane, stored.shape[1:]) for plane in maps])
+            return volume_resizing.whole_back(planes, hu.shape, *grid)
+
+        classes = np.stack([back(one) for one in np.moveaxis(mean, -1, 0)], -1)
+        labels = self.labels(classes, options[1])
+        if progress:
+            progress(1, 1)
+        return self.prediction(
+            labels,
+            back(deviation) if options[0] > 1 else None,
+            options,
+            largest_components,
+            geometry=volume.geometry,
+            source=hu,
         )

@@ -17,7 +17,7 @@ from jax_pix2pix.imaging import volume_file
 from jax_pix2pix.inference import sources
 from jax_pix2pix.inference.checks import Sampling, check_pictures
 from jax_pix2pix.inference.ct_slices import CTSlices
-from jax_pix2pix.inference.masks import CTMasks, XrayMasks
+from jax_pix2pix.inference.masks import CTMasks, ResizedCTMasks, XrayMasks
 from jax_pix2pix.inference.prediction import LABEL, Prediction
 from jax_pix2pix.inference.samples import samples
 from jax_pix2pix.inference.synthetic_ct import SyntheticCT
@@ -32,6 +32,7 @@ PREDICTORS = {
     kinds.CT_SLICES: CTSlices,
     kinds.XRAY_MASKS: XrayMasks,
     kinds.CT_MASKS: CTMasks,
+    kinds.RESIZED_CT_MASKS: ResizedCTMasks,
     kinds.SYNTHETIC_CT: SyntheticCT,
 }
 

@@ -103,3 +103,30 @@ def test_nearest_keeps_labels(new):
     grid = np.meshgrid(*(np.floor(p + 0.5) for p in positions), indexing="ij")
     expected = ndimage.map_coordinates(labels, grid, order=0)
     np.testing.assert_array_equal(resized, expected, strict=True)
+
+
+@pytest.mark.parametrize("isotropic_mm", [0.0, 2.0])
+def test_what_lies_on_the_grid_of_a_whole_volume_comes_back_to_its_place(isotropic_mm):
+    """Linear interpolation keeps what is linear, up to the middles of the grid's outer voxels."""
+    shape, spacing_mm, new = (10, 41, 38), (5.0, 1.1, 1.1), (6, 9, 12)
+    old = [np.arange(length, dtype=float) for length in shape]
+    if isotropic_mm:
+        old = volume_resizing.isotropic(shape, spacing_mm, isotropic_mm)
+    places = [np.linspace(at[0], at[-1], count) for at, count in zip(old, new, strict=True)]
+
+    def plane(d, h, w):
+        return 40 * d[:, None, None] - 15 * h[:, None] + 12 * w
+
+    own = [np.arange(length, dtype=float) for length in shape]
+    inside = np.ix_(
+        *((at >= grid[0]) & (at <= grid[-1]) for at, grid in zip(own, places, strict=True))
+    )
+    back = volume_resizing.whole_back(plane(*places), shape, spacing_mm, isotropic_mm)
+    assert back.shape == shape and back[inside].size > 0.85 * back.size
+    np.testing.assert_allclose(back[inside], plane(*own)[inside], atol=1e-2)
+
+
+def test_labels_of_a_whole_volume_stay_labels():
+    labels = np.random.default_rng(0).integers(0, 4, (9, 12, 12)).astype(np.uint8)
+    small = volume_resizing.whole(labels, volume_resizing.nearest, (3, 1, 1), 1.5, (5, 7, 7))
+    assert small.dtype == np.uint8 and set(np.unique(small)) <= {0, 1, 2, 3}

@@ -96,23 +96,20 @@ def corner(series, number, shape, config):
 
 def _records(values, name, resize, grid, series, config):
     """[{name: [S, S, 1]}], one for each slice of each example."""
+    if not config.crops:
+        example = volume_resizing.whole(
+            values, resize, grid.spacing_mm, config.isotropic_mm, stored_shape(config)
+        )
+        return [{name: plane[..., None]} for plane in example]
     if config.isotropic_mm:
         positions = volume_resizing.isotropic(values.shape, grid.spacing_mm, config.isotropic_mm)
-        values = _rounded(resize(values, positions), values.dtype)
-    if config.crops:
-        corners = [corner(series, k, values.shape, config) for k in range(config.crops)]
-        examples = [
-            values[tuple(slice(a, a + n) for a, n in zip(at, stored_shape(config), strict=True))]
-            for at in corners
-        ]
-    else:
-        positions = volume_resizing.aligned_corners(values.shape, stored_shape(config))
-        examples = [_rounded(resize(values, positions), values.dtype)]
+        values = volume_resizing.rounded(resize(values, positions), values.dtype)
+    corners = [corner(series, k, values.shape, config) for k in range(config.crops)]
+    examples = [
+        values[tuple(slice(a, a + n) for a, n in zip(at, stored_shape(config), strict=True))]
+        for at in corners
+    ]
     return [{name: plane[..., None]} for example in examples for plane in example]
-
-
-def _rounded(values, dtype):
-    return values if values.dtype == dtype else np.rint(values).astype(dtype)
 
 
 def _shape(grid, config):
