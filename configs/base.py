@@ -31,6 +31,18 @@ def get_base():
     # Random changes of D's inputs, for few patients: "color", "translation", "cutout", with commas.
     config.diff_augment = ""
 
+    # Random changes of training pairs, drawn in each step; augmentation.py says what each does, and
+    # 0 is off. A network meets no other scanner, position and exposure than those it trains on.
+    config.augment = ml_collections.ConfigDict()
+    config.augment.rotation_degrees = 0.0
+    config.augment.scale = 0.0
+    config.augment.gamma = 0.0
+    config.augment.contrast = 0.0
+    config.augment.brightness = 0.0
+    config.augment.noise = 0.0
+    config.augment.blur = 0.0
+    config.augment.share = 0.3  # of the examples, of each change
+
     # Parts in which a batch goes through the networks, one at a time in memory; gradients are means
     # over them (gradient accumulation). Batch norm and soft Dice then see a part, not the batch.
     config.accumulate = 1

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_pix2pix import accumulation
+from jax_pix2pix.augmentation import Augmentation
 from jax_pix2pix.tasks.task import Task
 
 SPIKE_WINDOW = 128
@@ -63,6 +64,8 @@ class System:
         that scores are reproducible. Prediction uses the source as it is.
     fixed_noise: None, or (numbers of examples [n]) -> G's input in place of a source, for systems
         that make images from noise. Their target is `target` of the stored source.
+    augmentation: None, or an Augmentation, whose changes of both images of a pair are drawn anew in
+        each step of training.
     augment: None, or (key, source, image) -> (source, image) as D sees them in training. Real and
         fake share a key, so that their features can be compared.
     ema_decay: decay of the average of G's params that evaluation uses (Karras et al., ICLR 2018);
@@ -88,6 +91,7 @@ class System:
     task: Task
     degrade: Callable | None = None
     fixed_noise: Callable | None = None
+    augmentation: Augmentation | None = None
     augment: Callable | None = None
     ema_decay: float = 0.0
     spike_sigmas: float = 0.0
@@ -105,7 +109,12 @@ class System:
         """
         if self.fixed_noise:
             return self.fixed_noise(batch["index"][:, 0]), self.target(batch["source"])
+        varied = self.augmentation if key is not None else None
+        if varied:
+            batch = varied.move(jax.random.fold_in(key, 0), batch)
         source, degrade = self.source(batch["source"]), self.degrade
+        if varied:
+            source = varied.recolour(jax.random.fold_in(key, 1), source)
         if degrade and key is not None:
             source = degrade(key, source)
         elif degrade:

@@ -50,6 +50,9 @@ REAL = {
     "watchdog_seconds": (0, 1e8),  # threads wait no longer than some 1e9
     "data.isotropic_mm": (0, 1e3), "data.empty_slices": (0, 1),
     "data.test_fraction": (0, 1), "data.validation_fraction": (0, 1),
+    "augment.rotation_degrees": (0, 180), "augment.scale": (0, 10), "augment.gamma": (0, 10),
+    "augment.contrast": (0, 10), "augment.brightness": (0, 2), "augment.noise": (0, 2),
+    "augment.blur": (0, 16), "augment.share": (0, 1),
     "evaluation.threshold": (0, 1), "loss.clip": (0, 1e6),
     "pyramid.factor": (1.05, 100),  # at 1.05 there are 186 scales of SIDE
     "pyramid.noise_factor": (0, 1e6),

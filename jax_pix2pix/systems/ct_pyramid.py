@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_pix2pix.adversarial import System
+from jax_pix2pix.augmentation import augmentation
 from jax_pix2pix.errors import ConfigError, lookup
 from jax_pix2pix.intensity import DTYPES, full_precision, scaler
 from jax_pix2pix.losses.gradient_penalties import gradient_penalty
@@ -49,6 +50,8 @@ def scale_sizes(config):
 def build(config):
     """config: configs/ct_pyramid_2d.py or _3d.py with steps_per_epoch filled in -> System."""
     _check_whole(config)
+    if augmentation(config):
+        raise ConfigError("config.augment: a pyramid learns its volumes as they are: use 0")
     dtype = lookup(DTYPES, "dtype", config.dtype)
     precision = full_precision(config)
     sizes = scale_sizes(config)[: config.pyramid.scale + 1]

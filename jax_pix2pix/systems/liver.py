@@ -1,6 +1,7 @@
 """CT -> liver mask, or several classes, in 2D and 3D: SegAN's critic compares masked images."""
 
 from jax_pix2pix.adversarial import System
+from jax_pix2pix.augmentation import augmentation
 from jax_pix2pix.errors import ConfigError, lookup
 from jax_pix2pix.intensity import DTYPES, full_precision, scaler
 from jax_pix2pix.losses.diff_augment import diff_augment
@@ -57,6 +58,7 @@ def build(config):
         discriminator_loss=discriminator_loss,
         generator_loss=generator_loss,
         task=task,
+        augmentation=augmentation(config),
         augment=diff_augment(config.diff_augment),
         ema_decay=config.ema_decay,
         spike_sigmas=config.spike_sigmas,

@@ -1,6 +1,7 @@
 """Common parts of systems with a U-Net and a PatchGAN (pix2pix, Isola et al., CVPR 2017)."""
 
 from jax_pix2pix.adversarial import System
+from jax_pix2pix.augmentation import augmentation
 from jax_pix2pix.errors import lookup
 from jax_pix2pix.intensity import DTYPES, scaler
 from jax_pix2pix.losses.diff_augment import diff_augment
@@ -39,6 +40,7 @@ def pix2pix(config, target, output, task, degrade=None, extra_terms=None):
         generator_loss=generator_loss,
         task=task,
         degrade=degrade,
+        augmentation=augmentation(config),
         augment=diff_augment(config.diff_augment),
         ema_decay=config.ema_decay,
         spike_sigmas=config.spike_sigmas,
