@@ -2,6 +2,11 @@
 
 import ml_collections
 
+# A patient in the name of a picture: 00000003 of 00000003_001, patient-12 of patient-12_3, A of
+# A_view_0012, but all of IMG_0001, where no number is left without the last.
+_OF_SEVERAL = r"(?:slice|view|img|image|im|frame|scan|ses|run|v|s)[_-]?"
+PATIENT = rf"(.*\d[^_-]*(?=[_-](?:{_OF_SEVERAL})?\d+$)|.+(?=[_-]{_OF_SEVERAL}\d+$)|.+)"
+
 
 def check_variant(name, variant, known):
     """Raises ValueError for a variant that a config does not know; "" is none."""
@@ -67,6 +72,13 @@ def get_base():
     config.data.seed = config.get_ref("seed")
     config.data.data_dir = "data"  # where `launch.prepare` put the prepared data set
     config.data.sample = ""  # an embedded sample to prepare there on the first run
+    # Who is held out: patients by name, with commas, as in manifest.csv; or those of one of several
+    # folds, into which patients fall by a hash of their names. Without these, whom the source holds
+    # out itself, or fractions of the patients.
+    config.data.test_patients = ""
+    config.data.validation_patients = ""
+    config.data.folds = 0
+    config.data.fold = 0  # the one that is tested, from 0
     config.data.batch_size = 64  # global, over all devices, processes and accumulated parts
     config.data.accumulate = config.get_ref("accumulate")  # evaluation reads as many at a time
     # Where training images are kept; the batches are the same bit for bit. "none" streams them from

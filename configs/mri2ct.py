@@ -52,7 +52,9 @@ def get_config(variant=""):
     # folders, against brain/1BA001/mr, whose patient is else the folder. A plain number counts as a
     # patient, which is wrong where neighbouring slices are 0001.png, 0002.png: set another pattern
     # there.
-    config.data.patient_pattern = r"(.+?)(?:[_-](?:slice)?\d+)?"
+    config.data.patient_pattern = (
+        r"(.+?)(?:[_-](?:(?:slice|view|img|image|im|frame|scan|ses|run|v|s)[_-]?)?\d+)?"
+    )
     config.data.test_fraction = 0.15  # of the patients
     config.data.validation_fraction = 0.1  # of the others
     config.data.image_size = 256

@@ -23,7 +23,7 @@ embedded chest CT, in minutes on two CPU cores.
 
 import ml_collections
 
-from configs.base import add_pix2pix, check_variant, get_base
+from configs.base import PATIENT, add_pix2pix, check_variant, get_base
 
 VARIANTS = (
     "as_published",
@@ -43,9 +43,9 @@ def get_config(variant=""):
     config.data.image_size = 256
     config.data.load_size = 286
     config.data.flip = True
-    # Group 1 is the patient in a file's name without ending; Montgomery's and Shenzhen's names end
-    # in a diagnosis, and _view_0001 is one picture of several.
-    config.data.patient_pattern = r"((?:MCU|CHN)CXR_\d+|.+(?=_view_\d+$)|.+)"
+    # Group 1 is the patient in a file's name without ending: 00000003 of 00000003_001, but all of
+    # IMG_0001 or JPCLN001. "(.*)" says that each file is a patient of its own.
+    config.data.patient_pattern = PATIENT
     config.data.test_fraction = 0.2  # of the patients
     config.data.validation_fraction = 0.1  # of the others
     config.data.source_range = (0, 255)

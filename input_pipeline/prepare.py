@@ -14,6 +14,9 @@ from input_pipeline.datasets.liver_ct import liver_ct_dataset_builder as liver_c
 from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
 from input_pipeline.datasets.xray_lungs import xray_lungs_dataset_builder as xray_lungs
+from input_pipeline.preparation.builder import LISTS
+from input_pipeline.preparation.patient_names import check_names
+from input_pipeline.preparation.patients import joined, listed
 from input_pipeline.preparation.pseudonyms import Pseudonyms, TrueNames
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
@@ -89,16 +92,20 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
             another preparation is running.
         OSError: the disk is full or not writable, or a file or folder below data_dir is a link.
     """
-    directory = prepared_directory(dataset, data_dir, **options)
+    module = _module(dataset)
+    config = module.Config(**options)
     source = Path(named_files.with_home(source))
     if not source.is_dir() or not any(source.iterdir()):
         raise DataError(f"{source} is not a folder, or is empty: --source must hold the data")
-    module = DATASETS[dataset]
-    config = module.Config(**options)
     own = storage.local_folder(data_dir)
     names = Pseudonyms(pseudonyms, source, own) if pseudonyms else TrueNames()
+    true_config = module.Config(**options | _chosen(config, names.true_name))
+    options |= _chosen(true_config, names.patient)  # paths and records have these
+    config = module.Config(**options)
+    directory = prepared_directory(dataset, data_dir, **options)
     with _lock(directory.parent / "lock", own, wait):
-        found = module.find(source, config)
+        found = module.find(source, true_config)
+        found.notes.extend(check_names(found.splits, found.names, source))
         is_prepared(data_dir, directory)
         if directory.exists():  # perhaps only here, if the last upload to a store was cut short
             prepared = _preparation(directory)
@@ -131,7 +138,20 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
             )
         storage.publish(data_dir, directory, prepared_files.SPLITS)
     messages.info(f"prepared: {storage.url_of(data_dir, directory)}")
+    chosen = _chosen(config, str)
+    if names.key_id and any(chosen.values()):
+        messages.info(
+            "train with "
+            + " ".join(f"--config.data.{field}={text}" for field, text in chosen.items() if text)
+        )
     return directory
+
+
+def _chosen(config, name):
+    """The fields of a Config that name patients, with name(patient) for each."""
+    return {
+        field: joined(sorted(map(name, listed(getattr(config, field), field)))) for field in LISTS
+    }
 
 
 def _preparation(directory):

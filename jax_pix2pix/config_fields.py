@@ -30,6 +30,7 @@ WHOLE = {
     "data.load_size": (0, SIDE), "data.patch_size": (0, SIDE), "data.depth": (0, SIDE),
     "data.context": (0, 64),  # each neighbour is a channel
     "data.source_channels": (1, 64),
+    "data.folds": (0, 1000), "data.fold": (0, 999),
     "data.repeat": (1, 10**4), "data.crops": (0, 10**4),  # lists have so many entries a volume
     "generator.width": (1, WIDTH), "discriminator.width": (1, WIDTH),
     "generator.depth": (1, HALVINGS), "generator.dropout_levels": (0, HALVINGS),
@@ -72,6 +73,7 @@ TEXTS = {
     "data.on_error": (), "data.source": (), "data.target": (), "data.source_type": STORED,
     "data.target_type": STORED, "data.mask_resize": (), "data.modality": (), "data.plane": (),
     "data.split_by": (), "data.source_side": (), "data.patient_pattern": (),
+    "data.test_patients": (), "data.validation_patients": (),
     "generator.norm": (), "generator.output": (), "discriminator.norm": (),
     "discriminator.constraint": (), "evaluation.per": (), "loss.adversarial": (), "loss.ssim": (),
     "loss.critic": (), "loss.projection": (), "loss.perceptual_weights_file": (),

@@ -33,6 +33,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.preparation import patient_names
+from input_pipeline.preparation.patient_names import Names
+from input_pipeline.preparation.patients import joined, listed
 from input_pipeline.preparation.shards import Writer
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
@@ -45,6 +48,7 @@ import tensorflow_datasets as tfds  # isort: skip  after shards, which keep it o
 
 SHARD_SIZE = 1024  # a killed preparation loses at most this many, plus the rest of a volume
 THREADS = min(16, os.cpu_count() or 1)
+LISTS = ("test_patients", "validation_patients")  # fields that name patients
 
 
 class Pixels(NamedTuple):
@@ -61,6 +65,7 @@ class Found(NamedTuple):
     # Lines for the user and for preparation.json: where splits come from, ... A line that names
     # patients is a function of (patient -> the name to show) that gives it.
     notes: list
+    names: Names | None = None  # if patients are known by names that others chose
 
     def told(self, name=str):
         """The notes as lines; name: patient -> the name to show."""
@@ -81,6 +86,10 @@ class Config(tfds.core.BuilderConfig):
 
     name: str = ""
     stored_size: int = 128  # height and width on disk, in pixels
+    test_patients: str = ""  # names with commas; "": whom the source, or a hash, holds out
+    validation_patients: str = ""
+    folds: int = 0  # into which patients fall by hash; 0: test_fraction decides
+    fold: int = 0  # the one that is tested
 
     def __post_init__(self):
         for option, value in self.options.items():
@@ -88,7 +97,28 @@ class Config(tfds.core.BuilderConfig):
                 setattr(self, option, tuple(value))
         if not 1 <= self.stored_size <= 8192:
             raise DataError(f"stored_size is {self.stored_size}: use 1 to 8192")
-        self.name = "_".join(map(_in_a_name, self.options.values()))
+        for field in LISTS:
+            setattr(self, field, joined(listed(getattr(self, field), field)))
+        self._check_folds()
+        held = {name: self.options[name] for name in (*LISTS, "folds", "fold")}
+        others = [value for name, value in self.options.items() if name not in held]
+        self.name = "_".join(map(_in_a_name, others))
+        if self.folds:
+            self.name += f"_fold{self.fold}of{self.folds}"
+        elif any(held.values()):  # names of patients belong in no path
+            self.name += f"_held{hashlib.sha256(repr(held).encode()).hexdigest()[:12]}"
+
+    def _check_folds(self):
+        if self.folds == 1 or not 0 <= self.fold < max(self.folds, 1):
+            raise DataError(
+                f"config.data.fold={self.fold} of config.data.folds={self.folds}: use folds=0, or "
+                "2 or more and a fold from 0 to below that"
+            )
+        if self.folds and (self.test_patients or self.validation_patients):
+            raise DataError(
+                f"config.data.folds={self.folds} says who is held out: leave out test_patients and "
+                "validation_patients, or folds"
+            )
 
     @classmethod
     def option_names(cls):
@@ -199,7 +229,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         splits = self._found.splits
         record = _summary(self._source, self._found, self.builder_config.options, self._names)
         self._names.save(self._source, [item for items in splits.values() for item in items])
-        _report(record, self.unit)
+        _report(record, self.unit, patient_names.told(splits, examples=self._names.key_id is None))
         # TFDS moves this directory into place when all is done.
         safe_files.write(self.data_path / RECORD, json.dumps(record, indent=1), self.data_path)
         _write_manifest(self.data_path / "manifest.csv", splits, self._names)
@@ -330,8 +360,8 @@ def _summary(source, found, options, names):
     }
 
 
-def _report(record, unit):
-    lines = [f"{record['source']}:"]
+def _report(record, unit, patients):
+    lines = [f"{record['source']}:", f"  {patients}"]
     for split, counts in record["splits"].items():
         classes = ", ".join(f"{n} {label}" for label, n in sorted(counts["classes"].items()))
         found = f"{counts['examples']} {unit} of {counts['patients']} patients"

@@ -41,6 +41,10 @@ class TrueNames:
     def patient(self, name):
         return name
 
+    def true_name(self, name):
+        """The patient's own name, given that or a pseudonym of the file."""
+        return name
+
     def file(self, patient, name):
         """The name of a file of a patient, relative to the source folder."""
         del patient
@@ -90,13 +94,17 @@ class Pseudonyms(TrueNames):
             raise DataError(
                 f"--pseudonyms={path}: there is no folder {error.filename}: make it first"
             ) from None
-        self._key = secrets.token_bytes(32)
+        self._key, self._known = secrets.token_bytes(32), {}
         if self._path.exists():
-            self._key = bytes.fromhex(self._read()["key"])
+            known = self._read()
+            self._key, self._known = bytes.fromhex(known["key"]), known["patients"]
         self.key_id = hashlib.sha256(b"id" + self._key).hexdigest()[:16]
 
     def patient(self, name):
         return f"P{self._code('patient', name)}"
+
+    def true_name(self, name):
+        return self._known[name]["patient"] if name in self._known else name
 
     def file(self, patient, name):
         return f"{self.patient(patient)}/F{self._code('file', name)}"

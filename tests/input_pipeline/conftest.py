@@ -6,6 +6,8 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs.base import PATIENT
+
 
 def write_slice(source, split, label, patient, index, size=24, mask="lung"):
     """Writes one CT slice and its mask; returns the paths of both."""
@@ -46,6 +48,11 @@ def data_config(data_dir, **fields):
             "stored_size": 16,
             "mask_resize": "nearest",
             "mask_values": (0, 1, 2),
+            "patient_pattern": PATIENT,
+            "test_patients": "",
+            "validation_patients": "",
+            "folds": 0,
+            "fold": 0,
             "validation_fraction": 0.3,
             "batch_size": 4,
             "accumulate": 1,

@@ -15,15 +15,16 @@ slice that is not square is stretched, as in the published system.
 """
 
 import dataclasses
-import itertools
 import re
+from pathlib import PurePath
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
-from input_pipeline.preparation.patients import ONE_PATIENT, check_one_split_each, split_by_patient
+from input_pipeline.preparation.patient_names import PATIENT, Names, patient_of
+from input_pipeline.preparation.patients import check_one_split_each, split
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.safe_io import check_same_size, read_grey_png, read_mask
@@ -49,6 +50,7 @@ class Slice(NamedTuple):
 class Config(builder.Config):
     mask_resize: str = "nearest"  # keeps classes; "bilinear", antialiased, is as published
     mask_values: tuple = (0, 1, 2)  # values on disk of class 0, 1, ...
+    patient_pattern: str = PATIENT  # matches PATIENT of PATIENT_slice_0001; group 1 is the patient
     validation_fraction: float = 0.1  # of the patients of train/, where there is no val/
 
     def __post_init__(self):
@@ -58,6 +60,7 @@ class Config(builder.Config):
             raise DataError(f'mask_resize is "{self.mask_resize}": use nearest or bilinear')
         if len(set(values)) != len(values) or len(values) < 2 or not set(values) <= set(range(256)):
             raise DataError(f"mask_values is {values}: use two or more distinct values in 0 to 255")
+        self.check_pattern("patient_pattern")
         self.check_fractions("validation_fraction")
 
 
@@ -100,40 +103,42 @@ def find(source, config):
     """
     folder = SourceFolder(source)
     splits = {}
-    for split in ("train", "val", "test"):
-        path = folder.root / split
-        if split == "val" and not path.exists():
+    for name in ("train", "val", "test"):
+        path = folder.root / name
+        if name == "val" and not path.exists():
             continue
         if not path.is_dir():
             raise DataError(f"{path} is not a folder: --source must hold train/ and test/")
-        splits[split] = []
+        splits[name] = []
         for entry in folder.entries(path):
             if entry.name not in CLASSES or not entry.is_dir():
                 raise DataError(f"{entry.path} is none of {'/, '.join(CLASSES)}/: move it away")
-            splits[split] += _pairs(folder, entry)
-        if not splits[split]:
+            splits[name] += _pairs(folder, entry, config.patient_pattern)
+        if not splits[name]:
             raise DataError(f"{path} holds no slices: add some")
-        splits[split].sort(key=lambda item: item[:4])
-        for one, other in itertools.pairwise(splits[split]):
-            if one[:2] == other[:2]:
-                raise DataError(
-                    f"{folder.root / other.file_name} and {folder.root / one.file_name} are the "
-                    "same slice: remove one"
-                )
+        splits[name].sort(key=lambda item: item[:4])
+        _check_each_slice_once(folder.root, splits[name])
     check_one_split_each(splits, folder.root)
-    notes = ["validation from val/"]
-    if "val" not in splits:
-        splits["train"], splits["val"], by_patient = split_by_patient(
-            splits["train"], config.validation_fraction, SALT
-        )
-        notes = ["validation from patients of train/"]
-        if not by_patient:
-            notes = ["validation from slices of the one patient of train/", ONE_PATIENT]
-    splits = {"train": splits["train"], "validation": splits["val"], "test": splits["test"]}
-    return Found(splits, folder.fingerprint, notes)
+    if "val" in splits:
+        splits["validation"] = splits.pop("val")
+    splits, notes = split(splits, config, SALT)
+    return Found(splits, folder.fingerprint, notes, Names(config.patient_pattern))
 
 
-def _pairs(folder, class_folder):
+def _check_each_slice_once(root, items):
+    """Raises DataError if two classes hold the same slice."""
+    seen = {}
+    for item in items:
+        match = NAME.fullmatch(PurePath(item.file_name).name)
+        other = seen.setdefault((match["patient"], item.slice_index), item)
+        if other is not item:
+            raise DataError(
+                f"{root / item.file_name} and {root / other.file_name} are the same slice: remove "
+                "one"
+            )
+
+
+def _pairs(folder, class_folder, pattern):
     """The slices of one class, each with its mask."""
     slices, masks = {}, {"lung": {}, "combined": {}}
     for entry in folder.entries(class_folder.path):
@@ -157,6 +162,12 @@ def _pairs(folder, class_folder):
         path = folder.root / (slices | masks)[key]
         raise DataError(f"{path} has no {missing} beside it: add the {missing} or remove the file")
     return [
-        Slice(patient, index, class_folder.name, slices[patient, index], masks[patient, index])
-        for patient, index in slices
+        Slice(
+            patient_of(re.match(pattern, key[0]), pattern, folder.root / name),
+            key[1],
+            class_folder.name,
+            name,
+            masks[key],
+        )
+        for key, name in slices.items()
     ]

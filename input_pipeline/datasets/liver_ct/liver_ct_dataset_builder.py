@@ -21,7 +21,7 @@ import numpy as np
 
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
-from input_pipeline.preparation.patients import split_three_ways
+from input_pipeline.preparation.patients import split
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.planes import stored_image, stored_labels, stored_spacing_mm
@@ -56,6 +56,13 @@ class Config(builder.Config):
         self.check_fractions("test_fraction", "validation_fraction")
         if self.split_by not in ("volume", "slice"):
             raise DataError(f'split_by is "{self.split_by}": use volume or slice')
+        if self.split_by == "slice" and (
+            self.folds or any(getattr(self, f) for f in builder.LISTS)
+        ):
+            raise DataError(
+                "split_by=slice puts every volume into every split: use split_by=volume with "
+                "test_patients, validation_patients or folds"
+            )
 
 
 class Builder(builder.Builder):
@@ -136,14 +143,13 @@ def find(source, config):
 
 
 def _split(planes, config):
-    fractions = config.test_fraction, config.validation_fraction
     if config.split_by == "volume":
-        return split_three_ways(planes, *fractions, SALT)
+        return split({"train": planes}, config, SALT)
     # Treat each slice as a patient.
     apart = {
         plane._replace(patient=f"{plane.patient}/{plane.slice_index}"): plane for plane in planes
     }
-    splits, _ = split_three_ways(list(apart), *fractions, SALT)
+    splits, _ = split({"train": list(apart)}, config, SALT)
     splits = {split: [apart[plane] for plane in chosen] for split, chosen in splits.items()}
     return splits, [
         "warning: splits by slice, as published: neighbours of a test slice are trained on, so "

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from input_pipeline.preparation import patients
 from input_pipeline.preparation.patients import check_spelling, split_by_patient
 from input_pipeline.preparation.tables import read_table
 from jax_pix2pix.errors import DataError
@@ -32,6 +33,7 @@ class Series(NamedTuple):
     file_name: str
     subset: int | None
     mask_name: str  # "": there is none
+    slice_index: int = 0  # for `patients.split`
 
 
 def find_series(folder, with_masks):
@@ -69,7 +71,7 @@ def find_series(folder, with_masks):
 
 
 def split(series, config, root):
-    """Splits by subset; patients in no subset are split by the hashes of their names.
+    """Splits as the config says, or by subset; patients in no subset by the hashes of their names.
 
     Args:
         series: list of Series.
@@ -79,7 +81,8 @@ def split(series, config, root):
         ({split: list of Series}, notes for the user).
 
     Raises:
-        DataError: no volume is left to train on, or two patients differ only in case.
+        DataError: no volume is left to train on, two patients differ only in case, or as
+            `patients.split`.
     """
     check_spelling(series)
     splits_of = {}  # patient: numbers of SPLITS
@@ -101,13 +104,20 @@ def split(series, config, root):
             )
         )
     chosen = {patient: max(numbers) for patient, numbers in splits_of.items()}
+    if config.folds or config.test_patients or config.validation_patients:
+        own = {
+            name: [one for one in series if chosen.get(one.patient, 0) == number]
+            for number, name in enumerate(SPLITS)
+        }
+        own = {name: found for name, found in own.items() if found or name == "train"}
+        return patients.split(own, config, SALT, whole=True)
     free = [Patient(one.patient) for one in series if one.patient not in chosen]
     if free:
         notes.append(f'patients in no subset by sha256("{SALT}" + patient)')
         free, test = _hold_out(free, config.test_fraction)
         train, validation = _hold_out(free, config.validation_fraction)
-        for number, patients in enumerate((train, validation, test)):
-            chosen |= {one.patient: number for one in patients}
+        for number, of_split in enumerate((train, validation, test)):
+            chosen |= {one.patient: number for one in of_split}
     splits = {
         name: [one for one in series if chosen[one.patient] == number]
         for number, name in enumerate(SPLITS)
@@ -151,17 +161,17 @@ def _patients(folder, volumes):
     if not path.exists():
         return {name: name for name in volumes}
     folder.add(path)
-    patients = {}
+    found = {}
     for number, row in enumerate(
         read_table(path, ("seriesuid", "patient"), "seriesuid,patient"), 2
     ):
-        if patients.setdefault(row["seriesuid"], row["patient"]) != row["patient"]:
+        if found.setdefault(row["seriesuid"], row["patient"]) != row["patient"]:
             raise DataError(
                 f"{path} gives {row['seriesuid']} a second patient in line {number}: keep one"
             )
-    if missing := sorted(volumes.keys() - patients.keys()):
+    if missing := sorted(volumes.keys() - found.keys()):
         raise DataError(f"{path} has no line for {missing[0]}: add it")
-    return patients
+    return found
 
 
 def _files(folder, path):

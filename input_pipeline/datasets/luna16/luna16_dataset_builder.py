@@ -19,6 +19,7 @@ import numpy as np
 from input_pipeline.datasets.luna16 import layouts, volumes
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.preparation.patient_names import Names
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 
@@ -101,7 +102,10 @@ def find(source, config):
     if oblique:
         notes = [*notes, builder.note_oblique(oblique)]
     planes = {name: _planes(chosen, config) for name, chosen in splits.items()}
-    return Found(planes, folder.fingerprint, notes)
+    names = None
+    if not (folder.root / layouts.TABLE).exists():
+        names = Names(settled_by=f"say who is who in {layouts.TABLE}, columns seriesuid,patient")
+    return Found(planes, folder.fingerprint, notes, names)
 
 
 def _planes(found, config):

@@ -36,11 +36,8 @@ from tqdm import tqdm
 from input_pipeline.datasets.mri_ct import layouts
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
-from input_pipeline.preparation.patients import (
-    check_one_split_each,
-    split_by_patient,
-    split_three_ways,
-)
+from input_pipeline.preparation.patient_names import PATIENT_OF_SLICES, Names, patient_of
+from input_pipeline.preparation.patients import check_one_split_each, split
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import mr_pictures, mr_volumes
@@ -49,7 +46,6 @@ from jax_pix2pix.runs.workdir_files import MASKS_NOTE
 
 SALT = "mri_ct"
 OBLIQUE_DEGREES = 1.0  # a larger tilt is reported
-HANDFUL = 5  # pictures; so few may well be of a patient each
 
 
 class Plane(NamedTuple):
@@ -71,7 +67,7 @@ class Config(builder.Config):
     source_side: str = "left"  # or "right": of two pictures side by side
     # Matches a picture's whole name without ending or, if it has a "/", the path within the source,
     # of volumes too. Group 1 is the patient.
-    patient_pattern: str = r"(.+?)(?:[_-](?:slice)?\d+)?"
+    patient_pattern: str = PATIENT_OF_SLICES
     test_fraction: float = 0.15  # of the patients
     validation_fraction: float = 0.1  # of the remaining patients
 
@@ -132,12 +128,12 @@ def find(source, config):
             tilt = mr_volumes.check(folder.root, pair, config).tilt_degrees
             if tilt > OBLIQUE_DEGREES:
                 oblique.append((pair.patient, tilt))
-    given = {split: _planes(folder.root, pairs[split], config) for split in pairs}
-    for split, planes in given.items():
+    given = {name: _planes(folder.root, pairs[name], config) for name in pairs}
+    for name, planes in given.items():
         if not planes:
-            raise DataError(f"{folder.root} holds no picture of {split} with a body: add some")
+            raise DataError(f"{folder.root} holds no picture of {name} with a body: add some")
     splits, notes = _split(folder.root, given, config)
-    notes += _doubts(given, config.patient_pattern)
+    notes += _same_numbers(given)
     masked = sum(isinstance(pair, layouts.Volumes) and bool(pair.mask) for pair in pairs["train"])
     if masked:
         notes.append(f"{MASKS_NOTE}: {masked} of {len(pairs['train'])}")
@@ -147,7 +143,8 @@ def find(source, config):
     blank = sum(map(len, pairs.values())) - len(shown)
     if blank:
         notes.append(f"{blank} pictures that show no body are left out")
-    return Found(splits, folder.fingerprint, notes)
+    names = _names(pairs["train"], folder.root, config.patient_pattern)
+    return Found(splits, folder.fingerprint, notes, names)
 
 
 def _planes(root, pairs, config):
@@ -166,44 +163,21 @@ def _of_pair(root, pair, config):
     if "/" in config.patient_pattern:
         name = os.path.splitext(pair.source)[0]
     match = re.fullmatch(config.patient_pattern, name)
-    if not match or not match[1]:
-        raise DataError(
-            f"{root / pair.source} names no patient by patient_pattern {config.patient_pattern}: "
-            "change the pattern, or rename the file"
-        )
+    patient = patient_of(match, config.patient_pattern, root / pair.source)
     number = re.search(r"\d{1,9}$", name[match.end(1) :])
-    plane = Plane(match[1], int(number[0]) if number else 0, "", pair.source, pair)
+    plane = Plane(patient, int(number[0]) if number else 0, "", pair.source, pair)
     return [plane] if mr_pictures.has_body(root, pair, config) else []
 
 
 def _split(root, given, config):
-    """({split: planes}, notes for the user). Splits that the source lacks are held out of train."""
-    fractions = {"test": config.test_fraction, "validation": config.validation_fraction}
-    if given.keys() == {"train"}:
-        return split_three_ways(
-            given["train"], config.test_fraction, config.validation_fraction, SALT
-        )
+    """({split: planes}, notes for the user)."""
     named = {
-        split: [plane for plane in planes if not _is_number(plane)]
-        for split, planes in given.items()
+        folder: [plane for plane in planes if not _is_number(plane)]
+        for folder, planes in given.items()
     }
     check_one_split_each(named, root)
-    splits = {"train": given["train"]}
-    notes = []
-    for split, folder in {"test": "test", "validation": "val"}.items():
-        if folder in given:
-            splits[split] = given[folder]
-            notes.append(f"{split} from the source's own {folder}")
-            continue
-        splits["train"], splits[split], by_patient = split_by_patient(
-            splits["train"], fractions[split], SALT
-        )
-        notes.append(f'{split} from patients of train, by sha256("{SALT}" + patient)')
-        if not by_patient:
-            notes.append(
-                f"warning: {split} shares train's one patient: no evidence of generalisation"
-            )
-    return {split: splits[split] for split in ("train", "validation", "test")}, notes
+    names = {"val": "validation"}
+    return split({names.get(name, name): planes for name, planes in given.items()}, config, SALT)
 
 
 def _is_number(plane):
@@ -212,17 +186,9 @@ def _is_number(plane):
     return stem.isdecimal() and plane.patient == stem
 
 
-def _doubts(given, pattern):
-    """Warnings about pictures whose names may not tell patients apart."""
+def _same_numbers(given):
+    """Warnings about pictures of several splits with the same numbers, which name no patient."""
     doubts = []
-    pictures = [p for p in given["train"] if isinstance(p.pair, layouts.Pictures)]
-    alone = len(pictures) > HANDFUL and len({p.patient for p in pictures}) == len(pictures)
-    if alone and len(given) < len(layouts.SPLITS):
-        doubts.append(
-            f"warning: each of {len(pictures)} pictures is a patient of its own by {pattern}: "
-            "slices of one patient may be in several splits, and intervals are by slice; if so, "
-            "set config.data.patient_pattern so that group 1 is the patient"
-        )
     for one, other in itertools.combinations(given, 2):
         numbers = [{p.patient for p in given[split] if _is_number(p)} for split in (one, other)]
         if shared := len(set.intersection(*numbers)):
@@ -232,3 +198,15 @@ def _doubts(given, pattern):
                 "config.data.patient_pattern"
             )
     return doubts
+
+
+def _names(pairs, root, pattern):
+    """How patients are known: by pictures' names, by a table, or by folders."""
+    if isinstance(pairs[0], layouts.Pictures):
+        return Names(pattern)
+    if (root / layouts.TABLE).exists():
+        return None
+    return Names(
+        settled_by=f"list all in {layouts.TABLE}, columns {','.join(layouts.COLUMNS)}, if they are "
+        "two patients; else name both in config.data.test_patients or in validation_patients"
+    )

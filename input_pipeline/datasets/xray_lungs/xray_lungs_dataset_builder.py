@@ -29,7 +29,8 @@ import numpy as np
 from input_pipeline.datasets.xray_lungs.layouts import find_xrays
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
-from input_pipeline.preparation.patients import split_three_ways
+from input_pipeline.preparation.patient_names import PATIENT, Names, patient_of
+from input_pipeline.preparation.patients import split
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.safe_io import check_same_size, read_binary_mask
@@ -38,8 +39,7 @@ from jax_pix2pix.imaging.xrays import read_xray, stored_image
 
 SALT = "xray_lungs"
 VIEW = re.compile(r".*_view_(\d+)")  # of several pictures of one patient
-# MCUCXR_0001_0 and CHNCXR_0001_0 end in a diagnosis; NAME_view_0012 is one view of several.
-PATIENT = r"((?:MCU|CHN)CXR_\d+|.+(?=_view_\d+$)|.+)"
+NAMED_BY_US = ("img_mask",)  # layouts whose users name files; the others have known names
 PIXEL_MM = {"montgomery": 0.0875, "jsrt": 0.175}  # before resizing; unknown for the others
 
 
@@ -118,15 +118,12 @@ def find(source, config):
     items = []
     for stem, xray in xrays.items():
         match = re.match(config.patient_pattern, stem)
-        if not match or not match[1]:
-            raise DataError(
-                f"{folder.root / xray.file_name} names no patient by patient_pattern "
-                f"{config.patient_pattern}: change the pattern, or rename the file"
-            )
+        patient = patient_of(match, config.patient_pattern, folder.root / xray.file_name)
         view = VIEW.fullmatch(stem)
-        items.append(Image(match[1], int(view[1]) if view else 0, layout, *xray))
+        items.append(Image(patient, int(view[1]) if view else 0, layout, *xray))
     items.sort()
-    splits, notes = split_three_ways(items, config.test_fraction, config.validation_fraction, SALT)
+    splits, notes = split({"train": items}, config, SALT)
     if left_out:
         notes.append(f"{left_out} images without a mask are left out")
-    return Found(splits, folder.fingerprint, notes)
+    names = Names(config.patient_pattern) if layout in NAMED_BY_US else None
+    return Found(splits, folder.fingerprint, notes, names)

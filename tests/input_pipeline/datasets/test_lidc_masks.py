@@ -98,7 +98,10 @@ def test_summary_and_tables(source, tmp_path):
         "validation": {"examples": 5, "patients": 1, "classes": {"clean": 3, "with_nodules": 2}},
         "test": {"examples": 3, "patients": 1, "classes": {"clean": 3}},
     }
-    assert summary["notes"] == ["validation from patients of train/"]
+    assert summary["notes"] == [
+        'validation by patient, by sha256("lidc_masks" + patient)',
+        "test from the source's own test",
+    ]
     manifest = ["split,patient,file_name,examples"]
     for split in summary["splits"]:
         (table,) = directory.glob(f"lidc_masks-{split}.*.csv")
@@ -395,7 +398,7 @@ def test_the_command_says_what_it_found(source, tmp_path):
     out, err = run(source, data)
     assert err == ""
     assert "train: 10 slices of 2 patients (6 clean, 4 with_nodules)" in out
-    directory = data / "lidc_masks" / "16_nearest_0-1-2_0.3" / "2.0.0"
+    directory = data / "lidc_masks" / "16_nearest_0-1-2_a976a702_0.3" / "2.0.0"
     assert out.splitlines()[-1] == f"prepared: {directory}"
 
 
@@ -514,7 +517,7 @@ def test_a_killed_preparation_of_another_source_is_not_resumed(source, tmp_path,
 
 
 def test_two_at_once(source, tmp_path):
-    folder = tmp_path / "lidc_masks" / "16_nearest_0-1-2_0.3"
+    folder = tmp_path / "lidc_masks" / "16_nearest_0-1-2_a976a702_0.3"
     folder.mkdir(parents=True)
     with (folder / "lock").open("w") as lock, futures.ThreadPoolExecutor() as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)

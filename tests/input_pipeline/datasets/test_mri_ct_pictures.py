@@ -121,7 +121,7 @@ def test_splits_that_are_missing_are_held_out_of_train(tmp_path, capsys):
     train, validation = ({r["patient"] for r in records[s]} for s in ("train", "validation"))
     assert train | validation == {"P0", "P1", "Q"} and len(validation) == 1
     assert not train & validation
-    assert "validation from patients of train" in capsys.readouterr().out
+    assert "validation by patient, by sha256" in capsys.readouterr().out
 
 
 def test_one_patient_of_train_is_in_validation_and_it_says_so(tmp_path, capsys):

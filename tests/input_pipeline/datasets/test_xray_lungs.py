@@ -298,6 +298,22 @@ def test_the_patient_is_the_patterns_group(tmp_path):
     assert set(split_of(tmp_path, patient_pattern=r"P(\d\d)")) == {"00", "01", "02"}
 
 
+def test_names_as_the_nih_has_them(tmp_path, capsys):
+    """Four patients of four pictures."""
+    for patient in range(1, 5):
+        for picture in range(4):
+            write_xray(tmp_path / "source", "img_mask", f"0000000{patient}_00{picture}")
+    directory = prepared(tmp_path / "source", tmp_path / "data")
+    counts = json.loads((directory / "preparation.json").read_text())["splits"]
+    assert [counts[split]["patients"] for split in ("train", "validation", "test")] == [2, 1, 1]
+    assert "4 patients in 16 files, such as img/00000001_000.png -> 0000" in capsys.readouterr().out
+    message = refusal(tmp_path / "source", tmp_path / "other", patient_pattern=r"(\w+)")
+    assert "_000.png" in message and "--config.data.patient_pattern='" in message
+    directory = prepared(tmp_path / "source", tmp_path / "other", patient_pattern="(.*)")
+    counts = json.loads((directory / "preparation.json").read_text())["splits"]
+    assert sum(split["patients"] for split in counts.values()) == 16
+
+
 # Refusals. Each case breaks a good source and returns what the message must hold.
 
 

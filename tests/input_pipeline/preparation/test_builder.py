@@ -145,8 +145,8 @@ def test_tables_describe_the_records(source, tmp_path, monkeypatch):
         ("test", "f", "1"),
     ]
     assert rows[0]["file_name"] == "train/a.npy"
-    options = Config.option_names()
-    assert options == ["stored_size", "window", "share", "method"]
+    options = ["stored_size", "test_patients", "validation_patients", "folds", "fold"]
+    assert Config.option_names() == [*options, "window", "share", "method"]
     data = data_config(tmp_path / "data", dataset="volumes", window=[0, 9], share=0.5)
     data.update(stored_size=4, method="plain")
     table = examples(data, "train")
@@ -198,7 +198,8 @@ def test_the_report_knows_no_classes_that_are_read_late(source, tmp_path, capsys
     record = json.loads((directory / "preparation.json").read_text())
     assert record["splits"]["train"] == {"examples": 17, "patients": 4, "classes": {}}
     assert record["options"] == {
-        "stored_size": 4, "window": [0, 9], "share": 0.5, "method": "plain"
+        "stored_size": 4, "window": [0, 9], "share": 0.5, "method": "plain",
+        "test_patients": "", "validation_patients": "", "folds": 0, "fold": 0,
     }  # fmt: skip
 
 
@@ -211,7 +212,21 @@ def test_names_are_those_of_folders(source):
     assert name(share=1.0) == "4_0-9_1_plain"
     names = {name(), name(window=(0, 8)), name(share=0.25), name(method="(a/b)"), name(method="..")}
     names |= {name(share=0.1234567), name(share=0.1234568)}
-    assert len(names) == 7 and not any("/" in name for name in names)
+    held = {name(test_patients="Doe"), name(validation_patients="Doe"), name(folds=5, fold=1)}
+    names |= held | {name(folds=5)}
+    assert len(names) == 11 and not any("/" in name or "Doe" in name for name in names)
+    assert name(test_patients="b, a") == name(test_patients="a,b")
+    assert name(folds=5, fold=1) == "4_0-9_0.5_plain_fold1of5"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"folds": 1}, {"folds": 5, "fold": 5}, {"fold": 1}, {"folds": 5, "test_patients": "a"}],
+    ids=str,
+)
+def test_folds_that_say_nothing_or_two_things_are_refused(options):
+    with pytest.raises(DataError, match=r"config\.data\.fold"):
+        Config(stored_size=4, **options)
 
 
 def test_an_error_names_the_first_bad_volume(source, tmp_path):

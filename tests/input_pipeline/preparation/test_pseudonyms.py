@@ -99,6 +99,29 @@ def test_data_of_other_names_are_not_taken_for_these(source, tmp_path, table):
         _prepared(source, tmp_path / "plain", table)
 
 
+def test_patients_are_chosen_by_true_names_and_stored_as_pseudonyms(
+    source, tmp_path, table, capsys
+):
+    os.makedirs(table.parent)
+
+    def chosen(data_dir, name):
+        options = OPTIONS | {"test_patients": name}
+        return prepare("lidc_masks", source, data_dir, pseudonyms=table, **options)
+
+    directory = chosen(tmp_path / "data", "Doe-John")
+    pseudonym = Pseudonyms(table).patient("Doe-John")
+    out = capsys.readouterr().out
+    assert f"train with --config.data.test_patients={pseudonym}" in out and "Doe" not in out
+    fields = {"validation_fraction": 0.1, "test_patients": pseudonym}
+    data = data_config(tmp_path / "data", **fields)
+    assert {example.patient for example in examples(data, "test")} == {pseudonym}
+    record = json.loads((directory / "preparation.json").read_text())
+    assert record["options"]["test_patients"] == pseudonym
+    assert chosen(tmp_path / "data", pseudonym) == directory  # as the manifest shows it
+    with pytest.raises(DataError, match="no patient Doe-Jon, but Doe-John"):
+        chosen(tmp_path / "data", "Doe-Jon")
+
+
 def test_notes_name_pseudonyms(table):
     table.parent.mkdir()
     names = Pseudonyms(table)

@@ -97,7 +97,10 @@ REFUSED = {
         "--accelerator=cpu:4",
         "--config.fsdp=3",
     ): "config.fsdp=3 does not divide over 4 devices",
-    ("local", "--workdir=a"): "data/lidc_masks/128_nearest_0-1-2_0.1/2.0.0 does not exist: run",
+    (
+        "local",
+        "--workdir=a",
+    ): "data/lidc_masks/128_nearest_0-1-2_a976a702_0.1/2.0.0 does not exist: run",
     (
         "slurm",
         "--workdir=a",
