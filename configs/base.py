@@ -2,11 +2,6 @@
 
 import ml_collections
 
-# A patient in the name of a picture: 00000003 of 00000003_001, patient-12 of patient-12_3, A of
-# A_view_0012, but all of IMG_0001, where no number is left without the last.
-_OF_SEVERAL = r"(?:slice|view|img|image|im|frame|scan|ses|run|v|s)[_-]?"
-PATIENT = rf"(.*\d[^_-]*(?=[_-](?:{_OF_SEVERAL})?\d+$)|.+(?=[_-]{_OF_SEVERAL}\d+$)|.+)"
-
 
 def check_variant(name, variant, known):
     """Raises ValueError for a variant that a config does not know; "" is none."""

@@ -19,7 +19,7 @@ nearest, so that classes stay classes.
 two CPU cores; the first run prepares the data.
 """
 
-from configs.base import PATIENT, add_pix2pix, check_variant, get_base
+from configs.base import add_pix2pix, check_variant, get_base
 
 VARIANTS = ("quickstart",)
 
@@ -36,7 +36,8 @@ def get_config(variant=""):
     config.data.stored_size = config.data.get_ref("image_size")  # as prepared
     config.data.mask_resize = "nearest"
     config.data.mask_values = (0, 1, 2)  # on disk: outside, lung, nodule
-    config.data.patient_pattern = PATIENT  # group 1 is the patient in what is before _slice_0001
+    # Group 1 is the patient in what is before _slice_0001: 00000003 of 00000003_001.
+    config.data.patient_pattern = r"(\d+(?=[_-]\d+$)|.+)"
     config.data.validation_fraction = 0.1  # of the training patients, if there is no val/ folder
     config.data.source_range = (0, 254)  # stored masks, 127 a class, -> [-1, 1]
     config.data.target_range = (0, 255)

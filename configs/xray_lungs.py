@@ -23,8 +23,12 @@ embedded chest CT, in minutes on two CPU cores.
 
 import ml_collections
 
-from configs.base import PATIENT, add_pix2pix, check_variant, get_base
+from configs.base import add_pix2pix, check_variant, get_base
 
+# A patient in the name of a picture: 00000003 of 00000003_001, patient-12 of patient-12_3, A of
+# A_view_0012, but all of IMG_0001, where no number is left without the last.
+_OF_SEVERAL = r"(?:slice|view|img|image|im|frame|scan|ses|run|v|s)[_-]?"
+PATIENT = rf"(.*\d[^_-]*(?=[_-](?:{_OF_SEVERAL})?\d+$)|.+(?=[_-]{_OF_SEVERAL}\d+$)|.+)"
 VARIANTS = (
     "as_published",
     "quickstart",

@@ -137,6 +137,8 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
         storage.publish(data_dir, directory, prepared_files.SPLITS)
+    for line in builder.told_of_pairs:
+        messages.info(line)
     messages.info(f"prepared: {storage.url_of(data_dir, directory)}")
     chosen = _chosen(config, str)
     if names.key_id and any(chosen.values()):

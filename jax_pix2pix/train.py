@@ -13,7 +13,14 @@ from jax_pix2pix.logs import goodput, process_log
 from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.messages import messages
-from jax_pix2pix.runs import initial_weights, restarts, workdir, workdir_files, workdir_lock
+from jax_pix2pix.runs import (
+    initial_weights,
+    known_patients,
+    restarts,
+    workdir,
+    workdir_files,
+    workdir_lock,
+)
 from jax_pix2pix.runs.processes import same_everywhere
 from jax_pix2pix.runs.processes.first_process import on_first_process, refusing_together
 from jax_pix2pix.runs.stores.remote_workdir import as_given
@@ -130,9 +137,13 @@ def _claim(config, directory, dataset, allowed, begun):
         os.makedirs(directory, exist_ok=True)
         initial_weights.write(directory, begun)
     workdir_files.claim(directory, config, allowed)
-    record = os.path.join(dataset.directory, workdir_files.RECORD)
-    content = safe_files.read(record, safe_files.MAX_JSON, dataset.directory)
-    safe_files.write(os.path.join(directory, workdir_files.RECORD), content, directory)
+    limits = {
+        workdir_files.RECORD: safe_files.MAX_JSON,
+        known_patients.MANIFEST: known_patients.MAX_BYTES,
+    }
+    for name, limit in limits.items():
+        content = safe_files.read(os.path.join(dataset.directory, name), limit, dataset.directory)
+        safe_files.write(os.path.join(directory, name), content, directory)
 
 
 def _batches(dataset, mesh, cached, config):

@@ -269,6 +269,7 @@ OPENERS = {
     "tensorflow_datasets.load": set(),
     "tensorflow_datasets.core.read_only_builder": set(),
     "array_record.python.array_record_module.ArrayRecordReader": {
+        "input_pipeline/preparation/shards.py",
         "input_pipeline/records.py",
         "launch/benchmark/input.py",
     },

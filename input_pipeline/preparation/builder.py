@@ -33,7 +33,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline.preparation import patient_names
+from input_pipeline.preparation import pairs, patient_names
+from input_pipeline.preparation.checks import Checks, places_of
 from input_pipeline.preparation.patient_names import Names
 from input_pipeline.preparation.patients import joined, listed
 from input_pipeline.preparation.shards import Writer
@@ -42,7 +43,6 @@ from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.workdir_files import RECORD
 from jax_pix2pix.safety import safe_files
 from jax_pix2pix.safety.patterns import compiled
-from jax_pix2pix.safety.tables import csv_text
 
 import tensorflow_datasets as tfds  # isort: skip  after shards, which keep it off the GPU
 
@@ -161,6 +161,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     description = ""
     arrays: dict  # {name: Pixels} of a record; config.data.source and .target are two of them
     unit = "slices"  # what an example is called
+    pair: pairs.Pair | None = None  # the array beside "image" that must fit it
 
     def __init__(self, source, found, names, **kwargs):
         """source: Path. found: Found. names: TrueNames or Pseudonyms. Others as for TFDS."""
@@ -168,6 +169,11 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._source = source
         self._found = found
         self._names = names
+        self.told_of_pairs = []  # lines for the user, once all is prepared
+
+    def partner(self, item):
+        """The name of the file of an item's second array, see `pair`."""
+        return item.mask_name
 
     @abstractmethod
     def read(self, source, group):
@@ -219,9 +225,13 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _download_and_prepare(self, dl_manager, download_config=None):
         self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+        size = self.builder_config.stored_size
+        self._checks = Checks(self._source, self._names, self.arrays, size, self.pair, self.partner)
+        self._places = []
         try:
             with tqdm(unit=self.unit, disable=None) as self._progress:
                 super()._download_and_prepare(dl_manager, download_config)
+            self.told_of_pairs = self._checks.write(self.data_path, self._places)
         finally:
             self._pool.shutdown(cancel_futures=True)
 
@@ -232,7 +242,6 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         _report(record, self.unit, patient_names.told(splits, examples=self._names.key_id is None))
         # TFDS moves this directory into place when all is done.
         safe_files.write(self.data_path / RECORD, json.dumps(record, indent=1), self.data_path)
-        _write_manifest(self.data_path / "manifest.csv", splits, self._names)
         self._adopt_finished_shards(record)
         self._progress.reset(total=sum(map(len, splits.values())))
 
@@ -243,8 +252,12 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             )
             parts = _cut(items)
             shards[split] = []
-            for i, part in enumerate(parts):
-                shard = template.sharded_filepath(shard_index=i, num_shards=len(parts))
+            paths = [
+                template.sharded_filepath(shard_index=i, num_shards=len(parts))
+                for i in range(len(parts))
+            ]
+            self._places += places_of(split, parts, paths)
+            for part, shard in zip(parts, paths, strict=True):
                 shards[split].append(functools.partial(self._examples, part, shard))
                 if not shard.exists():
                     unread += part
@@ -255,11 +268,16 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         """Yields the examples of each group, in order; reads a few groups ahead, across shards."""
         waiting = collections.deque()
         for group in groups:
-            waiting.append(self._pool.submit(self.read, self._source, group))
+            waiting.append(self._pool.submit(self._read, group))
             if len(waiting) > THREADS:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+    def _read(self, group):
+        records = self.read(self._source, group)
+        self._checks.measure(group, records)
+        return records
 
     def _examples(self, groups, shard):
         """Yields (key, example) of a shard's records. TFDS asks for one shard after the other."""
@@ -326,17 +344,6 @@ def _cut(items):
         parts[-1].append(group)
         size += len(group)
     return parts
-
-
-def _write_manifest(path, splits, names):
-    """Writes which patient is in which split, a row per group."""
-    rows = []
-    for split, items in splits.items():
-        for group in _groups(items):
-            patient, file_name = group[0].patient, group[0].file_name
-            rows.append([split, names.patient(patient), names.file(patient, file_name), len(group)])
-    columns = ["split", "patient", "file_name", "examples"]
-    safe_files.write(path, csv_text(columns, rows), path.parent)
 
 
 def _summary(source, found, options, names):

@@ -1,9 +1,9 @@
-"""Writes the shards of prepared data, and the tables beside them."""
+"""Writes the shards of prepared data, and the tables beside them; reads what was just written."""
 
 import os
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix.safety import safe_files
@@ -37,6 +37,30 @@ class Writer(tfds.core.ExampleWriter):
         table = path.with_name(f"{path.name}.csv")
         safe_files.write(table, csv_text(columns, rows), path.parent)
         part.rename(path)
+
+
+def read(path, positions, arrays, size):
+    """The arrays of some records of a shard that this preparation wrote, or an earlier one of it.
+
+    Args:
+        arrays: {name: Pixels}.
+        size: height and width of each.
+
+    Returns:
+        A dict for each record: {name: [S, S, channels]}.
+    """
+    found = []
+    for record in ArrayRecordReader(os.fspath(path)).read(list(positions)):
+        features = tf.train.Example.FromString(record).features.feature
+        found.append(
+            {
+                name: np.frombuffer(
+                    b"".join(features[name].bytes_list.value), pixels.dtype
+                ).reshape(size, size, pixels.channels)
+                for name, pixels in arrays.items()
+            }
+        )
+    return found
 
 
 def _row(feature):

@@ -95,6 +95,22 @@ def page(title, facts, summaries, patients, protocols, baselines):
         patients: list of PatientPage.
         protocols, baselines: {name: text}.
     """
+    metrics = list(next(iter(summaries.values())))
+    return render(
+        "report.html",
+        title=title,
+        headline=HEADLINE,
+        facts=facts,
+        metrics=metrics,
+        summaries=summaries,
+        patients=patients,
+        protocols=protocols,
+        baselines=baselines,
+    )
+
+
+def render(template, **values):
+    """Renders a template of this folder. -> HTML of one page that loads nothing."""
     import jinja2  # imported late: few commands write reports
 
     environment = jinja2.Environment(
@@ -106,17 +122,7 @@ def page(title, facts, summaries, patients, protocols, baselines):
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "summary": _summary, "unit": unit, "inline": _inline}
-    metrics = list(next(iter(summaries.values())))
-    return environment.get_template("report.html").render(
-        title=title,
-        headline=HEADLINE,
-        facts=facts,
-        metrics=metrics,
-        summaries=summaries,
-        patients=patients,
-        protocols=protocols,
-        baselines=baselines,
-    )
+    return environment.get_template(template).render(values)
 
 
 def unit(metric):

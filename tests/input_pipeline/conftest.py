@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
-from configs.base import PATIENT
+from configs.lidc_mask2ct import get_config
 
 
 def write_slice(source, split, label, patient, index, size=24, mask="lung"):
@@ -48,7 +48,7 @@ def data_config(data_dir, **fields):
             "stored_size": 16,
             "mask_resize": "nearest",
             "mask_values": (0, 1, 2),
-            "patient_pattern": PATIENT,
+            "patient_pattern": get_config().data.patient_pattern,
             "test_patients": "",
             "validation_patients": "",
             "folds": 0,

@@ -23,7 +23,8 @@ import numpy as np
 
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
-from input_pipeline.preparation.patient_names import PATIENT, Names, patient_of
+from input_pipeline.preparation.pairs import Pair
+from input_pipeline.preparation.patient_names import Names, patient_of
 from input_pipeline.preparation.patients import check_one_split_each, split
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
@@ -50,7 +51,8 @@ class Slice(NamedTuple):
 class Config(builder.Config):
     mask_resize: str = "nearest"  # keeps classes; "bilinear", antialiased, is as published
     mask_values: tuple = (0, 1, 2)  # values on disk of class 0, 1, ...
-    patient_pattern: str = PATIENT  # matches PATIENT of PATIENT_slice_0001; group 1 is the patient
+    # Matches PATIENT of PATIENT_slice_0001; group 1 is the patient. 00000003_001 is of 00000003.
+    patient_pattern: str = r"(\d+(?=[_-]\d+$)|.+)"
     validation_fraction: float = 0.1  # of the patients of train/, where there is no val/
 
     def __post_init__(self):
@@ -72,6 +74,9 @@ class Builder(builder.Builder):
         "image": Pixels(np.uint8, "CT"),
         "mask": Pixels(np.uint8, "254 * class / (classes - 1), so x / 127 - 1 is in [-1, 1]"),
     }
+
+    # Lungs may reach the edge of a slice, where no body is around them.
+    pair = Pair("mask", is_mask=True, must_overlap=False)
 
     def read(self, source, group):
         (item,) = group

@@ -21,6 +21,7 @@ import numpy as np
 
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.preparation.pairs import Pair
 from input_pipeline.preparation.patients import split
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
@@ -76,6 +77,8 @@ class Builder(builder.Builder):
         "image": Pixels(np.int16, "CT in Hounsfield units"),
         "mask": Pixels(np.uint8, "0 outside, 1 liver, 2 tumour"),
     }
+
+    pair = Pair("mask", is_mask=True)
 
     def read(self, source, group):
         labels = self._labels(source, group)

@@ -19,6 +19,7 @@ import numpy as np
 from input_pipeline.datasets.luna16 import layouts, volumes
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.preparation.pairs import Pair
 from input_pipeline.preparation.patient_names import Names
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
@@ -77,6 +78,15 @@ class Builder(builder.Builder):
         if self.builder_config.lung_masks:
             arrays["mask"] = Pixels(np.uint8, "1 in the lungs, else 0")
         return arrays
+
+    @property
+    def pair(self):
+        if self.builder_config.lung_masks:
+            return Pair("mask", is_mask=True, must_overlap=False)
+        return None
+
+    def partner(self, item):
+        return item.series.mask_name
 
     def read(self, source, group):
         return volumes.read(source, group[0].series, self.builder_config)

@@ -36,6 +36,7 @@ from tqdm import tqdm
 from input_pipeline.datasets.mri_ct import layouts
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.preparation.pairs import Pair
 from input_pipeline.preparation.patient_names import PATIENT_OF_SLICES, Names, patient_of
 from input_pipeline.preparation.patients import check_one_split_each, split
 from input_pipeline.preparation.source_folder import SourceFolder
@@ -99,6 +100,11 @@ class Builder(builder.Builder):
         "ct": Pixels(np.int16, "CT in Hounsfield units"),
         "mask": Pixels(np.uint8, "1 in the body, else 0"),
     }
+
+    pair = Pair("ct", is_mask=False)
+
+    def partner(self, item):
+        return item.pair.ct
 
     def read(self, source, group):
         pair = group[0].pair

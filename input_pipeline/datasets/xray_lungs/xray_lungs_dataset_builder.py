@@ -29,6 +29,7 @@ import numpy as np
 from input_pipeline.datasets.xray_lungs.layouts import find_xrays
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
+from input_pipeline.preparation.pairs import Pair
 from input_pipeline.preparation.patient_names import PATIENT, Names, patient_of
 from input_pipeline.preparation.patients import split
 from input_pipeline.preparation.source_folder import SourceFolder
@@ -72,6 +73,10 @@ class Builder(builder.Builder):
 
     description = "Chest X-rays with masks of the lungs."
     unit = "images"
+    pair = Pair("mask", is_mask=True, in_body=False)
+
+    def partner(self, item):
+        return " and ".join(item.mask_names)
 
     @property
     def arrays(self):

@@ -21,6 +21,7 @@ from input_pipeline.datasets.lidc_masks import lidc_masks_dataset_builder as lid
 from input_pipeline.preparation import builder
 from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.pixel_prints import pixel_print
 from tests import commands
 from tests.input_pipeline.conftest import OPTIONS, read_split, write_slice
 
@@ -102,7 +103,7 @@ def test_summary_and_tables(source, tmp_path):
         'validation by patient, by sha256("lidc_masks" + patient)',
         "test from the source's own test",
     ]
-    manifest = ["split,patient,file_name,examples"]
+    manifest = ["split,patient,file_name,examples,pixels"]
     for split in summary["splits"]:
         (table,) = directory.glob(f"lidc_masks-{split}.*.csv")
         records = read_split(directory, split)
@@ -110,7 +111,10 @@ def test_summary_and_tables(source, tmp_path):
             f"{r['patient']},{r['slice_index']},{r['class']},{r['file_name']},0.0 0.0 0.0"
             for r in records
         ]
-        manifest += [f"{split},{r['patient']},{r['file_name']},1" for r in records]
+        manifest += [
+            f"{split},{r['patient']},{r['file_name']},1,{pixel_print([r['image'][..., 0]])}"
+            for r in records
+        ]
     assert (directory / "manifest.csv").read_text().splitlines() == manifest
 
 
@@ -398,7 +402,7 @@ def test_the_command_says_what_it_found(source, tmp_path):
     out, err = run(source, data)
     assert err == ""
     assert "train: 10 slices of 2 patients (6 clean, 4 with_nodules)" in out
-    directory = data / "lidc_masks" / "16_nearest_0-1-2_a976a702_0.3" / "2.0.0"
+    directory = data / "lidc_masks" / "16_nearest_0-1-2_a16dad85_0.3" / "2.0.0"
     assert out.splitlines()[-1] == f"prepared: {directory}"
 
 
@@ -517,7 +521,7 @@ def test_a_killed_preparation_of_another_source_is_not_resumed(source, tmp_path,
 
 
 def test_two_at_once(source, tmp_path):
-    folder = tmp_path / "lidc_masks" / "16_nearest_0-1-2_a976a702_0.3"
+    folder = tmp_path / "lidc_masks" / "16_nearest_0-1-2_a16dad85_0.3"
     folder.mkdir(parents=True)
     with (folder / "lock").open("w") as lock, futures.ThreadPoolExecutor() as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from configs import base, mri2ct
+from configs import mri2ct, xray_lungs
 from input_pipeline.preparation.patient_names import (
     PATIENT,
     PATIENT_OF_SLICES,
@@ -39,7 +39,7 @@ class Item(NamedTuple):
 def test_patterns_of_the_data_sets(name, of_one_or_few, of_slices):
     assert re.match(PATIENT, name)[1] == of_one_or_few
     assert re.fullmatch(PATIENT_OF_SLICES, name)[1] == of_slices
-    assert base.PATIENT == PATIENT
+    assert xray_lungs.PATIENT == PATIENT
     assert mri2ct.get_config().data.patient_pattern == PATIENT_OF_SLICES
 
 

@@ -100,7 +100,7 @@ REFUSED = {
     (
         "local",
         "--workdir=a",
-    ): "data/lidc_masks/128_nearest_0-1-2_a976a702_0.1/2.0.0 does not exist: run",
+    ): "data/lidc_masks/128_nearest_0-1-2_a16dad85_0.1/2.0.0 does not exist: run",
     (
         "slurm",
         "--workdir=a",
