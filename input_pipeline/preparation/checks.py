@@ -72,9 +72,7 @@ class Checks:
                 self.measure(place.group, self._stored(place, range(len(place.group))))
         self._write_manifest(directory, places)
         lines = self._same_pictures(places)
-        if self._pair is not None:
-            lines += self._write_page(directory, places)
-        return lines
+        return lines + (self._write_page(directory, places) if self._pair else [])
 
     def _write_manifest(self, directory, places):
         """Writes who is in which split, a row per group."""
@@ -93,7 +91,9 @@ class Checks:
         same = pairs.same_pictures(prints)
         if not same:
             return []
-        (split, (patient, file)), (other_split, (other, other_file)) = map(split_of.get, same[0])
+        (split, (patient, file)), (other_split, (other, other_file)) = (
+            split_of[name] for name in same[0]
+        )
         return [
             f"warning: {len(same)} pictures are of two patients each, such as {file} of {patient} "
             f"in {split} and {other_file} of {other} in {other_split}: if they are one patient, "

@@ -32,7 +32,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from PIL import Image
 
 from input_pipeline import order, pipeline, prepared
-from input_pipeline.prepare import options_of, prepare
+from input_pipeline.prepare import DATASETS, options_of, prepare
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix import device_cache
 from jax_pix2pix.errors import DataError
@@ -173,10 +173,7 @@ def write_data(folder, source, mask_values, size, batch_size, examples):
             "data_dir": str(folder / "source"),
             "sample": "",
             "image_size": size,
-            "stored_size": size,
-            "mask_resize": "nearest",
-            "mask_values": mask_values,
-            "validation_fraction": 0.1,
+            **DATASETS["lidc_masks"].Config(stored_size=size, mask_values=mask_values).options,
             "batch_size": batch_size,
             "seed": 0,
             "source": "mask",

@@ -96,8 +96,9 @@ def test_a_workdir_keeps_the_record_of_its_data(sample_data_dir, tmp_path):
 
     with pytest.raises(Stopped):
         train(config, tmp_path / "run", Stopping(config.data, prepare=True))
-    record = prepared.ensure_prepared(config.data) / "preparation.json"
-    assert (tmp_path / "run" / "preparation.json").read_bytes() == record.read_bytes()
+    for name in ("preparation.json", "manifest.csv"):
+        record = prepared.ensure_prepared(config.data) / name
+        assert (tmp_path / "run" / name).read_bytes() == record.read_bytes()
 
 
 def test_unprepared_data_names_the_command(tmp_path):

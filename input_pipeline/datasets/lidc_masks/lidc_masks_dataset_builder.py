@@ -134,8 +134,8 @@ def _check_each_slice_once(root, items):
     """Raises DataError if two classes hold the same slice."""
     seen = {}
     for item in items:
-        match = NAME.fullmatch(PurePath(item.file_name).name)
-        other = seen.setdefault((match["patient"], item.slice_index), item)
+        before, _, _ = PurePath(item.file_name).name.rpartition("_slice_")
+        other = seen.setdefault((before, item.slice_index), item)
         if other is not item:
             raise DataError(
                 f"{root / item.file_name} and {root / other.file_name} are the same slice: remove "

@@ -199,6 +199,12 @@ def test_splits_by_slice_leak_and_say_so(source, tmp_path, capsys):
     assert len(seen) == 5 * SLICES
 
 
+@pytest.mark.parametrize("option", [{"folds": 5}, {"test_patients": "volume-1"}], ids=str)
+def test_slices_that_are_split_apart_have_no_patients_to_name(option):
+    with pytest.raises(DataError, match="use split_by=volume with test_patients"):
+        liver_ct.Config(split_by="slice", **option)
+
+
 def test_one_volume_is_split_by_slices(tmp_path, capsys):
     source = lits(tmp_path / "source", numbers=[2])
     options = OPTIONS | {"test_fraction": 0.2, "validation_fraction": 0.25}

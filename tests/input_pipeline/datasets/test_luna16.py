@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 from scipy import ndimage
 
 from input_pipeline import pipeline
+from input_pipeline.datasets.luna16 import layouts, volumes
 from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
-from input_pipeline.datasets.luna16 import volumes
 from input_pipeline.example_slices import training_slices
 from input_pipeline.prepare import prepare
 from input_pipeline.prepared import examples
@@ -213,6 +214,21 @@ def test_subsets_decide_the_splits(source):
         "validation": [f"s{k}" for k in range(2, 10)],
         "test": ["s0", "s1"],
     }
+
+
+def test_named_patients_and_folds_come_before_subsets():
+    series = [layouts.Series(f"p{n}", f"p{n}", f"subset{n}/p{n}.mhd", n, "") for n in range(10)]
+
+    def held_out(**options):
+        splits, _ = layouts.split(series, luna16.Config(**options), Path("/source"))
+        assert sorted(one for part in splits.values() for one in part) == series
+        return [{one.patient for one in splits[name]} for name in ("validation", "test")]
+
+    assert held_out() == [{"p8"}, {"p9"}]
+    assert held_out(test_patients="p0") == [{"p8"}, {"p0"}]
+    assert held_out(validation_patients="p1") == [{"p1"}, {"p9"}]
+    tested = [held_out(folds=2, fold=fold)[1] for fold in range(2)]
+    assert not tested[0] & tested[1] and len(tested[0] | tested[1]) == 10
 
 
 def test_volumes_in_no_subset_are_split_by_patient(tmp_path):

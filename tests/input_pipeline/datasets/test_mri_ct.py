@@ -334,6 +334,20 @@ def test_the_flag_resamples(source, tmp_path):
     assert str(directory) in out and (directory / "dataset_info.json").exists()
 
 
+def test_the_command_takes_patients_by_name(source, tmp_path):
+    _, err = command(tmp_path, source, "--config.data.test_patients=1BA01", code=1)
+    assert "test_patients: there is no patient 1BA01, but 1BA001" in commands.error_line(err)
+    chosen = (
+        "--config.data.test_patients=1PA001, 1BA001",
+        "--config.data.validation_patients=1PA002",
+    )
+    command(tmp_path, source, *chosen)
+    (directory,) = (tmp_path / "data" / "mri_ct").glob("*_held*/2.0.0")
+    found = {split: {r["patient"] for r in read_split(directory, split)} for split in SPLITS}
+    assert found["test"] == {"1PA001", "1BA001"} and found["validation"] == {"1PA002"}
+    assert (directory / "pairs.html").stat().st_mode & 0o777 == 0o600
+
+
 def test_the_flag_is_refused_where_nothing_is_resampled(source, tmp_path):
     _, err = command(tmp_path, source, "--resample", system="liver", code=1)
     assert "the data set liver_ct knows no resampling" in commands.error_line(err)
