@@ -249,5 +249,5 @@ def check_one_split_each(splits, root):
             if item.patient.casefold() in patients:
                 raise DataError(
                     f"{root / item.file_name} is of patient {item.patient}, who is in {one}/ too: "
-                    "keep each patient in one split"
+                    "keep each patient in one split, or set config.data.patient_pattern"
                 )
