@@ -42,8 +42,8 @@ def _define_flags():
     flags.DEFINE_string(
         "regions",
         None,
-        "names and labels, e.g. liver:1+2,tumour:2; default: all values above 0 in a volume and "
-        "above 127 in an image",
+        "names and labels, e.g. liver:1+2,tumour:2; default: all values above 0, or above 127 in "
+        "an image with soft edges",
     )
     flags.DEFINE_string(
         "spacing_mm",

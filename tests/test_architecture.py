@@ -19,8 +19,8 @@ MAY_IMPORT = {
 # Inside the library: which part may import which.
 LIBRARY = {
     "models": {"models", "errors"},
-    "metrics": {"metrics", "errors", "intensity", "safety"},
-    "imaging": {"imaging", "errors", "safety"},
+    "metrics": {"metrics", "errors", "imaging", "intensity", "safety"},
+    "imaging": {"imaging", "errors", "logs", "safety"},
     "adversarial": {"accumulation", "tasks"},
     "tasks": {"tasks", "errors", "imaging", "metrics", "models"},
     "losses": {

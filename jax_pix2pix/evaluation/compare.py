@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.evaluation.mask_pairs import VOLUMES, find_pairs, read_pair
+from jax_pix2pix.evaluation.mask_pairs import IMAGES, VOLUMES, find_pairs, read_pair
+from jax_pix2pix.imaging.label_values import SOFT_WHITE, foreground, numbered
 from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
 from jax_pix2pix.safety.patterns import compiled
@@ -15,7 +16,7 @@ from jax_pix2pix.safety.shown import shown
 
 class Region(NamedTuple):
     labels: str  # in words
-    holds: np.ndarray  # bool [256]: which values of a mask belong to it
+    members: tuple  # the values of a mask that belong to it; () for the foreground
 
 
 def compare(
@@ -25,8 +26,8 @@ def compare(
 
     Args:
         predictions, references: folders of masks of equal names, see `mask_pairs.find_pairs`.
-        regions: names and labels, such as "liver:1+2,tumour:2"; None is all values above 0 in a
-            volume and above 127 in an image.
+        regions: names and labels, such as "liver:1+2,tumour:2"; None is the foreground, see
+            `label_values.foreground`, which cuts soft edges of images alone.
         spacing_mm: (rows, columns) of images; without it distances are in pixels.
         patient_pattern: regular expression that matches a case's name; its group 1 is the patient.
             Without it each case is a patient.
@@ -37,18 +38,22 @@ def compare(
 
     Raises:
         ConfigError: an option does not fit.
-        DataError: a mask cannot be read, has no partner, or is on another grid.
+        DataError: a mask cannot be read, has no partner, is on another grid, or its values are not
+            those of the regions.
     """
     kind, pairs = find_pairs(predictions, references)
-    wanted = _regions(regions, kind)
+    wanted = _regions(regions)
     unit, image_spacing = _image_spacing(spacing_mm, kind)
     patients = _patients(patient_pattern, [pair.case for pair in pairs])
 
     scores = {name: [] for name in wanted}
     for done, pair in enumerate(pairs, 1):
-        prediction, reference, spacing = read_pair(kind, pair)
-        for name, region in wanted.items():
-            masks = region.holds[prediction], region.holds[reference]
+        *labels, spacing = read_pair(kind, pair)
+        found = [
+            _masks(values, path, wanted, soft_edges=kind == IMAGES)
+            for values, path in zip(labels, pair[1:], strict=True)
+        ]
+        for name, masks in zip(wanted, zip(*found, strict=True), strict=True):
             scores[name].append(_scores(*masks, spacing or image_spacing, unit))
         if progress:
             progress(done, len(pairs))
@@ -76,12 +81,20 @@ def compare(
     }
 
 
-def _regions(text, kind):
+def _masks(labels, path, regions, soft_edges):
+    """Finds the mask of each region in the labels of a file. -> [bool array]."""
+    members = {name: region.members for name, region in regions.items()}
+    if not all(members.values()):
+        return [foreground(labels, path, soft_edges)]
+    if labels.max() >= SOFT_WHITE:  # there may be labels of no region, but not 0 and 255 for them
+        labels = numbered(labels, path, members, soft_edges)
+    return [np.isin(labels, of) for of in members.values()]
+
+
+def _regions(text):
     """Parses text such as liver:1+2,tumour:2 into {name: Region}."""
-    values = np.arange(256)
     if text is None:
-        above = 0 if kind == VOLUMES else 127
-        return {"foreground": Region(f"above {above}", values > above)}
+        return {"foreground": Region("above 0, or above 127 where edges are soft", ())}
     regions = {}
     for part in text.split(","):
         name, _, labels = part.partition(":")
@@ -91,7 +104,7 @@ def _regions(text, kind):
                 f"regions={text}: {part!r} is not a new name and labels up to 255, as in "
                 "liver:1+2,tumour:2"
             )
-        regions[name] = Region(labels, np.isin(values, numbers))
+        regions[name] = Region(labels, tuple(numbers))
     return regions
 
 

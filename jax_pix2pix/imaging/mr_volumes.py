@@ -8,6 +8,7 @@ import numpy as np
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import resample
 from jax_pix2pix.imaging.body_mask import body_mask
+from jax_pix2pix.imaging.label_values import foreground
 from jax_pix2pix.imaging.mr_intensity import stored_cbct, stored_mr
 from jax_pix2pix.imaging.planes import (
     AIR_HU,
@@ -17,7 +18,7 @@ from jax_pix2pix.imaging.planes import (
     stored_labels,
     stored_spacing_mm,
 )
-from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_hu, read_labels, read_mr
+from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_labels, read_mr
 
 IN_HU = ("cbct", "ct")  # source modalities whose values are in HU
 
@@ -90,7 +91,7 @@ def read(root, pair, slices, config):
         for k in slices
     ]
     del values, mask
-    hu = cut(read_hu(root / pair.ct).values, config.plane)
+    hu = cut(read_ct(root / pair.ct).values, config.plane)
     for record, k in zip(records, slices, strict=True):
         record["ct"] = stored_image(hu[k], size)[..., None]
     return records
@@ -140,7 +141,7 @@ def read_body(path, grid=None):
     volume = read_labels(path)
     if grid is not None:
         volume = resample.nearest(volume, grid)
-    return (volume.values > 0).astype(np.uint8)
+    return foreground(volume.values, path).astype(np.uint8)
 
 
 def _source(root, pair, config):

@@ -7,12 +7,12 @@ Pixel centres keep their places in both directions.
 import numpy as np
 from PIL import Image
 
+from jax_pix2pix.imaging.hounsfield import AIR_HU
 from jax_pix2pix.imaging.resizing import bilinear
 
 # A volume's axes [slices, rows, columns] start at feet, front and right. Here are those that become
 # the slices, rows and columns of each plane.
 PLANES = {"axial": (0, 1, 2), "coronal": (1, 0, 2), "sagittal": (2, 0, 1)}
-AIR_HU = -1024  # pads a plane of a CT
 BACKGROUND = 0
 
 

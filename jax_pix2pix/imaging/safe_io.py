@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.label_values import foreground, labels_of
 from jax_pix2pix.imaging.memory import DEFLATE_RATIO, MAX_SIDE, check_memory
 from jax_pix2pix.safety.safe_files import open_to_read
 
@@ -72,24 +73,19 @@ def read_picture(path):
 
 
 def read_binary_mask(path):
-    """Reads a mask of two classes, .png or .gif: values above 127 are 1.
+    """Reads a mask of two classes, .png or .gif, in 0 and 255, 0 and 1, or with soft edges.
 
     Returns:
         uint8 [h, w], 0 and 1.
 
     Raises:
-        DataError: the file cannot be read, is too large, is not 8-bit grey, or holds nonzero values
-            but none above 127, such as class numbers, which the threshold would erase.
+        DataError: the file cannot be read, is too large, is not 8-bit grey, or
+            `label_values.foreground` refuses its values.
     """
     kind = "GIF" if os.fspath(path).lower().endswith(".gif") else "PNG"
     modes = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}
     mask = _grey(_decode(path, kind, modes, "8-bit grey"), path)
-    if 0 < mask.max() <= 127:
-        raise DataError(
-            f"{path} holds values up to {mask.max()}, and those above 127 are the mask: save it "
-            "as 0 and 255"
-        )
-    return (mask > 127).astype(np.uint8)
+    return foreground(mask, path, soft_edges=True).astype(np.uint8)
 
 
 def read_img(path):
@@ -151,11 +147,7 @@ def read_mask_npy(path):
     array = array.reshape(shape, order="F" if fortran_order else "C")
     if array.ndim == 3:
         array = array.squeeze(axis=shape.index(1))
-    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.rint(array))).all():
-        raise DataError(f"{path} holds values that are not integers: save the mask as uint8")
-    if array.min() < 0 or array.max() > 255:
-        raise DataError(f"{path} holds values outside [0, 255]: save the mask as uint8")
-    return array.astype(np.uint8)
+    return labels_of(path, array)
 
 
 def read_mask(path):

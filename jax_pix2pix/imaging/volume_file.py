@@ -10,7 +10,9 @@ import os
 import numpy as np
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import hounsfield, label_values, mr_background
 from jax_pix2pix.imaging.formats import metaimage, nifti, nrrd, voxels
+from jax_pix2pix.imaging.volume import Volume
 
 _FORMATS = {
     ".nii": nifti,
@@ -20,7 +22,6 @@ _FORMATS = {
     ".nrrd": nrrd,
 }
 ENDINGS = tuple(_FORMATS)
-LEAST_SPAN_HU = 100  # the values of any CT span more: fat to muscle does
 
 
 def read_geometry(path):
@@ -41,34 +42,29 @@ def read_ct(path):
     """Reads a CT.
 
     Returns:
-        Volume of int16: Hounsfield units, rounded where scaling gave fractions.
+        Volume of int16: Hounsfield units, rounded where scaling gave fractions, AIR_HU outside of
+        the field of view.
 
     Raises:
-        DataError: as `read_geometry`; the file is truncated or damaged; or a voxel is not a number
-            or does not fit into int16.
+        DataError: as `read_geometry`; the file is truncated or damaged; a voxel is not a number
+            or does not fit into int16; or `hounsfield.check_hu` refuses the values.
     """
-    return _format(path).read(path, np.int16, voxels.to_hu)
-
-
-def read_hu(path):
-    """Reads a CT as `read_ct` and checks its values: those scaled to [0, 1] would all round to 0.
-
-    Raises:
-        DataError: as `read_ct`; no value is negative; or they span less than LEAST_SPAN_HU.
-    """
-    volume = read_ct(path)
-    least, most = int(volume.values.min()), int(volume.values.max())
-    if least >= 0 or most - least < LEAST_SPAN_HU:
-        raise DataError(
-            f"{path} holds values of {least} to {most}, which are no HU: air is -1000 and "
-            "water 0 HU, so scale it back or subtract its offset"
-        )
-    return volume
+    volume = _format(path).read(path, np.int16, hounsfield.rounded)
+    return Volume(hounsfield.as_hu(volume.values, path), volume.geometry)
 
 
 def read_mr(path):
-    """Reads an MR, or any other volume of numbers. Returns Volume of float32; raises as read_ct."""
-    return _format(path).read(path, np.float32, voxels.to_intensity)
+    """Reads an MR, or any other volume of numbers.
+
+    Returns:
+        Volume of float32; what is not a number outside of the body is the lowest value.
+
+    Raises:
+        DataError: as `read_geometry`; the file is truncated or damaged; or
+            `mr_background.filled` refuses the values.
+    """
+    volume = _format(path).read(path, np.float32, voxels.to_intensity)
+    return Volume(mr_background.filled(volume.values, path), volume.geometry)
 
 
 def read_labels(path):
@@ -78,10 +74,13 @@ def read_labels(path):
         Volume of uint8.
 
     Raises:
-        DataError: as `read_geometry`; the file is truncated or damaged; or a voxel is not an
-            integer in [0, 255].
+        DataError: as `read_geometry`; the file is truncated or damaged; or a voxel is neither an
+            integer in [0, 255] nor, where any is a fraction, one of them divided by 255.
     """
-    return _format(path).read(path, np.uint8, voxels.to_labels)
+    try:
+        return _format(path).read(path, np.uint8, label_values.whole)
+    except label_values.FractionError:
+        return _format(path).read(path, np.uint8, label_values.whole_of_255)
 
 
 def write_hu(path, hu, volume):

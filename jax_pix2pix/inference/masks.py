@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
-from jax_pix2pix.imaging import volume_file, volume_resizing
+from jax_pix2pix.imaging import volume_resizing
 from jax_pix2pix.imaging.planes import native, stored_image
 from jax_pix2pix.imaging.resizing import bilinear, evaluation_image
 from jax_pix2pix.imaging.xrays import read_xray
@@ -135,8 +135,8 @@ class CTMasks(_Masks):
     ):
         """See `Run.predict`. given: as `sources.volume_of`, in HU; a folder is a DICOM series."""
         options = self.options(mc_dropout, threshold, largest_components)
-        volume, name = sources.volume_of(given, volume_file.read_ct, affine, sources.read_series)
-        planes, data = sources.as_hu(volume.values, name), self.data
+        volume, _ = sources.volume_of(given, "ct", affine)
+        planes, data = volume.values, self.data
         stored = np.stack(
             [
                 evaluation_image(stored_image(plane, data.stored_size)[..., None], data.image_size)
@@ -189,8 +189,8 @@ class ResizedCTMasks(_Masks):
                 f"config.data.crops={data.crops}: this run saw crops of volumes and no whole one: "
                 "launch.evaluate judges it on its prepared data"
             )
-        volume, name = sources.volume_of(given, volume_file.read_ct, affine, sources.read_series)
-        hu = sources.as_hu(volume.values, name)
+        volume, name = sources.volume_of(given, "ct", affine)
+        hu = volume.values
         if min(hu.shape) < 2:
             raise DataError(f"{name} has {hu.shape} voxels: a volume has 2 or more along each axis")
         grid, wanted = (volume.geometry.spacing_mm, data.isotropic_mm), (data.depth,)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
-from jax_pix2pix.imaging import volume_file
+from jax_pix2pix.imaging import label_values
 from jax_pix2pix.inference import sources
 from jax_pix2pix.inference.checks import Sampling, check_pictures
 from jax_pix2pix.inference.ct_slices import CTSlices
@@ -220,13 +220,11 @@ class Run:
 
     def reference(self, prediction, reference, affine=None):
         """Reads a real CT on the voxels of a synthetic one: int16 HU. Raises as `score`."""
-        volume, name = sources.volume_of(
-            reference, volume_file.read_ct, affine, sources.read_series
-        )
+        volume, name = sources.volume_of(reference, "ct", affine)
         prediction.geometry.check_same_grid(
             "the synthetic CT", volume.geometry, name, "resample the latter"
         )
-        return sources.as_hu(volume.values, name)
+        return volume.values
 
     def score_volume(self, prediction, ct):
         """Scores a synthetic CT, as `score` does, against HU on its voxels."""
@@ -237,23 +235,19 @@ class Run:
         if prediction.geometry is None:
             from jax_pix2pix.imaging.safe_io import read_grey_png
 
-            labels, name = sources.picture_of(reference, read_grey_png), "the reference"
+            labels = sources.picture_of(reference, read_grey_png)
+            name = reference if isinstance(reference, sources.PATHS) else "the reference"
         else:
-            volume, name = sources.volume_of(reference, volume_file.read_labels, affine)
+            volume, name = sources.volume_of(reference, "labels", affine)
             prediction.geometry.check_same_grid("the mask", volume.geometry, name)
             labels = volume.values
         if labels.shape != prediction.values.shape:
             raise DataError(
                 f"{name} has the shape {labels.shape}, and the mask {prediction.values.shape}"
             )
-        regions, found = self.system.task.regions, set(np.unique(labels).tolist())
-        if self.predictor.classes == 1 and found <= {0, 255}:
-            labels = np.where(labels, next(iter(regions.values()))[0], 0)
-        elif unknown := found - {0, *(label for members in regions.values() for label in members)}:
-            raise DataError(
-                f"{name} holds the label {min(unknown)}, which is in none of config.evaluation."
-                f"regions: {', '.join(f'{name} {list(of)}' for name, of in regions.items())}"
-            )
+        regions = self.system.task.regions
+        picture = prediction.geometry is None
+        labels = label_values.numbered(labels, name, regions, soft_edges=picture)
         scores = {}
         for region, members in regions.items():
             predicted = prediction.values > 0

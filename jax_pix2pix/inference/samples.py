@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.imaging import volume_file, volume_resizing
+from jax_pix2pix.imaging import volume_resizing
 from jax_pix2pix.imaging.volume import Geometry
 from jax_pix2pix.inference import sources
 from jax_pix2pix.inference.checks import check_sampling
@@ -81,7 +81,7 @@ def _read(given, affine, config, size):
     Args:
         size: (d, h, w) of the samples, in 2D (h, w).
     """
-    volume, name = sources.volume_of(given, volume_file.read_hu, affine)
+    volume, name = sources.volume_of(given, "ct", affine)
     shape = (config.data.depth, *size)[-3:]
     if config.data.crops and volume.values.shape != shape:
         raise ConfigError(

@@ -5,7 +5,8 @@ import os
 import numpy as np
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging import volume_file
+from jax_pix2pix.imaging import hounsfield, label_values, mr_background, volume_file
+from jax_pix2pix.imaging.formats.voxels import to_intensity
 from jax_pix2pix.imaging.volume import Geometry, Volume, check_affine
 
 PATHS = (str, os.PathLike)
@@ -13,6 +14,11 @@ READERS = {
     "intensity": volume_file.read_mr,
     "ct": volume_file.read_ct,
     "labels": volume_file.read_labels,
+}
+VALUES = {  # (values of an array, name) -> those that the reader of a file gives
+    "intensity": lambda values, name: mr_background.filled(to_intensity(name, values), name),
+    "ct": hounsfield.as_hu,
+    "labels": lambda values, name: label_values.labels_of(name, values),
 }
 
 
@@ -23,21 +29,20 @@ def read_series(folder):
     return dicom.read_series(folder)
 
 
-def volume_of(given, read, affine=None, series=None):
+def volume_of(given, kind, affine=None):
     """Makes a Volume of an input.
 
     Args:
-        given: path of a file, or with `series` of a folder; Volume; nibabel image; or array in the
-            axes of its affine, as in nibabel.
-        read: path of a file -> Volume.
+        given: path of a file, or for a CT of the folder of a DICOM series; Volume; nibabel image;
+            or array in the axes of its affine, as in nibabel.
+        kind: one of READERS, which decides what values there may be and their type.
         affine: [4, 4] for an array: from its indices to mm towards right, front and head.
-        series: path of a folder -> Volume, where the run takes DICOM.
 
     Returns:
         (Volume, its name in messages).
 
     Raises:
-        DataError: it is none of these, has no affine, does not hold finite numbers in three
+        DataError: it is none of these, has no affine, does not hold numbers of its kind in three
             dimensions, or cannot be read.
     """
     if isinstance(given, PATHS):
@@ -45,15 +50,15 @@ def volume_of(given, read, affine=None, series=None):
         if affine is not None:
             raise DataError(f"{path} has its own affine: leave affine out")
         if os.path.isdir(path):
-            if series is None:
+            if kind != "ct":
                 raise DataError(f"{path} is a folder, but this takes a file")
-            return series(path), path
-        return read(path), path
+            return read_series(path), path
+        return READERS[kind](path), path
     image = hasattr(given, "affine") and hasattr(given, "dataobj")  # of nibabel
     if affine is not None and (image or isinstance(given, Volume)):
         raise DataError(f"the {type(given).__name__} has its own affine: leave affine out")
     if isinstance(given, Volume):
-        return given, "the volume"
+        return _checked(given, kind, "the volume"), "the volume"
     if image:
         given, affine = np.asanyarray(given.dataobj), given.affine
     if not isinstance(given, np.ndarray):
@@ -77,12 +82,15 @@ def volume_of(given, read, affine=None, series=None):
             f"the array has the shape {given.shape} of {given.dtype}: give three dimensions of "
             "numbers"
         )
-    if not np.isfinite(given).all():
-        raise DataError("the array holds values that are not numbers: correct them")
     check_affine("the array", affine)
     geometry = Geometry(affine, given.shape)
-    given = given.astype(np.uint8) if given.dtype == bool else given
-    return Volume(np.ascontiguousarray(geometry.to_pictures(given)), geometry), "the array"
+    volume = Volume(np.ascontiguousarray(geometry.to_pictures(given)), geometry)
+    return _checked(volume, kind, "the array"), "the array"
+
+
+def _checked(volume, kind, name):
+    """Treats values that come in no file as those of one; a copy, as the former are the user's."""
+    return Volume(VALUES[kind](volume.values.copy(), name), volume.geometry)
 
 
 def read_volume(path, kind="intensity"):
@@ -101,18 +109,7 @@ def read_volume(path, kind="intensity"):
     """
     if kind not in READERS:
         raise DataError(f'kind="{kind}": use one of {", ".join(READERS)}')
-    read = READERS[kind]
-    return volume_of(path, read, series=read_series if kind == "ct" else None)[0]
-
-
-def as_hu(values, name):
-    """Rounds Hounsfield units to int16. Raises DataError where int16 cannot hold them."""
-    if values.dtype == np.int16:
-        return values
-    rounded = np.rint(values)
-    if rounded.min() < -32768 or rounded.max() > 32767:
-        raise DataError(f"{name} holds values that are no HU: scale it")
-    return rounded.astype(np.int16)
+    return volume_of(path, kind)[0]
 
 
 def picture_of(given, read, channels=1):

@@ -7,6 +7,7 @@ import numpy as np
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import mr_volumes, resample, volume_file
 from jax_pix2pix.imaging.body_mask import body_mask
+from jax_pix2pix.imaging.label_values import foreground
 from jax_pix2pix.imaging.mr_intensity import hu_to_grey
 from jax_pix2pix.imaging.mr_pictures import stored_source
 from jax_pix2pix.imaging.planes import cut, native, stored_image
@@ -48,8 +49,8 @@ class SyntheticCT:
                 "grid is of runs with config.data.resample: this one keeps the source's voxels"
             )
         grid = self._grid(grid)
-        read = volume_file.read_ct if data.modality in mr_volumes.IN_HU else volume_file.read_mr
-        volume, name = sources.volume_of(given, read, affine)
+        kind = "ct" if data.modality in mr_volumes.IN_HU else "intensity"
+        volume, name = sources.volume_of(given, kind, affine)
         if mask is None and isinstance(given, sources.PATHS):
             mask = _mask_beside(name, data.modality)
         body, body_from = self._body(mask, volume, name, grid)
@@ -103,15 +104,15 @@ class SyntheticCT:
             return None, f"Otsu's threshold of {name}, holes filled, largest component{notes}"
         affine = None
         if isinstance(mask, np.ndarray):  # on the source's voxels, in the axes of its affine
-            mask, affine = (mask > 0).astype(np.uint8), volume.geometry.affine
-        labels, where = sources.volume_of(mask, volume_file.read_labels, affine)
+            affine = volume.geometry.affine
+        labels, where = sources.volume_of(mask, "labels", affine)
         if grid is None:
             volume.geometry.check_same_grid(name, labels.geometry, where, "resample the latter")
         else:
             labels = resample.nearest(labels, grid)
         if where.startswith("the "):
             where = f"{where} that was given"
-        return (labels.values > 0).astype(np.uint8), where
+        return foreground(labels.values, where).astype(np.uint8), where
 
     def _synthesised(self, stored, body, progress):
         """Predicts HU of prepared slices with neighbours, or of blended 3D patches: [d, S, S].

@@ -29,6 +29,16 @@ messages.setLevel(logging.WARNING)
 messages.addHandler(_terminal)
 
 
+_warned = set()
+
+
+def warn_once(kind, text):
+    """Warns of the first of many files; `kind` is what they have in common."""
+    if kind not in _warned:
+        _warned.add(kind)
+        messages.warning(text)
+
+
 def show_all():
     """Prints information too, as commands do."""
     messages.setLevel(logging.INFO)

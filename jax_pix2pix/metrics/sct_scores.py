@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from jax_pix2pix.imaging.hounsfield import AIR_HU, check_hu
 from jax_pix2pix.metrics import bootstrap, overlap, structures, surface_distance
 from jax_pix2pix.metrics.dose import DVH_PROTOCOL, GAMMA_PROTOCOL, PROTOCOL, dosimetry
 from jax_pix2pix.metrics.protocols import PROTOCOLS as COMPARISONS
-from jax_pix2pix.metrics.protocols import compare
+from jax_pix2pix.metrics.protocols import check, compare
 
 GAMMAS = ((2, 2), (3, 3))  # %, mm
 DIFFERENCES = ("d98", "d2", "dmean", "body_dmean")
@@ -15,6 +16,7 @@ DOSE_SCORES = (
 )
 PROTOCOLS = {
     **{name: f"version {p.version}: {p.text}" for name, p in COMPARISONS.items()},
+    "padding": f"HU below {AIR_HU} in either CT count as {AIR_HU}, as outside a field of view",
     "structures": structures.PROTOCOL,
     "dice": overlap.PROTOCOLS["dice"],
     "hd95_mm": surface_distance.PROTOCOLS["hd95_mm"],
@@ -44,8 +46,12 @@ def score_ct(ct, sct, mask, spacing_mm, protocols=None, dose=True):
 
     Raises:
         ConfigError: the mask is empty, a value is not finite, or there is no such protocol.
+        DataError: the values of `ct` are no HU, see `hounsfield.check_hu`.
         ValueError: the shapes differ, or the mask is not bool.
     """
+    check(ct, sct, mask)
+    check_hu(ct, "the real CT")
+    ct, sct = np.maximum(ct, AIR_HU), np.maximum(sct, AIR_HU)
     scores = {
         f"{name}.{metric}": value
         for name, values in compare(ct, sct, mask, protocols).items()

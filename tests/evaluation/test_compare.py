@@ -28,6 +28,13 @@ def folders(tmp_path):
     return tmp_path / "predictions", tmp_path / "references"
 
 
+def soft_edged(mask):
+    """0 and 255, but for values on either side of 127 in the first row."""
+    soft = np.where(mask, 255, 0).astype(np.uint8)
+    soft[0] = np.where(mask[0], 128, 127)
+    return soft
+
+
 def _compare(folders, *arguments, code=0):
     predictions, references = folders
     return commands.run(
@@ -97,13 +104,13 @@ def test_volumes(folders):
 
 
 def test_images(folders):
-    """Foreground above 127, distances in pixels or in mm, patients by a pattern."""
+    """Soft edges are cut at 127, distances in pixels or in mm, patients by a pattern."""
     predictions, references = folders
     rng = np.random.default_rng(1)
     truth = {}
     for name in ("a_1", "a_2", "b_1"):
         masks = [blobs(rng, (20, 24)) for _ in range(2)]
-        save(predictions / f"{name}.png", np.where(masks[0], 128, 127).astype(np.uint8))
+        save(predictions / f"{name}.png", soft_edged(masks[0]))
         save(references / f"{name}.png", np.where(masks[1], 255, 0).astype(np.uint8))
         truth[name] = masks
     for spacing, unit, options in (

@@ -351,9 +351,9 @@ def test_other_endings_are_refused(tmp_path):
 
 
 def test_an_mr_must_hold_numbers_that_float32_holds(tmp_path):
-    for value in (np.nan, np.inf, 1e300):
+    for value in (np.inf, 1e300):
         values = np.zeros(SHAPE)
         values[1, 2, 3] = value
         path = save(tmp_path / "mr.nrrd", sitk.GetImageFromArray(values))
-        with pytest.raises(DataError, match="not numbers"):
+        with pytest.raises(DataError, match="infinite or too large"):
             volume_file.read_mr(path)

@@ -9,10 +9,11 @@ import numpy as np
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import volume_resizing
-from jax_pix2pix.imaging.volume_file import read_geometry, read_hu, read_labels
+from jax_pix2pix.imaging.label_values import numbered
+from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_labels
 
-# Labels of lungs: 3 and 4 in LUNA16's masks, where 5 is the trachea; 1 in a mask of two values.
-LUNG_LABELS = (1, 3, 4)
+# In LUNA16's masks 3 and 4 are the lungs and 5 is the trachea; 1 is the lungs in others.
+LUNG_LABELS, TRACHEA = (1, 3, 4), 5
 
 
 def check(root, series, config):
@@ -52,18 +53,25 @@ def read(root, series, config):
     Raises:
         DataError: a file cannot be read, or the volume is not in HU.
     """
-    volume = read_hu(root / series.file_name)
+    volume = read_ct(root / series.file_name)
     grid = volume.geometry
     hu = np.clip(volume.values, *config.clip_hu)  # LUNA16 has -3024 beyond the field of view
     del volume
     records = _records(hu, "image", volume_resizing.linear, grid, series, config)
     if series.mask_name:
-        labels = read_labels(root / series.mask_name).values
-        lungs = np.isin(labels, LUNG_LABELS).astype(np.uint8)
+        lungs = _lungs(read_labels(root / series.mask_name).values, root / series.mask_name)
         masks = _records(lungs, "mask", volume_resizing.nearest, grid, series, config)
         records = [record | mask for record, mask in zip(records, masks, strict=True)]
     spacing_mm = stored_spacing_mm(grid, config)
     return [record | {"spacing_mm": spacing_mm} for record in records]
+
+
+def _lungs(labels, path):
+    """uint8, 1 in the lungs. Raises DataError for labels of which some are unknown."""
+    known = {"lungs": LUNG_LABELS, "trachea": (TRACHEA,)}
+    if labels.max() > TRACHEA:
+        known = {"lungs": LUNG_LABELS}  # 0 and 255 are of one region
+    return np.isin(numbered(labels, path, known), LUNG_LABELS).astype(np.uint8)
 
 
 def stored_shape(config):

@@ -6,9 +6,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import scipy
 import SimpleITK as sitk
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import hounsfield
 from jax_pix2pix.imaging.formats.dicom_elements import is_dicom, plain_slice
 from jax_pix2pix.imaging.formats.nifti import geometry_of, scanner_header
 from jax_pix2pix.imaging.formats.voxels import check_shape
@@ -18,6 +20,7 @@ from jax_pix2pix.safety.shown import check_name
 
 MODALITY, SERIES = "0008|0060", "0020|000e"
 INTERCEPT, SLOPE = "0028|1052", "0028|1053"
+PADDING, PADDING_LIMIT = "0028|0120", "0028|0121"
 SAME_DIRECTION = 1e-3
 SAME_DISTANCE = 0.02  # relative: positions are rounded to 0.01 mm or so
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
@@ -29,12 +32,13 @@ def read_series(folder):
     GDCM reads copies of the slices, one at a time, in the folder for temporary files.
 
     Returns:
-        Volume of int16: Hounsfield units.
+        Volume of int16: Hounsfield units, AIR_HU where the slices are padded.
 
     Raises:
         DataError: the folder holds no series, or several; a file cannot be read, or is no CT slice;
             the slices differ in size or direction, are sheared by a tilted gantry, or lie at
-            unequal distances, because one is missing or there twice.
+            unequal distances, because one is missing or there twice; or `hounsfield.check_hu`
+            refuses the values.
     """
     paths = _files(folder)
     with _no_warnings(), tempfile.TemporaryDirectory() as copies:
@@ -47,7 +51,8 @@ def read_series(folder):
         for value, one in zip(values, slices, strict=True):
             value[...] = one.hu()
     # NIfTI counts the axes from columns to slices.
-    return Volume(np.ascontiguousarray(geometry.to_pictures(values.transpose())), geometry)
+    values = np.ascontiguousarray(geometry.to_pictures(values.transpose()))
+    return Volume(hounsfield.as_hu(values, folder), geometry)
 
 
 @contextlib.contextmanager
@@ -120,13 +125,14 @@ class _Slice:
             raise DataError(f"{path} is not a CT slice: take it out of the folder")
         self.series = self._reader.GetMetaData(SERIES).strip("\0 ") if SERIES in keys else ""
         try:
-            known = [float(self._reader.GetMetaData(key)) for key in (INTERCEPT, SLOPE)]
-            if not np.isfinite(known).all():
+            intercept, slope = (float(self._reader.GetMetaData(key)) for key in (INTERCEPT, SLOPE))
+            if not np.isfinite((intercept, slope)).all():
                 raise ValueError
         except (RuntimeError, ValueError):
             raise DataError(
                 f"{path} has no rescale slope and intercept, so that its HU are unknown: remove it"
             ) from None
+        self._padding = _padding_hu(self._reader, intercept, slope)
         self.size = self._reader.GetSize()[:2]  # columns, rows
         self.spacing = self._reader.GetSpacing()[:2]
         self.direction = np.reshape(self._reader.GetDirection(), (3, 3))
@@ -136,15 +142,43 @@ class _Slice:
     def hu(self):
         """int16 [rows, columns]."""
         # A copy: a view would outlive its image.
-        hu = np.rint(sitk.GetArrayFromImage(self._read(self._reader.Execute))[0])
-        if not np.isfinite(hu).all() or hu.min() < -32768 or hu.max() > 32767:
-            raise DataError(f"{self.path} holds {hu.min():g} to {hu.max():g}, which is not HU")
-        return hu.astype(np.int16)
+        hu = sitk.GetArrayFromImage(self._read(self._reader.Execute))[0]
+        for low, high in self._padding:
+            hu[_at_border((low <= hu) & (hu <= high))] = hounsfield.AIR_HU
+        return hounsfield.rounded(self.path, hu).astype(np.int16)
 
     def _read(self, read):
         with _of_a_slice(self.path):
             self._copy.write_bytes(plain_slice(self.path, self.path.parent))
             return read()
+
+
+def _padding_hu(reader, intercept, slope):
+    """The intervals of HU, within rounding, that fill what lies outside of the field of view.
+
+    The elements hold stored numbers, and many files state them with the wrong sign.
+    """
+    if not reader.HasMetaDataKey(PADDING):
+        return []
+    ends = [
+        int(reader.GetMetaData(key))
+        for key in (PADDING, PADDING_LIMIT)
+        if reader.HasMetaDataKey(key)
+    ]
+    margin = abs(slope) / 2
+    intervals = []
+    for wrap in (0, -65536):
+        hu = [slope * (end + wrap) + intercept for end in ends]
+        intervals.append((min(hu) - margin, max(hu) + margin))
+    return intervals
+
+
+def _at_border(mask):
+    """Those parts of a bool [rows, columns] that reach its border. Padding does; a lone voxel of
+    the body that happens to have its value does not."""
+    parts, _ = scipy.ndimage.label(mask)
+    border = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    return mask & np.isin(parts, border)
 
 
 def _geometry(folder, slices):

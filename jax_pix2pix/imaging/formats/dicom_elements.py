@@ -31,14 +31,16 @@ BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 LONG = b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split()  # their length has four bytes
 SHORT = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
 ROWS, COLUMNS, SAMPLES = (0x0028, 0x0010), (0x0028, 0x0011), (0x0028, 0x0002)
+MODALITY, PHOTOMETRIC = (0x0008, 0x0060), (0x0028, 0x0004)
 ALLOCATED = (0x0028, 0x0100)
 COPIED = {  # in the order of a file: names, place in the patient, and how pixels are coded
-    (0x0008, 0x0016): b"UI", (0x0008, 0x0018): b"UI", (0x0008, 0x0060): b"CS",
+    (0x0008, 0x0016): b"UI", (0x0008, 0x0018): b"UI", MODALITY: b"CS",
     (0x0018, 0x0050): b"DS", (0x0018, 0x0088): b"DS", (0x0020, 0x000D): b"UI",
     (0x0020, 0x000E): b"UI", (0x0020, 0x0032): b"DS", (0x0020, 0x0037): b"DS", SAMPLES: b"US",
-    (0x0028, 0x0004): b"CS", (0x0028, 0x0006): b"US", FRAMES: b"IS", ROWS: b"US", COLUMNS: b"US",
+    PHOTOMETRIC: b"CS", (0x0028, 0x0006): b"US", FRAMES: b"IS", ROWS: b"US", COLUMNS: b"US",
     (0x0028, 0x0030): b"DS", ALLOCATED: b"US", (0x0028, 0x0101): b"US", (0x0028, 0x0102): b"US",
-    (0x0028, 0x0103): b"US", (0x0028, 0x1052): b"DS", (0x0028, 0x1053): b"DS",
+    (0x0028, 0x0103): b"US", (0x0028, 0x0120): b"US", (0x0028, 0x0121): b"US",
+    (0x0028, 0x1052): b"DS", (0x0028, 0x1053): b"DS",
 }  # fmt: skip
 # The pixels, as they are stored and twice as ITK and NumPy hold them in float64.
 HELD = (np.uint32, np.float64, np.float64, np.float64)
@@ -71,6 +73,9 @@ def plain_slice(path, below=None):
         found = {tag: elements.value(length) for tag, length in elements if tag in COPIED}
         for tag in (tag for tag in found if COPIED[tag] == b"US"):
             found[tag] = elements.number(found[tag])
+        if found.get(MODALITY, b"").strip(b"\0 ") == b"CT" and PHOTOMETRIC in found:
+            # MONOCHROME1 is a wish of how to show HU (PS3.3, C.7.6.3.1.2), but ITK inverts them.
+            found[PHOTOMETRIC] = b"MONOCHROME2"
         rows, columns, bits = (found.get(tag) for tag in (ROWS, COLUMNS, ALLOCATED))
         if not (rows and columns and bits and elements.pixels[1]):
             raise ValueError("it holds no image")

@@ -44,34 +44,9 @@ def to_volume(path, geometry, voxels, dtype, convert):
     return Volume(values, geometry)
 
 
-def to_hu(path, plane):
-    """Rounds a slice of a CT; raises DataError for values that int16 cannot hold."""
-    _check_finite(path, plane)
-    plane = np.rint(plane)
-    if plane.min() < -32768 or plane.max() > 32767:
-        raise DataError(
-            f"{path} holds values from {plane.min():g} to {plane.max():g} in a slice, which is not "
-            "a CT's: save it as int16, in Hounsfield units"
-        )
-    return plane
-
-
 def to_intensity(path, plane):
-    """Converts a slice of an MR to float32; raises DataError for values it cannot hold."""
+    """Converts a slice of an MR to float32, NaN included; raises DataError for infinite values."""
     plane = plane.astype(np.float32)
-    _check_finite(path, plane)
+    if np.isinf(plane).any():
+        raise DataError(f"{path} holds voxels that are infinite or too large: correct them")
     return plane
-
-
-def to_labels(path, plane):
-    """Checks that a slice of a label volume holds only integers in [0, 255]."""
-    if not (plane == np.rint(plane)).all() or plane.min() < 0 or plane.max() > 255:
-        raise DataError(
-            f"{path} holds other values than integers in [0, 255]: save the labels as uint8"
-        )
-    return plane
-
-
-def _check_finite(path, plane):
-    if not np.isfinite(plane).all():
-        raise DataError(f"{path} holds voxels that are not numbers: correct them")
