@@ -55,7 +55,7 @@ def evaluate(run, dataset, split, progress=None):
             {name: to_axial(sct, data.plane) for name, sct in predictions.items()},
         )
         for name, sct in predictions.items():
-            scores = sct_scores.score_ct(volumes.ct, sct, volumes.mask, spacing_mm)
+            scores = sct_scores.scores_of_hu(volumes.ct, sct, volumes.mask, spacing_mm)
             cases[name].append(scores)
         shown = [getattr(volumes, name) for name in VOLUMES]
         name, images = of_patient[0].patient, len(of_patient)

@@ -20,7 +20,7 @@ SHIFTED_HU = (850, 1224)  # soft tissue, and the fat around it, in HU + 1000 or 
 BETWEEN_HU = (400, 774)  # below that peak: empty in HU + 1024, full wherever there is true bone
 NARROW = 20  # a body's HU span more; values scaled to [0, 1] or to a deviation of 1 do not
 BRIGHT_GREY = 90  # of 8 bits: a body of HU without air, as a stripped brain, has a lower median
-BRIGHT_HU = 300  # a body without air, of a higher median, is no CT: an MR perhaps
+BRIGHT_HU = 600  # a body without air, of a higher median, is no CT; a heart with contrast is 450
 SAMPLED = 2**21  # voxels that are looked at
 OUTLIERS = (0.1, 99.9)  # percentiles: a few voxels decide nothing
 FEW = 1e-3  # a share that outliers may have
@@ -107,6 +107,15 @@ def check_hu(values, name):
             )
 
 
+def check_grey(pixels, name):
+    """Refuses an 8-bit picture that was scaled to [0, 1] before it was saved, and so is black."""
+    if pixels.max() == 1:
+        raise DataError(
+            f"{name} holds no values but 0 and 1, and white is 255: it looks scaled to [0, 1] "
+            "before it was saved, so save it in 0 to 255"
+        )
+
+
 def _look(values):
     flat = np.reshape(values, -1)
     sample = flat[:: max(1, flat.size // SAMPLED) | 1]
@@ -126,8 +135,7 @@ def _guess(seen):
     every, tissue = seen.every, seen.tissue
     if not every.size or every[0] == every[-1]:
         return "there is a single value and no body: correct or remove it"
-    several = tissue.size and tissue[0] != tissue[-1]
-    if scale := _scale(tissue if several else every):
+    if scale := _scale(every, tissue):
         return (
             f"they look like values scaled to {scale}: scale them back by the window that was used"
         )
@@ -148,14 +156,15 @@ def _guess(seen):
     return None
 
 
-def _scale(values):
-    """The interval that a body was scaled to, in words, or None. values: sorted."""
-    low, high = np.percentile(values, OUTLIERS)
+def _scale(every, tissue):
+    """The interval that a body was scaled to, in words, or None."""
+    low, high = np.percentile(tissue if tissue.size and np.ptp(tissue) else every, OUTLIERS)
     if low <= -NARROW or high >= NARROW or high - low >= NARROW:
         return None
-    if high > 1:
+    if high > 1.25:
         return "a mean of 0 and a deviation of 1, or the like"
-    return "[0, 1]" if low >= 0 else "[-1, 1]"
+    low = np.percentile(every[every > -NARROW], OUTLIERS[0])  # a background may be filled with air
+    return "[0, 1]" if low > -0.25 else "[-1, 1]"
 
 
 def _share(values, low, high):

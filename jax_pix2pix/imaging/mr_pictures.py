@@ -7,15 +7,35 @@ import numpy as np
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.body_mask import body_mask
+from jax_pix2pix.imaging.hounsfield import check_grey, check_hu
 from jax_pix2pix.imaging.mr_intensity import grey_to_hu, stored_grey
 from jax_pix2pix.imaging.planes import stored_image, stored_labels
 from jax_pix2pix.imaging.safe_io import read_picture
+
+SEEN = 20  # pictures by which the window is checked
 
 
 def has_body(root, pair, config):
     """Tells whether the picture shows some body once it is stored. Raises DataError."""
     source, _ = _pair(root, pair, config)
     return bool(stored_labels(_mask(source), config.stored_size).any())
+
+
+def check_window(root, pairs, config):
+    """Checks that image_window_hu makes HU of the CTs' grey levels, by SEEN pictures.
+
+    Raises:
+        DataError: a file cannot be read, or the values are certainly no HU.
+    """
+    few = pairs[:: max(1, len(pairs) // SEEN)]
+    grey = np.concatenate([_pair(root, pair, config)[1].ravel() for pair in few])
+    try:
+        check_hu(grey_to_hu(grey, config.image_window_hu), root / few[0].ct)
+    except DataError as error:
+        raise DataError(
+            f"{error}; of {len(few)} pictures, if black and white are {config.image_window_hu} HU: "
+            "set config.data.image_window_hu to what they are"
+        ) from None
 
 
 def read(root, pair, config):
@@ -51,8 +71,10 @@ def _mask(source):
 def _pair(root, pair, config):
     """Reads source and CT, uint8 [h, w] each."""
     source = read_picture(root / pair.source)
+    check_grey(source, root / pair.source)
     if pair.ct != pair.source:
         ct = read_picture(root / pair.ct)
+        check_grey(ct, root / pair.ct)
         if ct.shape != source.shape:
             sizes = [" x ".join(map(str, picture.shape[::-1])) for picture in (source, ct)]
             raise DataError(

@@ -22,7 +22,7 @@ from jax_pix2pix.inference.prediction import LABEL, Prediction
 from jax_pix2pix.inference.samples import samples
 from jax_pix2pix.inference.synthetic_ct import SyntheticCT
 from jax_pix2pix.metrics.mask_scores import score_masks
-from jax_pix2pix.metrics.sct_scores import score_ct
+from jax_pix2pix.metrics.sct_scores import scores_of_hu
 from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.runs.workdir import load_state
@@ -229,7 +229,7 @@ class Run:
     def score_volume(self, prediction, ct):
         """Scores a synthetic CT, as `score` does, against HU on its voxels."""
         body = prediction.body > 0
-        return score_ct(ct, prediction.values, body, prediction.spacing_mm)
+        return scores_of_hu(ct, prediction.values, body, prediction.spacing_mm)
 
     def _mask_scores(self, prediction, reference, affine):
         if prediction.geometry is None:

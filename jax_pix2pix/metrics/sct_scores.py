@@ -51,6 +51,11 @@ def score_ct(ct, sct, mask, spacing_mm, protocols=None, dose=True):
     """
     check(ct, sct, mask)
     check_hu(ct, "the real CT")
+    return scores_of_hu(ct, sct, mask, spacing_mm, protocols, dose)
+
+
+def scores_of_hu(ct, sct, mask, spacing_mm, protocols=None, dose=True):
+    """Scores as `score_ct` where the reader of the CT has checked that it is in HU."""
     ct, sct = np.maximum(ct, AIR_HU), np.maximum(sct, AIR_HU)
     scores = {
         f"{name}.{metric}": value

@@ -45,7 +45,8 @@ def sources(tmp_path_factory):
         "labels/labelsTr/l.nii",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        nib.save(nib.Nifti1Image(np.zeros((8, 8, 3), np.int16), np.eye(4)), folder / name)
+        hu = np.linspace(-1000, 300, 192).astype(np.int16).reshape(8, 8, 3)
+        nib.save(nib.Nifti1Image(hu, np.eye(4)), folder / name)
     (folder / "labels" / "segmentation-0.nii").write_bytes((folder / "ct.nii").read_bytes())
     (folder / "bad.nii").write_bytes((folder / "ct.nii").read_bytes()[:-9])
     Image.fromarray(np.full((8, 8), 9, np.uint16)).save(folder / "deep.png")

@@ -33,6 +33,7 @@ def test_structures_share_out_the_mask():
 
 def test_scores_are_those_of_their_parts(pair, scores):
     ct, sct, mask = pair
+    ct, sct = ct.clip(-1024), sct.clip(-1024)
     for name, values in protocols.compare(ct, sct, mask).items():
         for metric, value in values.items():
             assert scores[f"{name}.{metric}"] == value

@@ -28,6 +28,7 @@ from input_pipeline.preparation.patient_names import Names, patient_of
 from input_pipeline.preparation.patients import check_one_split_each, split
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.hounsfield import check_grey
 from jax_pix2pix.imaging.safe_io import check_same_size, read_grey_png, read_mask
 from jax_pix2pix.imaging.slices import resize, stored_mask
 
@@ -82,6 +83,7 @@ class Builder(builder.Builder):
         (item,) = group
         config = self.builder_config
         image = read_grey_png(source / item.file_name)
+        check_grey(image, source / item.file_name)
         mask_path = source / item.mask_name
         mask = read_mask(mask_path)
         check_same_size(image, source / item.file_name, mask, mask_path)

@@ -121,7 +121,8 @@ def find(source, config):
         Found, with items of Plane.
 
     Raises:
-        DataError: as in `layouts.find_pairs`; a header cannot be used; volumes of a pair lie on
+        DataError: as in `layouts.find_pairs`; a header cannot be used; image_window_hu makes no HU
+            of pictures; volumes of a pair lie on
             different voxels; a body cannot be read; patient_pattern does not match a name; a
             named patient is in two of the source's splits; or there are too few slices for three
             splits.
@@ -134,6 +135,8 @@ def find(source, config):
             tilt = mr_volumes.check(folder.root, pair, config).tilt_degrees
             if tilt > OBLIQUE_DEGREES:
                 oblique.append((pair.patient, tilt))
+    if isinstance(pairs["train"][0], layouts.Pictures):
+        mr_pictures.check_window(folder.root, pairs["train"], config)
     given = {name: _planes(folder.root, pairs[name], config) for name in pairs}
     for name, planes in given.items():
         if not planes:

@@ -438,7 +438,7 @@ SPOILS = {
 def test_refuses(source, tmp_path, spoil, monkeypatch):
     path, word, options = SPOILS[spoil](source)
     if SPOILS[spoil] not in BY_CONTENT:  # nothing is decoded
-        monkeypatch.setattr(volumes, "read_hu", None)
+        monkeypatch.setattr(volumes, "read_ct", None)
         monkeypatch.setattr(volumes, "read_labels", None)
     with pytest.raises(DataError) as caught:
         prepare("luna16", source, tmp_path / "data", **OPTIONS | options)

@@ -479,7 +479,7 @@ def nothing_in_an_mr_without_mask(source):
 
 def not_a_number(source):
     sitk.WriteImage(image(np.full(SHAPE, np.nan, np.float32)), str(first(source)))
-    return first(source), "not numbers"
+    return first(source), "holds no numbers"
 
 
 def floats_as_mask(source):
@@ -495,7 +495,7 @@ def not_hu(source):
 def ct_scaled_to_1(source):
     values = (pictures(first(source, "ct.nii.gz")) + 1000) / 2500 * 2 - 1
     sitk.WriteImage(image(values.astype(np.float32)), str(first(source, "ct.nii.gz")))
-    return first(source, "ct.nii.gz"), "holds values of -1 to 1, which are no HU"
+    return first(source, "ct.nii.gz"), "they look like values scaled to [-1, 1]"
 
 
 def ct_with_an_offset(source):

@@ -205,12 +205,14 @@ def test_colours_and_grey_in_colour(source, tmp_path, channels):
         np.testing.assert_array_equal(image, expected)
 
 
-def test_masks_are_cut_at_127_whatever_their_mode(source, tmp_path):
+def test_masks_are_read_whatever_their_values_and_mode(source, tmp_path):
     lung = np.zeros((20, 24), bool)
     lung[5:15, :12] = True
     paths = [mask_paths(source, "img_mask", stem)[0] for stem in STEMS["img_mask"]]
     save(paths[0], lung)  # of 1 bit
-    save(paths[1], np.where(lung, 128, 127).astype(np.uint8))
+    soft = np.where(lung, 255, 0).astype(np.uint8)
+    soft[5] = np.where(lung[5], 128, 127)
+    save(paths[1], soft)
     save(paths[2], np.repeat(lung[..., None] * np.uint8(255), 3, -1))
     palette = Image.fromarray(lung.astype(np.uint8))
     palette.putpalette([0, 0, 0, 255, 255, 255])
@@ -420,8 +422,8 @@ def other_mask_size(source):
 
 def classes_as_mask(source):
     mask = mask_paths(source, "img_mask", first(source)[1])[0]
-    save(mask, np.eye(20, 24, dtype=np.uint8))
-    return mask, "values up to 1"
+    save(mask, np.eye(20, 24, dtype=np.uint8) + 1)
+    return mask, "holds the values 1, 2"
 
 
 def coloured_mask(source):
