@@ -112,7 +112,7 @@ def test_a_volume_may_come_in_any_form(runs, path, voxels):
 
 @pytest.mark.parametrize("dtype", [bool, np.float32, np.int16])
 def test_a_body_may_be_given(runs, path, voxels, dtype):
-    half = (voxels > 0).astype(dtype) * dtype(256 if dtype is np.int16 else 0.9)
+    half = (voxels > 0).astype(dtype) * dtype(255 if dtype is np.int16 else 1)
     half[:15] = 0
     found = runs["mr"].predict(voxels, affine=AFFINE, mask=half)
     assert found.body_from == "the array that was given"
@@ -190,12 +190,21 @@ def test_scores_refuse_what_they_cannot_mean(runs, path, tmp_path):
     twice = nib.Nifti1Image(np.asarray(labels.dataobj) * 255, labels.affine)
     assert runs["ct"].score(mask, twice)["liver.dice"] == 1
     for run, given, reference, message in (
-        ("ct", mask, odd, "holds the label 7, which is in none of config.evaluation.regions"),
+        ("ct", mask, odd, "holds the values 7, and the regions are liver [1, 2]"),
         ("ct", sct, labels, "the prediction is in HU, and this run makes masks"),
         ("mr", "sct.nii.gz", path, "str is no Prediction"),
     ):
         with pytest.raises(DataError, match=re.escape(message)):
             runs[run].score(given, reference)
+    real = sct.geometry.to_file(np.linspace(-1000, 1000, sct.values.size).reshape(SHAPE[::-1]))
+    for values, guess in ((real / 2000 + 0.5, "[0, 1]"), (real / 1000, "[-1, 1]")):
+        for score in (
+            lambda ct: runs["mr"].score(sct, ct, affine=AFFINE),
+            lambda ct: jax_pix2pix.score_ct(ct, real, real > -999, None),
+            lambda ct: runs["ct"].predict(ct, affine=AFFINE),
+        ):
+            with pytest.raises(DataError, match=re.escape(f"scaled to {guess}")):
+                score(values)
     bools = np.ones((3, 8), bool)
     with pytest.raises(ValueError, match="use bool of one shape"):
         jax_pix2pix.score_masks(bools, bools[:1], None)
@@ -242,7 +251,7 @@ def test_progress_is_told(runs, path):
         ("mr", "absent.nii", {}, "absent.nii cannot be read"),
         ("mr", np.zeros(SHAPE), {}, "give affine="),
         ("mr", np.zeros((3, 3)), {"affine": np.eye(4)}, "three dimensions"),
-        ("mr", np.full(SHAPE, np.nan), {"affine": np.eye(4)}, "values that are not numbers"),
+        ("mr", np.full(SHAPE, np.nan), {"affine": np.eye(4)}, "holds no numbers"),
         ("mr", np.zeros(SHAPE), {"affine": np.eye(3)}, "affine has the shape"),
         ("mr", np.zeros(SHAPE), {"affine": np.zeros((4, 4))}, "voxels of 0 x 0 x 0 mm"),
         ("mr", np.zeros(SHAPE), {"affine": np.eye(4)}, "the array: there is nothing in the body"),

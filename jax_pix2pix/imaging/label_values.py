@@ -8,6 +8,8 @@ from jax_pix2pix.logs.messages import warn_once
 ROUNDING = 1e-3  # a header's slope is float32, and 255 of its steps of 1/255 are not quite 1
 WHITE = 255
 SOFT_WHITE = 240  # the edges of a mask drawn in 0 and 255 may lower white to that
+MOST_CLASSES = 4  # in levels of grey: edges have more
+DARK = 32  # beside white, an edge has a level above
 THRESHOLD = 127  # of soft edges: values above are foreground
 LISTED = 8  # values in a message
 
@@ -78,7 +80,7 @@ def foreground(labels, name, soft_edges=False):
         return labels > 0
     if found[0] == 0 and found[-1] <= THRESHOLD:
         return labels > 0
-    if soft_edges and found[0] <= WHITE - SOFT_WHITE and found[-1] >= SOFT_WHITE:
+    if soft_edges and _has_soft_edges(found):
         warn_once(
             "soft edges",
             f"{name} holds {len(found)} values from {found[0]} to {found[-1]}: those above "
@@ -90,6 +92,15 @@ def foreground(labels, name, soft_edges=False):
         f"{name} holds the values {listed(found)}, and a mask of two classes has 0 and one more: "
         f"save it as 0 and {WHITE}, or name its classes"
     )
+
+
+def _has_soft_edges(found):
+    """Whether these values are of black and white with edges between, and no classes.
+
+    Four levels of grey may be four classes, and 255 beside small numbers is a label to ignore.
+    """
+    black_and_white = found[0] <= WHITE - SOFT_WHITE and found[-1] >= SOFT_WHITE
+    return black_and_white and len(found) > MOST_CLASSES and found[-2] > DARK
 
 
 def numbered(labels, name, regions, soft_edges=False):

@@ -29,6 +29,8 @@ def check_window(root, pairs, config):
     """
     few = pairs[:: max(1, len(pairs) // SEEN)]
     grey = np.concatenate([_pair(root, pair, config)[1].ravel() for pair in few])
+    if not grey.any():
+        return  # as `has_body` tells
     try:
         check_hu(grey_to_hu(grey, config.image_window_hu), root / few[0].ct)
     except DataError as error:

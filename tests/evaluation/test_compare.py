@@ -12,6 +12,8 @@ from monai.metrics import (
     compute_iou,
 )
 
+from jax_pix2pix.errors import DataError
+from jax_pix2pix.evaluation.compare import compare
 from jax_pix2pix.metrics.bootstrap import bootstrap_interval
 from tests import commands
 from tests.masks import blobs, save
@@ -31,7 +33,7 @@ def folders(tmp_path):
 def soft_edged(mask):
     """0 and 255, but for values on either side of 127 in the first row."""
     soft = np.where(mask, 255, 0).astype(np.uint8)
-    soft[0] = np.where(mask[0], 128, 127)
+    soft[0] = np.where(mask[0], 128 + np.arange(24), 127 - np.arange(24))
     return soft
 
 
@@ -129,6 +131,31 @@ def test_images(folders):
         ends = sorted([np.mean(dice[:2]), dice[2]])
         assert part["overall"]["dice"]["interval_95"] == pytest.approx(ends)
         assert part["overall"]["dice"]["mean"] == pytest.approx(np.mean(dice))
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+def test_class_numbers_and_white_are_one_mask(folders, ending):
+    """Masks of 0 and 1 that do not touch have Dice 0; a mask and itself in 0 and 255 have 1."""
+    predictions, references = folders
+    mask = np.zeros((6, 8, 3) if ending != ".png" else (6, 8), np.uint8)
+    mask[:3] = 1
+    save(predictions / f"apart{ending}", mask)
+    save(references / f"apart{ending}", 1 - mask)
+    save(predictions / f"same{ending}", mask)
+    save(references / f"same{ending}", mask * 255)
+    for regions in (None, "lung:1"):
+        found = compare(*folders, regions)["results"]
+        (part,) = found.values()
+        assert {case: scores["dice"] for case, scores in part["by_case"].items()} == {
+            "apart": 0, "same": 1
+        }  # fmt: skip
+    with pytest.raises(DataError, match="holds the values 0, 255, and the regions are a"):
+        compare(*folders, "a:1,b:2")
+    mask[0] = 2
+    mask[5] = 255
+    save(references / f"same{ending}", mask)
+    with pytest.raises(DataError, match="holds the values 0, 1, 2, 255, and a mask of two"):
+        compare(predictions, references)
 
 
 def test_undefined_scores_are_left_out_and_counted(folders):

@@ -62,6 +62,8 @@ def write_slice(path, pixels, position, direction=STRAIGHT, slope=1, inter=0, **
         "stored": (0x00280101, "US", short(16)),
         "high_bit": (0x00280102, "US", short(15)),
         "signed": (0x00280103, "US", short(1)),
+        "padding": (0x00280120, "US", None),
+        "padding_limit": (0x00280121, "US", None),
         "intercept": (0x00281052, "DS", f"{inter}"),
         "factor": (0x00281053, "DS", f"{slope}"),
         "pixels": (0x7FE00010, "OW", pixels.astype("<i2").tobytes()),
@@ -153,6 +155,31 @@ def test_hounsfield_units_are_scaled_and_rounded_once(tmp_path, slope, inter):
     volume = read_series(write_series(tmp_path / "series", values, slope=slope, inter=inter))
     np.testing.assert_array_equal(volume.values, np.rint(values * float(slope) + inter))
     assert volume.values.dtype == np.int16
+
+
+def test_hounsfield_units_are_not_inverted(tmp_path):
+    """MONOCHROME1 asks viewers to show air as white; values stay what they are."""
+    values = values_of()
+    volume = read_series(write_series(tmp_path / "series", values, photometric="MONOCHROME1"))
+    np.testing.assert_array_equal(volume.values, values)
+
+
+@pytest.mark.parametrize(
+    ("signed", "padding", "limit"),
+    [(1, -2000, None), (1, 63536, None), (0, 63536, None), (0, -2000, None), (1, 30, 40)],
+)
+def test_padding_is_air(tmp_path, signed, padding, limit):
+    """The value may be stated in either signedness, as a range, and be one that tissue has."""
+    values = values_of().clip(-1000).astype(np.int32) + 1024
+    expected = values - 1024
+    expected[:, 0], expected[:, 1:, 0] = -1024, -1024
+    values[:, 0], values[:, 1:, 0] = padding if limit is None else limit, padding
+    values[2, 2, 3], expected[2, 2, 3] = 35, 35 - 1024  # alone within the body
+    written = {"padding": padding, "padding_limit": limit}
+    changes = {name: struct.pack("<H", x % 65536) for name, x in written.items() if x is not None}
+    changes["signed"] = struct.pack("<H", signed)
+    folder = write_series(tmp_path / "series", values, inter=-1024, **changes)
+    np.testing.assert_array_equal(read_series(folder).values, expected)
 
 
 # What is refused: a good series, spoilt.

@@ -36,6 +36,8 @@ def test_the_foreground(values, soft_edges):
         ([1, 2], True, "1, 2"),  # which is the background?
         ([127, 128], True, "127, 128"),
         ([0, 100, 200], True, "0, 100, 200"),
+        ([0, 85, 170, 255], True, "0, 85, 170, 255"),  # four classes
+        ([0, 1, 2, 3, 255], True, "0, 1, 2, 3, 255"),  # with a label to ignore
         (range(0, 256, 5), False, "0, 5, 10, 15, 20, 25, 30, 35, ..."),
     ],
 )

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from scipy import ndimage
 from scipy.signal import windows
 
+import jax_pix2pix
 from configs import liver, mri2ct, mri2ct_3d
 from input_pipeline.prepare import options_of, prepare
 from jax_pix2pix.adversarial import generate
@@ -342,6 +343,32 @@ def test_a_reference_is_scored_under_every_protocol(runs, tmp_path, capsys):
         )
     for name in expected:
         assert any(line.startswith(f"{name}, version 1: ") for line in lines)
+
+
+def test_padding_of_a_reference_counts_in_no_score(runs, tmp_path):
+    """Beyond the field of view a CT may have any value; one in [0, 1] is refused."""
+    mr, mask = _mr()
+    path, body = _save(tmp_path / "mr.nii.gz", mr), _save(tmp_path / "body.mha", 255 * mask)
+    run = jax_pix2pix.load(runs / "2d")
+    sct = run.predict(path, mask=body)
+    ct = np.clip(mr.astype(int) * 2 - 1024, -1024, 3000).astype(np.int16)
+    scores = run.score(sct, _save(tmp_path / "ct.nii.gz", ct))
+    padded = np.where(np.indices(SHAPE)[2] < 4, -3024, ct).astype(np.int16)
+    air = np.maximum(padded, -1024)
+    expected = protocols.compare(air, sct.values, mask > 0)
+    for values in (padded, air):
+        found = run.score(sct, _save(tmp_path / "padded.nii.gz", values))
+        assert found == pytest.approx(found | {
+            f"{name}.{key}": value for name, of in expected.items() for key, value in of.items()
+        }, nan_ok=True)  # fmt: skip
+    assert found["synthrad2023.mae"] == pytest.approx(scores["synthrad2023.mae"], rel=0.05)
+    with pytest.raises(
+        DataError, match=r"one\.nii\.gz holds values of 0 to 1.* scaled to \[0, 1\]"
+    ):
+        run.score(sct, _save(tmp_path / "one.nii.gz", (ct + 1024) / np.float32(4095)))
+    soft = np.resize(np.arange(0, 256, 3, dtype=np.uint8), SHAPE)
+    with pytest.raises(DataError, match=r"soft\.mha holds the values 0, 3, .* two classes"):
+        run.predict(path, mask=_save(tmp_path / "soft.mha", soft))
 
 
 def _grid_of_a_ct():

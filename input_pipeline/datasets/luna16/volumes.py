@@ -59,15 +59,15 @@ def read(root, series, config):
     del volume
     records = _records(hu, "image", volume_resizing.linear, grid, series, config)
     if series.mask_name:
-        lungs = _lungs(read_labels(root / series.mask_name).values, root / series.mask_name)
+        lungs = lungs_of(read_labels(root / series.mask_name).values, root / series.mask_name)
         masks = _records(lungs, "mask", volume_resizing.nearest, grid, series, config)
         records = [record | mask for record, mask in zip(records, masks, strict=True)]
     spacing_mm = stored_spacing_mm(grid, config)
     return [record | {"spacing_mm": spacing_mm} for record in records]
 
 
-def _lungs(labels, path):
-    """uint8, 1 in the lungs. Raises DataError for labels of which some are unknown."""
+def lungs_of(labels, path):
+    """Finds the lungs in a mask's labels: uint8, 1 in them. Raises DataError for unknown labels."""
     known = {"lungs": LUNG_LABELS, "trachea": (TRACHEA,)}
     if labels.max() > TRACHEA:
         known = {"lungs": LUNG_LABELS}  # 0 and 255 are of one region

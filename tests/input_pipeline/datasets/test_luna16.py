@@ -283,6 +283,21 @@ def test_two_volumes_in_no_subset_train_and_test(tmp_path):
     assert lengths == dict.fromkeys(SPLITS, 9)
 
 
+def test_lungs_may_be_of_any_known_label(tmp_path):
+    lungs = np.zeros((3, 4, 5), np.uint8)
+    lungs[1:, 1:3, 1:4] = 1
+    for values in (lungs, lungs * 255, lungs * 3 + (lungs & (np.arange(5) > 2)).astype(np.uint8)):
+        np.testing.assert_array_equal(volumes.lungs_of(values, "lungs.mhd"), lungs, strict=True)
+    trachea = lungs * 3
+    trachea[0, 0, 0] = 5
+    np.testing.assert_array_equal(volumes.lungs_of(trachea, "lungs.mhd"), lungs)
+    for value in (2, 9, 254):  # such as another program's second lung
+        trachea[0, 0, 0] = value
+        listed = ", ".join(map(str, sorted((0, 3, value))))
+        with pytest.raises(DataError, match=rf"lungs\.mhd holds the values {listed}, and"):
+            volumes.lungs_of(trachea, "lungs.mhd")
+
+
 def test_masks_are_not_needed_or_read_without_lung_masks(source, monkeypatch):
     (source / MASKS / "1.3.6.1.mhd").write_text("spoilt")
     assert sum(map(len, found(source).splits.values())) == 4 * 9

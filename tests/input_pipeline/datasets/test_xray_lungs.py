@@ -211,7 +211,7 @@ def test_masks_are_read_whatever_their_values_and_mode(source, tmp_path):
     paths = [mask_paths(source, "img_mask", stem)[0] for stem in STEMS["img_mask"]]
     save(paths[0], lung)  # of 1 bit
     soft = np.where(lung, 255, 0).astype(np.uint8)
-    soft[5] = np.where(lung[5], 128, 127)
+    soft[5] = np.where(lung[5], 128 + np.arange(24), 127 - np.arange(24))
     save(paths[1], soft)
     save(paths[2], np.repeat(lung[..., None] * np.uint8(255), 3, -1))
     palette = Image.fromarray(lung.astype(np.uint8))
