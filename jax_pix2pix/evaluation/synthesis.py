@@ -6,12 +6,15 @@ import numpy as np
 
 from jax_pix2pix.evaluation import ct_baselines, synthesis_report
 from jax_pix2pix.evaluation.volumes import of_slices, patient_volumes
+from jax_pix2pix.imaging.hounsfield import check_hu
 from jax_pix2pix.imaging.mr_intensity import source_hu
 from jax_pix2pix.imaging.mr_volumes import IN_HU
 from jax_pix2pix.imaging.planes import PLANES, to_axial
+from jax_pix2pix.imaging.volume_file import ENDINGS
 from jax_pix2pix.intensity import to_stored
 from jax_pix2pix.metrics import sct_scores
 from jax_pix2pix.metrics.mask_scores import by_score, table_of
+from jax_pix2pix.safety.shown import shown
 
 VOLUMES = ("source", "ct", "sct", "mask")
 GRID = (
@@ -43,6 +46,8 @@ def evaluate(run, dataset, split, progress=None):
     batches = _batches(dataset, split)
     for volumes in patient_volumes(system, generator, batches, patients, seen=in_hu):
         of_patient = [examples[index] for index in volumes.indices]
+        if of_patient[0].file_name.lower().endswith(ENDINGS):  # not grey levels in a window
+            check_hu(volumes.ct, f"the prepared CT of {shown(of_patient[0].patient)}")
         spacing_mm = spacing_of(data, of_patient)
         predictions = {"model": volumes.sct} | {
             name: baseline(volumes.source, volumes.mask) for name, baseline in baselines.items()
@@ -57,9 +62,9 @@ def evaluate(run, dataset, split, progress=None):
         for name, sct in predictions.items():
             scores = sct_scores.scores_of_hu(volumes.ct, sct, volumes.mask, spacing_mm)
             cases[name].append(scores)
-        shown = [getattr(volumes, name) for name in VOLUMES]
+        pictured = [getattr(volumes, name) for name in VOLUMES]
         name, images = of_patient[0].patient, len(of_patient)
-        pages.append(synthesis_report.page(name, images, shown, spacing_mm, cases["model"][-1]))
+        pages.append(synthesis_report.page(name, images, pictured, spacing_mm, cases["model"][-1]))
         if progress:
             progress(len(pages), len(set(patients)))
 

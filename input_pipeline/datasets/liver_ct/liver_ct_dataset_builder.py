@@ -5,7 +5,8 @@ Source folder, in one of two layouts, at any depth:
     volume-3.nii, segmentation-3.nii                      LiTS; .nii.gz as well
     imagesTr/liver_3.nii.gz, labelsTr/liver_3.nii.gz      Medical Segmentation Decathlon, task 3
 
-Labels are 0 outside, 1 liver and 2 tumour. Hidden files and files of other names are ignored.
+Labels are 0 outside, 1 liver and 2 tumour; or 255 for both. Hidden files and files of other names
+are ignored.
 
 Every slice is stored, from the feet up, in radiological orientation: the CT as int16 Hounsfield
 units, the labels unchanged. A plane that is not square is centred and padded with air. It is then
@@ -25,10 +26,12 @@ from input_pipeline.preparation.pairs import Pair
 from input_pipeline.preparation.patients import split
 from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.label_values import numbered
 from jax_pix2pix.imaging.planes import stored_image, stored_labels, stored_spacing_mm
 from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_labels
 
 TUMOUR = 2  # 1 is liver
+REGIONS = {"liver, with its tumours": (1, TUMOUR)}
 SALT = "liver_ct"
 LAYOUTS = {  # patterns of "folder/file"
     "LiTS": re.compile(r"[^/]*/((?P<labels>segmentation)|volume)-(?P<number>\d+)\.nii(\.gz)?"),
@@ -101,14 +104,9 @@ class Builder(builder.Builder):
 
     def _labels(self, source, group):
         path = source / group[0].mask_name
-        volume = read_labels(path)
-        if volume.values.max() > TUMOUR:
-            raise DataError(
-                f"{path} holds the label {volume.values.max()}: use 0 outside, 1 for liver and "
-                f"{TUMOUR} for tumour"
-            )
+        labels = numbered(read_labels(path).values, path, REGIONS)
         size = self.builder_config.stored_size
-        return [stored_labels(volume.values[plane.slice_index], size) for plane in group]
+        return [stored_labels(labels[plane.slice_index], size) for plane in group]
 
 
 def _class(labels):

@@ -341,7 +341,9 @@ def other_label(source):
     labels = np.zeros((50, 38, SLICES), np.uint8)
     labels[0, 0, 0] = 3
     save(first(source, "segmentation-0.nii"), labels, axes_affine(*AXES[0]))
-    return first(source, "segmentation-0.nii"), "holds the label 3"
+    return first(
+        source, "segmentation-0.nii"
+    ), "holds the values 0, 3, and the regions are liver, with its tumours [1, 2]"
 
 
 def label_between(source):
