@@ -32,13 +32,11 @@ class _Seen(NamedTuple):
 
     every: above AIR_HU, sorted.
     tissue: the same without the one value of a background.
-    background: this value, or None.
-    below: share of voxels far below AIR_HU that is no padding, which has one value.
+    below: share of voxels far below AIR_HU, but above the values of padding.
     """
 
     every: np.ndarray
     tissue: np.ndarray
-    background: float | None
     below: float
 
 
@@ -119,15 +117,15 @@ def check_grey(pixels, name):
 def _look(values):
     flat = np.reshape(values, -1)
     sample = flat[:: max(1, flat.size // SAMPLED) | 1]
-    far = _share(sample, -1950, -1250)  # HU - 1024 of lung, and where air meets the skin
+    below = _share(sample, -1950, -1250)  # HU - 1024 of lung, and where air meets the skin
     every = np.sort(sample[sample > AIR_HU])
     if not every.size:
-        return _Seen(every, every, None, far)
+        return _Seen(every, every, below)
     found, counts = np.unique(every, return_counts=True)
     most = found[counts.argmax()]
     # A background is zero, air, or the lowest value of a window.
     plain = counts.max() >= 0.02 * sample.size and (most in (0, found[0]) or most <= -900)
-    return _Seen(every, every[every != most] if plain else every, most if plain else None, far)
+    return _Seen(every, every[every != most] if plain else every, below)
 
 
 def _guess(seen):

@@ -46,7 +46,8 @@ def whole(name, values):
 
 def whole_of_255(name, values):
     """Rounds 255 times a mask's numbers; as `whole`, after which it is tried."""
-    return whole(name, values * np.float64(WHITE))
+    with np.errstate(over="ignore"):
+        return whole(name, values * np.float64(WHITE))
 
 
 def labels_of(name, values):

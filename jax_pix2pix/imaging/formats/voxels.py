@@ -46,7 +46,8 @@ def to_volume(path, geometry, voxels, dtype, convert):
 
 def to_intensity(path, plane):
     """Converts a slice of an MR to float32, NaN included; raises DataError for infinite values."""
-    plane = plane.astype(np.float32)
+    with np.errstate(over="ignore"):
+        plane = plane.astype(np.float32)
     if np.isinf(plane).any():
         raise DataError(f"{path} holds voxels that are infinite or too large: correct them")
     return plane
