@@ -49,12 +49,12 @@ def compare(
     scores = {name: [] for name in wanted}
     for done, pair in enumerate(pairs, 1):
         *labels, spacing = read_pair(kind, pair)
-        found = [
+        predicted, present = (
             _masks(values, path, wanted, soft_edges=kind == IMAGES)
             for values, path in zip(labels, pair[1:], strict=True)
-        ]
-        for name, masks in zip(wanted, zip(*found, strict=True), strict=True):
-            scores[name].append(_scores(*masks, spacing or image_spacing, unit))
+        )
+        for name, one, other in zip(wanted, predicted, present, strict=True):
+            scores[name].append(_scores(one, other, spacing or image_spacing, unit))
         if progress:
             progress(done, len(pairs))
 

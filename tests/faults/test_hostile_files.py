@@ -253,7 +253,8 @@ def test_files_of_no_bytes(tmp_path, ending):
 
 def test_dicom_slices_of_no_bytes(tmp_path):
     for number in range(3):
-        write_dicom(tmp_path / f"{number}.dcm", np.zeros((5, 6), np.int16), ORIGIN + number * STEP)
+        hu = np.arange(-600, 600, 40, np.int16).reshape(5, 6)
+        write_dicom(tmp_path / f"{number}.dcm", hu, ORIGIN + number * STEP)
     read_series(tmp_path)
     (tmp_path / "1.dcm").write_bytes(b"")
     with pytest.raises(DataError, match=r"1\.dcm cannot be read as a DICOM slice \(empty"):
@@ -287,6 +288,7 @@ def test_dicom_values_that_are_no_numbers(tmp_path, field):
 @pytest.mark.parametrize("ending", volume_file.ENDINGS)
 def test_voxels_that_are_no_numbers(tmp_path, ending, value):
     voxels = np.zeros(SHAPE, np.float32)
+    voxels[:3, 1:4] = 100  # a body
     voxels[1, 2, 3] = value
     path = tmp_path / f"a{ending}"
     header = {".mha": metaimage("4 5 6", kind="MET_FLOAT"), ".nrrd": nrrd("4 5 6", "raw", "float")}

@@ -183,7 +183,7 @@ def test_pipes_beside_slices(tmp_path):
     series(tmp_path, lambda meta, body: b"")
     (tmp_path / "1.dcm").unlink()
     os.mkfifo(tmp_path / "1.dcm")
-    write_slice(tmp_path / "a.dcm", np.ones((5, 6), np.int16), ORIGIN + STEP)
+    write_slice(tmp_path / "a.dcm", np.full((5, 6), -900, np.int16), ORIGIN + STEP)
     assert len(dicom.read_series(tmp_path).values) == 3
     # A link in a folder may lead to a file of yours.
     (tmp_path / "a.dcm").rename(tmp_path.with_suffix(".elsewhere"))
@@ -201,7 +201,7 @@ def test_voxels_of_an_mhd(tmp_path):
         volume_file.read_ct(path)
     raw.unlink()
     secret = tmp_path / "secret.raw"
-    secret.write_bytes(bytes(240))
+    secret.write_bytes(np.arange(-60, 60, dtype=np.int16).tobytes())
     raw.symlink_to(secret)
     for read in (volume_file.read_ct, volume_file.read_geometry):
         with pytest.raises(DataError, match=r"a\.raw is a link out of the folder of .*a\.mhd"):

@@ -229,6 +229,12 @@ def other_value(source):
     return path, "the value 3"
 
 
+def scaled_to_1(source):
+    path = first(source)
+    Image.fromarray(np.minimum(np.asarray(Image.open(path)), 1)).save(path)
+    return path, "scaled to [0, 1] before it was saved"
+
+
 def empty_train(source):
     shutil.rmtree(source / "train" / "clean")
     shutil.rmtree(source / "train" / "with_nodules")
@@ -357,6 +363,7 @@ BY_CONTENT = [
     pickled_npy,
     other_size,
     other_value,
+    scaled_to_1,
 ]
 
 

@@ -328,6 +328,21 @@ def odd_width(source):
     return source / "P1.png", "63 pixels wide"
 
 
+def other_window(source):
+    """Soft tissue is grey 130 in a window of [0, 80] HU, say, and 1064 HU in the default one."""
+    for path in (source / "trainB").iterdir():
+        grey = np.random.default_rng(0).integers(126, 135, SHAPE).astype(np.uint8)
+        grey[:5] = 0
+        Image.fromarray(grey).save(path)
+    return source, "they look like HU + 1024", "config.data.image_window_hu"
+
+
+def scaled_to_1(source):
+    path = first(source, "trainB")
+    Image.fromarray(np.eye(*SHAPE, dtype=np.uint8)).save(path)
+    return path, "scaled to [0, 1] before it was saved"
+
+
 def only_a_test(source):
     for side in "AB":
         (source / side).mkdir()
@@ -349,18 +364,20 @@ SPOILT = [
     all_blank,
     all_of_a_split_blank,
     odd_width,
+    other_window,
+    scaled_to_1,
     only_a_test,
 ]
 
 
 @pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__)
 def test_refuses(source, tmp_path, spoil):
-    path, word = spoil(source)
+    path, *words = spoil(source)
     with pytest.raises(DataError) as caught:
         prepare("mri_ct", source, tmp_path / "data", **OPTIONS)
     assert str(path) in str(caught.value)
     text = str(caught.value).replace(str(path), "")
-    assert word in text and "\n" not in text
+    assert all(word in text for word in words) and "\n" not in text
     assert not list((tmp_path / "data").rglob("*/dataset_info.json"))
 
 
