@@ -166,7 +166,14 @@ def test_hounsfield_units_are_not_inverted(tmp_path):
 
 @pytest.mark.parametrize(
     ("signed", "padding", "limit"),
-    [(1, -2000, None), (1, 63536, None), (0, 63536, None), (0, -2000, None), (1, 30, 40)],
+    [
+        (1, -2000, None),
+        (1, 63536, None),
+        (0, 63536, None),
+        (0, -2000, None),
+        (1, 30, 40),
+        (1, -9, 9),
+    ],
 )
 def test_padding_is_air(tmp_path, signed, padding, limit):
     """The value may be stated in either signedness, as a range, and be one that tissue has."""
@@ -174,7 +181,8 @@ def test_padding_is_air(tmp_path, signed, padding, limit):
     expected = values - 1024
     expected[:, 0], expected[:, 1:, 0] = -1024, -1024
     values[:, 0], values[:, 1:, 0] = padding if limit is None else limit, padding
-    values[2, 2, 3], expected[2, 2, 3] = 35, 35 - 1024  # alone within the body
+    values[2, 2, 3] = 35 if limit == 40 else 5  # alone within the body
+    expected[2, 2, 3] = values[2, 2, 3] - 1024
     written = {"padding": padding, "padding_limit": limit}
     changes = {name: struct.pack("<H", x % 65536) for name, x in written.items() if x is not None}
     changes["signed"] = struct.pack("<H", signed)

@@ -20,7 +20,7 @@ from jax_pix2pix.safety.shown import check_name
 
 MODALITY, SERIES = "0008|0060", "0020|000e"
 INTERCEPT, SLOPE = "0028|1052", "0028|1053"
-PADDING, PADDING_LIMIT = "0028|0120", "0028|0121"
+PADDING, SIGNED = ("0028|0120", "0028|0121"), "0028|0103"  # a value, and the end of a range
 SAME_DIRECTION = 1e-3
 SAME_DISTANCE = 0.02  # relative: positions are rounded to 0.01 mm or so
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
@@ -143,7 +143,8 @@ class _Slice:
         """int16 [rows, columns]."""
         # A copy: a view would outlive its image.
         hu = sitk.GetArrayFromImage(self._read(self._reader.Execute))[0]
-        for low, high in self._padding:
+        if self._padding:
+            low, high = self._padding
             hu[_at_border((low <= hu) & (hu <= high))] = hounsfield.AIR_HU
         return hounsfield.rounded(self.path, hu).astype(np.int16)
 
@@ -154,28 +155,24 @@ class _Slice:
 
 
 def _padding_hu(reader, intercept, slope):
-    """The intervals of HU, within rounding, that fill what lies outside of the field of view.
+    """The interval of HU, within rounding, that fills what lies outside of the field of view.
 
-    The elements hold stored numbers, and many files state them with the wrong sign.
+    Writers often give the elements another sign than the pixels, whose own decides.
     """
-    if not reader.HasMetaDataKey(PADDING):
-        return []
-    ends = [
-        int(reader.GetMetaData(key))
-        for key in (PADDING, PADDING_LIMIT)
-        if reader.HasMetaDataKey(key)
-    ]
-    margin = abs(slope) / 2
-    intervals = []
-    for wrap in (0, -65536):
-        hu = [slope * (end + wrap) + intercept for end in ends]
-        intervals.append((min(hu) - margin, max(hu) + margin))
-    return intervals
+    stored = [int(reader.GetMetaData(key)) for key in PADDING if reader.HasMetaDataKey(key)]
+    if not stored:
+        return None
+    if reader.HasMetaDataKey(SIGNED) and int(reader.GetMetaData(SIGNED)):
+        stored = [number - 65536 if number > 32767 else number for number in stored]
+    ends = [slope * number + intercept for number in stored]
+    return min(ends) - abs(slope) / 2, max(ends) + abs(slope) / 2
 
 
 def _at_border(mask):
-    """Those parts of a bool [rows, columns] that reach its border. Padding does; a lone voxel of
-    the body that happens to have its value does not."""
+    """Keeps the parts of a bool [rows, columns] that reach its border.
+
+    Padding does, and a voxel of the body that happens to have its value does not.
+    """
     parts, _ = scipy.ndimage.label(mask)
     border = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
     return mask & np.isin(parts, border)
