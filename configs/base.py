@@ -66,6 +66,9 @@ def get_base():
     config.data = ml_collections.ConfigDict()
     config.data.seed = config.get_ref("seed")
     config.data.data_dir = "data"  # where `launch.prepare` put the prepared data set
+    # Of data_dir in a store: "copy" all to this machine first, or "stream": each process reads only
+    # the records of its own rows. "auto" copies what fits on the disk. The batches are the same.
+    config.data.from_store = "auto"
     config.data.sample = ""  # an embedded sample to prepare there on the first run
     # Who is held out: patients by name, with commas, as in manifest.csv; or those of one of several
     # folds, into which patients fall by a hash of their names. Without these, whom the source holds

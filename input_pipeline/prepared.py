@@ -7,18 +7,16 @@ user has named.
 
 import functools
 import hashlib
-import os
 import re
 from pathlib import Path
 
 import numpy as np
 
-from input_pipeline import prepared_files
+from input_pipeline import prepared_files, streamed
 from input_pipeline.prepare import is_prepared, options_of, prepare, prepared_directory
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.stores import storage
-from jax_pix2pix.safety import safe_files
 
 SPLITS = ("train", "validation", "test")
 SAMPLES = Path(__file__).parent / "samples"
@@ -29,7 +27,8 @@ BLOCKS, FEWEST = 2**12, 16  # of them in a split, and in a shard if there are ma
 def ensure_prepared(data):
     """Returns the directory of the prepared data set; prepares data.sample there if need be.
 
-    A data set in a store is first copied to this machine, and the directory is the copy.
+    A data set in a store is first copied to this machine, and the directory is the copy; or its
+    descriptions are, if its records stay there: see `streamed.describe`.
 
     All hosts may call it at once. On a shared disk one prepares and the others wait; otherwise each
     prepares its own.
@@ -39,8 +38,8 @@ def ensure_prepared(data):
             such sample.
     """
     directory, options = _directory_of(data)
-    if is_prepared(data.data_dir, directory):
-        return directory
+    if found := _fetched(data, directory):
+        return found
     if not data.sample:
         raise _missing(data, directory)
     messages.info(f'preparing the embedded sample "{data.sample}"')
@@ -48,14 +47,21 @@ def ensure_prepared(data):
 
 
 def fetch(data):
-    """Copies the prepared data set to this machine if data.data_dir is in a store.
+    """Copies the prepared data set, or its descriptions, to this machine if it is in a store.
 
     Raises:
         DataError: it is not there, or not in the folder that data.data_dir names.
     """
     directory, _ = _directory_of(data)
-    if not is_prepared(data.data_dir, directory):
+    if not _fetched(data, directory):
         raise _missing(data, directory)
+
+
+def _fetched(data, directory):
+    """The folder to read the prepared data set from, or None if it is not prepared."""
+    if folder := streamed.describe(data, directory):
+        return folder
+    return directory if is_prepared(data.data_dir, directory) else None
 
 
 def find(data):
@@ -65,6 +71,8 @@ def find(data):
         DataError: it is not, with what to do.
     """
     directory, _ = _directory_of(data)
+    if folder := streamed.folder_of(data, directory):
+        return folder
     if not directory.is_dir():
         remote = storage.is_remote(data.data_dir)
         raise _missing(data, directory, "is not on this machine" if remote else "does not exist")
@@ -115,22 +123,22 @@ def fingerprint(data):
         rows, shards = _read_tables(directory, split), prepared_files.read_shards(directory, split)
         found[f"{split} split"] = digest = hashlib.sha256(repr((rows, len(shards))).encode())
         for shard, _ in shards:
-            _add_records(digest, shard, max(BLOCKS // len(shards), FEWEST))
+            _add_records(digest, directory, shard, max(BLOCKS // len(shards), FEWEST))
     return {name: digest.hexdigest()[:12] for name, digest in found.items()}
 
 
-def _add_records(digest, shard, blocks):
+def _add_records(digest, directory, shard, blocks):
     """Adds a shard's size and content to a digest, or so many blocks of it, its end among them."""
+
+    def choose(size):
+        if size <= blocks * BLOCK:
+            return [(0, size)]
+        starts = np.linspace(0, size - BLOCK, blocks).astype(int).tolist()
+        return [(start, start + BLOCK) for start in starts]
+
     try:
-        with safe_files.open_to_read(shard) as file:
-            size = os.fstat(file.fileno()).st_size
-            digest.update(f"{size}\0".encode())
-            if size <= blocks * BLOCK:
-                digest.update(file.read())
-                return
-            for start in np.linspace(0, size - BLOCK, blocks).astype(int).tolist():
-                file.seek(start)
-                digest.update(file.read(BLOCK))
+        size, parts = streamed.read_parts(directory, shard, choose)
+        digest.update(f"{size}\0".encode() + b"".join(parts))
     except OSError as error:
         raise DataError(
             f"{shard} cannot be read ({error.strerror}): delete the folder and prepare it again"

@@ -11,12 +11,10 @@ import sys
 import threading
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader
 from tqdm import tqdm
 
-from input_pipeline import prepared_files
+from input_pipeline import prepared_files, streamed
 from input_pipeline.prepared import examples
-from input_pipeline.shards import Shard
 from input_pipeline.tf_cpu import tf
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.safety.shown import shown
@@ -62,11 +60,11 @@ class Records:
                     f"config.data.stored_size is {data.stored_size}: delete the folder and prepare "
                     "it again"
                 )
-        self._record_bytes = sum(prepared_files.size(array) for array in arrays.values())
-        self._paths, lengths = zip(*prepared_files.read_shards(directory, split), strict=True)
+        record_bytes = sum(prepared_files.size(array) for array in arrays.values())
+        shards = prepared_files.read_shards(directory, split)
+        self._shards = streamed.shards_of(directory, shards, record_bytes)
         self._data, self._split = data, split
-        self._starts = np.cumsum([0, *lengths])
-        self._readers, self._shards = {}, {}
+        self._starts = np.cumsum([0, *(length for _, length in shards)])
         self._instead = {}  # {record that cannot be read: its replacement}
         self._lock = threading.RLock()
         # The DataError of a failed read, for the caller that iterates to raise: TensorFlow prints
@@ -94,6 +92,9 @@ class Records:
     def _read(self, index):
         try:
             return *self._decoded(index), np.ones(len(index), bool)
+        except DataError as refused:  # by a store, whose records may all be sound
+            self.error = refused
+            return *self._zeros(len(index)), np.zeros(len(index), bool)
         except Exception as error:
             try:
                 if self._data.on_error != "skip":
@@ -128,31 +129,15 @@ class Records:
     def _serialized(self, index):
         """The serialized records, as stored: bytes [m]."""
         shards = np.searchsorted(self._starts, index, side="right") - 1
+        places = {shard: np.flatnonzero(shards == shard) for shard in np.unique(shards).tolist()}
+        found = self._shards.read(
+            {shard: (index[at] - self._starts[shard]).tolist() for shard, at in places.items()}
+        )
         records = np.empty(len(index), object)
-        for shard in np.unique(shards):
-            places = np.flatnonzero(shards == shard)
-            positions = (index[places] - self._starts[shard]).tolist()
-            reader = self._reader(shard)
-            self._shards[shard].check(positions)
-            found = reader.read(positions)
-            for place, record in zip(places, found, strict=True):
+        for shard, at in places.items():
+            for place, record in zip(at, found[shard], strict=True):
                 records[place] = record
         return records
-
-    def _reader(self, shard):
-        with self._lock:
-            if shard not in self._readers:
-                count = int(self._starts[shard + 1] - self._starts[shard])
-                self._shards[shard] = Shard(self._paths[shard], count, self._record_bytes)
-                reader = ArrayRecordReader(
-                    self._paths[shard],
-                    options="readahead_buffer_size:0,max_parallelism:0",  # for random access
-                    file_reader_buffer_size=32768,
-                )
-                if reader.num_records() != count:
-                    reader.read([0])  # raises the reason if the file cannot be opened
-                self._readers[shard] = reader
-            return self._readers[shard]
 
     def _corrupt(self, index, error):
         """The DataError for a failed read of these records, naming the first bad one."""
@@ -170,6 +155,8 @@ class Records:
         """Why a record cannot be read, or None."""
         try:
             self._decoded(np.array([number]))
+        except DataError:
+            raise
         except Exception as error:
             return error
 
@@ -186,8 +173,9 @@ class Records:
                     failed.append((candidate, error))
                 else:
                     _, error = failed[0]
+                    folder = os.path.dirname(self._shards.shown(0))
                     raise DataError(
-                        f"{os.path.dirname(self._paths[0])} holds no record of {self._split} that "
+                        f"{folder} holds no record of {self._split} that "
                         f"can be read ({_in_short(error)}): delete the folder and prepare it again"
                     )
                 for one, error in failed:
@@ -202,8 +190,8 @@ class Records:
         """A record in words, or all records of its file if that could not be opened."""
         shard = int(np.searchsorted(self._starts, number, side="right")) - 1
         first, stop = self._starts[shard : shard + 2]
-        path, table = self._paths[shard], examples(self._data, self._split)
-        if shard not in self._readers:
+        path, table = self._shards.shown(shard), examples(self._data, self._split)
+        if not self._shards.was_opened(shard):
             patients = dict.fromkeys(example.patient for example in table[first:stop])
             named = _in_short(", ".join(patients), 80)
             return f"{path} with its {stop - first} records, of patients {named},"

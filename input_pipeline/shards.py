@@ -3,7 +3,7 @@
 A prepared folder may be somebody else's, and kilobytes of compressed records unpack to gigabytes.
 `builder.py` compresses nothing and puts each record into a chunk of its own. So a chunk takes no
 more memory than its bytes in the file, and one that is compressed, or larger than a record can be,
-is refused. No TensorFlow.
+is refused. No TensorFlow. `streamed.py` reads shards that stay in a store.
 
 A file consists of chunks of Riegeli; each 64 KiB begin with 24 bytes that belong to no chunk. The
 last 64 KiB name the place of the footer, which names the place of each record.
@@ -11,6 +11,9 @@ last 64 KiB name the place of the footer, which names the place of each record.
 
 import contextlib
 import os
+import threading
+
+from array_record.python.array_record_module import ArrayRecordReader
 
 from jax_pix2pix.safety import safe_files
 
@@ -18,6 +21,62 @@ BLOCK, BLOCK_HEADER = 2**16, 24
 HEADER = 40  # bytes of a chunk's header: hash, bytes, hash, type and records, unpacked bytes
 STRINGS = 2**16  # bytes of a record beside its arrays: names and numbers
 PLACE = 32  # bytes of a record's place in the footer, at most
+ENDS = 8 * PLACE  # bytes of what names the footer's place, at most
+
+
+class Shards:
+    """The shards of a split in a folder, opened when they are first read.
+
+    Args:
+        shards: [(path, number of records)].
+        most: bytes of a record's arrays.
+    """
+
+    def __init__(self, shards, most):
+        self._shards, self._most = shards, most
+        self._opened = {}
+        self._lock = threading.Lock()
+
+    def shown(self, number):
+        """A shard's path, for messages."""
+        return self._shards[number][0]
+
+    def was_opened(self, number):
+        """Whether a shard could be opened."""
+        return number in self._opened
+
+    def read(self, wanted):
+        """Serialized records by the shard's number; wanted: {number: positions in the shard}.
+
+        Raises:
+            ValueError, RuntimeError, IndexError, OSError: a shard or a record is damaged.
+        """
+        found = {}
+        for number, positions in wanted.items():
+            shard, reader = self._open(number)
+            shard.check(positions)
+            found[number] = reader.read(positions)
+        return found
+
+    def _open(self, number):
+        with self._lock:
+            if number not in self._opened:
+                path, count = self._shards[number]
+                shard = Shard(path, count, self._most)
+                self._opened[number] = shard, reader_of(path, count)
+            return self._opened[number]
+
+
+def reader_of(path, count):
+    """An ArrayRecordReader for random access to a file that has been looked at."""
+    reader = ArrayRecordReader(
+        path,
+        options="readahead_buffer_size:0,max_parallelism:0",
+        file_reader_buffer_size=32768,
+    )
+    if reader.num_records() != count:
+        reader.read([0])  # raises the reason if the file cannot be opened
+    return reader
 
 
 class Shard:
@@ -37,7 +96,7 @@ class Shard:
         self._path, self._most = path, most + STRINGS
         with self._opened() as descriptor:
             try:
-                self._places = _places(descriptor, count)
+                self._places = places_of(descriptor, count)
             except (LookupError, TypeError):
                 raise ValueError("its footer is damaged") from None
         self._checked = bytearray(count)
@@ -49,9 +108,7 @@ class Shard:
             return
         with self._opened() as descriptor:  # no longer: a process may have few files open
             for position in new:
-                _, records = _chunk(descriptor, self._places[position], self._most)
-                if records != 1:
-                    raise ValueError("it lies with other records: no shard is prepared so")
+                check_record(descriptor, self._places[position], self._most)
                 self._checked[position] = 1
 
     @contextlib.contextmanager
@@ -60,10 +117,27 @@ class Shard:
             yield file.fileno()
 
 
-def _places(descriptor, count):
+def check_record(descriptor, place, most):
+    """Raises ValueError unless a chunk is one record of at most so many bytes."""
+    _, records = _chunk(descriptor, place, most)
+    if records != 1:
+        raise ValueError("it lies with other records: no shard is prepared so")
+
+
+def footer_place(descriptor):
+    """Where the footer begins, which is where the last record ends."""
+    return _numbers(_records(descriptor, os.fstat(descriptor).st_size - BLOCK, ENDS)[0])[1]
+
+
+def footer_size(count):
+    """Bytes of the chunk with the places of so many records, at most."""
+    return PLACE * (count + 32)
+
+
+def places_of(descriptor, count):
     """Where the records' chunks begin, from the file's footer."""
-    ends = _records(descriptor, os.fstat(descriptor).st_size - BLOCK, 8 * PLACE)
-    about, *places = _records(descriptor, _numbers(ends[0])[1], PLACE * (count + 32))
+    ends = _records(descriptor, os.fstat(descriptor).st_size - BLOCK, ENDS)
+    about, *places = _records(descriptor, _numbers(ends[0])[1], footer_size(count))
     found = _numbers(_numbers(about)[1])
     if not found[2] == found[3] == len(places) == count or any(end != ends[0] for end in ends):
         raise ValueError(f"{found[3]} records and not {count}")

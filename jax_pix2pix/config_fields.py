@@ -70,6 +70,7 @@ STORED = ("uint8", "uint16", "int16")
 TEXTS = {
     "system": (), "task": (), "dtype": ("float32", "bfloat16", "float64"), "diff_augment": (),
     "data.data_dir": (), "data.sample": (), "data.dataset": (), "data.cache": (),
+    "data.from_store": ("auto", "copy", "stream"),
     "data.on_error": (), "data.source": (), "data.target": (), "data.source_type": STORED,
     "data.target_type": STORED, "data.mask_resize": (), "data.modality": (), "data.plane": (),
     "data.split_by": (), "data.source_side": (), "data.patient_pattern": (),

@@ -82,7 +82,8 @@ SHARED = (
     "jax_pix2pix/runs", "jax_pix2pix/fit.py", "jax_pix2pix/pyramid.py", "jax_pix2pix/train.py",
     "input_pipeline/datasets", "input_pipeline/preparation", "input_pipeline/dataset.py",
     "input_pipeline/pipeline.py", "input_pipeline/prepare.py", "input_pipeline/prepared.py",
-    "input_pipeline/prepared_files.py", "input_pipeline/records.py",
+    "input_pipeline/prepared_files.py", "input_pipeline/records.py", "input_pipeline/shards.py",
+    "input_pipeline/streamed.py",
 )  # fmt: skip
 BY_NAME = {"copyfile", "mkdtemp", "mkstemp", "savefig", "touch", "write_bytes", "write_text"}
 # Makes a folder of a random name in the cache, which is its user's alone.
@@ -270,7 +271,7 @@ OPENERS = {
     "tensorflow_datasets.core.read_only_builder": set(),
     "array_record.python.array_record_module.ArrayRecordReader": {
         "input_pipeline/preparation/shards.py",
-        "input_pipeline/records.py",
+        "input_pipeline/shards.py",
         "launch/benchmark/input.py",
     },
 }

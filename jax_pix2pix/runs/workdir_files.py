@@ -104,7 +104,7 @@ CHANGEABLE = (
     "max_skipped", "watchdog_seconds", "heartbeat_seconds",
     # Where the data lies and is cached; its batches are the same. With on_error=skip they are those
     # of data without the records that would have ended the run.
-    "data.cache", "data.data_dir", "data.on_error",
+    "data.cache", "data.data_dir", "data.from_store", "data.on_error",
     # Where parameters lie: sums are in another order, as on another number of devices.
     "fsdp",
     # Not among them: epochs, which sets the learning rate's decay; spike_sigmas, which skips

@@ -98,6 +98,7 @@ class Store:
                 "pip install -c constraints.txt -e '.[storage]'"
             ) from None
         self._root = self._fs._strip_protocol(self.url)
+        self._told = -float("inf")  # when it was last said that the store is waited for
 
     def _connection(self, scheme):
         import fsspec  # so that runs in folders do not need it
@@ -134,18 +135,22 @@ class Store:
         Each name is one of a file below a folder; see `object_names`. Commands call this first. It
         waits up to WAIT_SECONDS for a store that cannot be reached.
         """
-        deadline, told = time.monotonic() + WAIT_SECONDS, False
+        return self._patiently(self.names_at_once)
+
+    def _patiently(self, ask):
+        """ask(), again and again for WAIT_SECONDS while the store cannot be reached."""
+        deadline = time.monotonic() + WAIT_SECONDS
         while True:
             try:
-                return self.names_at_once()
+                return ask()
             except DataError as error:
                 if time.monotonic() > deadline or not (
                     isinstance(error, Unreachable) or store_errors.credentials_may_come(error)
                 ):
                     raise
-                if not told:
+                if self._told < deadline - WAIT_SECONDS:  # once for threads that ask together
+                    self._told = time.monotonic()
                     messages.info(f"{error}; waiting up to {WAIT_SECONDS} s for it")
-                    told = True
             time.sleep(PAUSE_SECONDS)
             type(self._fs).clear_instance_cache()  # it may have found no credentials
             self._fs = self._connection(self.url.partition("://")[0])
@@ -186,6 +191,36 @@ class Store:
             if isinstance(error.__cause__, FileNotFoundError):
                 return None
             raise
+
+    def read_parts(self, parts):
+        """Bytes of parts of objects, asked for together; waits for the store as `names` does.
+
+        Args:
+            parts: [(name, start, end)], the end excluded.
+
+        Returns:
+            [bytes], of the same order.
+
+        Raises:
+            DataError: also if an object has ended before.
+        """
+        if not parts:
+            return []
+        names, starts, ends = map(list, zip(*parts, strict=True))
+
+        def ask():
+            with self._asked():
+                paths = list(map(self._path, names))
+                return self._fs.cat_ranges(paths, starts, ends, on_error="raise")
+
+        contents = self._patiently(ask)
+        for (name, start, end), content in zip(parts, contents, strict=True):
+            if len(content) != end - start:
+                raise DataError(
+                    f"{self.url}/{name} gave {len(content)} bytes of {end - start} from {start} "
+                    "on: it changed meanwhile, or its upload broke off: start again"
+                )
+        return contents
 
     def write(self, contents):
         """Writes objects; contents: {name: bytes}."""
@@ -294,17 +329,27 @@ def is_prepared(data_dir, directory, first, last):
     safe_files.make_folder(directory.parent, cache_base())
     if not {first, last} <= sizes.keys():
         return False
+    renew(store, sizes, directory, (first, last))
+    _here.add(directory)
+    return True
+
+
+def renew(store, sizes, directory, marks):
+    """Copies objects of a store to a folder of the cache, unless it holds the same `marks`.
+
+    Args:
+        sizes: {name: bytes} of the objects.
+        marks: names of those that tell whether a copy is of the same preparation.
+    """
     with safe_files.open_lock(f"{directory}.lock", cache_base()) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # other processes of this machine wait for the copy
-        if not all(_holds(directory / name, store.read(name)) for name in (first, last)):
+        if not all(_holds(directory / name, store.read(name)) for name in marks):
             part = directory.with_name(f"{directory.name}.part")
             for old in (part, directory):
                 with contextlib.suppress(FileNotFoundError):
                     shutil.rmtree(old)
             store.get(sizes, part)
             part.rename(directory)
-    _here.add(directory)
-    return True
 
 
 def _holds(path, content):
