@@ -44,7 +44,7 @@ SET_BY_TEMPLATES = {"coordinator_address", "num_processes", "process_id"}
 
 # Flags that only some platforms have.
 flags.DEFINE_integer("restarts", 100, "how often a stopped or killed run is started again", 0)
-flags.DEFINE_integer("slices", 1, "number of TPU slices that train together (gke, xpk)", 1)
+flags.DEFINE_integer("slices", 1, "TPU slices that train together (gke, xpk, tpu_vm)", 1)
 flags.DEFINE_string("image", None, "container image, or an image file (Slurm)")
 flags.DEFINE_string("time", None, "time limit of one start, as Slurm writes it: 1-00:00:00")
 flags.DEFINE_string("partition", None, "Slurm partition")
@@ -144,7 +144,8 @@ def _check_flags(name, platform):
     every = {option for other in PLATFORMS.values() for option in other.options}
     for option in sorted((every | SET_BY_TEMPLATES) - set(platform.options)):
         if flags.FLAGS[option].present:
-            raise ConfigError(f"--{option}: {name} has no such flag")
+            why = platform.lacks.get(option)
+            raise ConfigError(f"--{option}: {name} has no such flag{f': {why}' if why else ''}")
     elsewhere = () if name == "local" else ("accelerator",)
     for option in ("config", "workdir", *elsewhere, *platform.required):
         if not flags.FLAGS[option].value:

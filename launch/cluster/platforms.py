@@ -22,6 +22,7 @@ class Platform:
     options: flags of launch.submit that the template reads.
     required: flags that must be given.
     keeps_files: whether a restart finds what the run wrote to the machine's disk.
+    lacks: flags that one may look for, and what to do without.
     """
 
     template: dict[type, str]
@@ -29,6 +30,7 @@ class Platform:
     options: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     keeps_files: bool = True
+    lacks: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 PLATFORMS = {
@@ -69,7 +71,7 @@ PLATFORMS = {
     "tpu_vm": Platform(
         {TpuSlice: "tpu_vm/create.sh"},
         ("bash",),
-        ("restarts", "project", "zone", "spot", "repository", "revision"),
+        ("restarts", "slices", "project", "zone", "spot", "repository", "revision"),
         ("project", "zone", "repository", "revision"),
         keeps_files=False,
     ),
@@ -78,6 +80,7 @@ PLATFORMS = {
         ("sky", "jobs", "launch", "--yes", "--detach-run"),
         ("restarts", "spot"),
         keeps_files=False,
+        lacks={"slices": "SkyPilot asks for one slice; use tpu_vm, gke or xpk"},
     ),
 }
 

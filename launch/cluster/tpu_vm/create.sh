@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Asks for a slice of TPUs, as a queued resource, whose workers train as soon as they have booted.
+# Asks for slices of TPUs, as one queued resource, whose workers train as soon as they have booted.
 # One of the same name and run that was preempted or could not be had is deleted first, so that the
 # same command goes on from the workdir; the workdir, of which the slice's metadata tell, is the run.
 set -euo pipefail
@@ -27,7 +27,11 @@ if found=$(gcloud compute tpus queued-resources describe {{ name | quote }} "${f
   fi
 fi
 gcloud compute tpus queued-resources create {{ name | quote }} "${flags[@]}" \
+{% if slices > 1 %}
+  --node-count={{ slices }} --node-prefix={{ name | quote }} \
+{% else %}
   --node-id={{ name | quote }} \
+{% endif %}
   --accelerator-type={{ device.accelerator_type | quote }} \
   --runtime-version={{ device.runtime | quote }} \
 {% if spot %}

@@ -51,6 +51,11 @@ def test_what_nodes_would_miss_is_refused(tmp_path):
             f"--config={config}",
             "--accelerator=gpu:8",
         ): "gpu:8: SkyPilot has to know the kind, h100:8",
+        (
+            f"--config={config}",
+            "--accelerator=v5e-16",
+            "--slices=2",
+        ): "--slices: sky has no such flag: SkyPilot asks for one slice; use tpu_vm, gke or xpk",
     }
     sky = ("--workdir=gs://bucket/a", "--config.data.data_dir=gs://bucket/d", "--dry_run")
     results = submit([("sky", *given, *sky) for given in messages])

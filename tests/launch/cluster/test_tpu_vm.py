@@ -1,5 +1,7 @@
 """The scripts of a TPU VM's worker, with a stand-in for systemd; gcloud checks calls to it."""
 
+import contextlib
+import http.server
 import json
 import os
 import re
@@ -7,12 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.commands import ROOT, error_line, run
+from tests.launch.cluster import rendered as files
 
 CREATE = [
     "tpu_vm",
@@ -225,12 +229,89 @@ def test_a_slice_says_whose_it_is(rendered, gcloud, tmp_path):
     assert ".metadata.pix2pix_workdir" in describe[-1]
 
 
+@contextlib.contextmanager
+def metadata(**attributes):
+    """A metadata server of Google Cloud on this machine. -> its address."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            folder, _, name = self.path.rpartition("/")
+            known = folder == "/computeMetadata/v1/instance/attributes" and name in attributes
+            self.send_response(200 if known and self.headers["Metadata-Flavor"] else 404)
+            self.end_headers()
+            self.wfile.write(attributes.get(name, "").encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+# In place of launch.train: what JAX makes of the variables and the machine's metadata.
+PLACE = """
+import sys
+from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster as cluster
+address = cluster.get_coordinator_address(1, None)
+print(address, cluster.get_process_count(), cluster.get_process_id())
+"""
+
+
+@pytest.fixture(scope="module")
+def of_two():
+    """What is submitted for two slices of four hosts each."""
+    text, _ = run(
+        "launch.submit", *CREATE, "--slices=2", "--repository=a", "--revision=b", "--dry_run"
+    )
+    return text
+
+
+def test_slices_are_one_queued_resource(of_two, gcloud, tmp_path):
+    (tmp_path / "create.sh").write_text(of_two)
+    *_, create = gcloud("bash", tmp_path / "create.sh", state="SUSPENDED", run=CREATE[3][10:])
+    assert {"--node-count=2", "--node-prefix=lungs"} <= set(create)
+    assert not any(argument.startswith("--node-id") for argument in create)
+
+
+@pytest.mark.parametrize("slices", ["2", "3", ""])
+def test_each_slice_finds_the_others(of_two, worker, slices):
+    folder, _, _ = worker
+    (folder / "train.py").write_text(PLACE)
+    _executable(
+        folder / "venv/bin/python", f'#!/bin/bash\nexec {sys.executable} {folder}/train.py "$@"\n'
+    )
+    (folder / "train.sh").write_text(dict(files.scripts_within(of_two))["END_OF_TRAIN"])
+    tpu_env = "ACCELERATOR_TYPE: 'v5litepod-16'\nMEGASCALE_COORDINATOR_ADDRESS: '127.0.0.9'\n"
+    tpu_env += f"MEGASCALE_NUM_SLICES: '{slices}'\nMEGASCALE_SLICE_ID: '1'\nWORKER_ID: '2'\n"
+    given = {
+        "tpu-env": tpu_env,
+        "agent-worker-number": "2",
+        "worker-network-endpoints": "10.0.0.1,10.0.0.2,10.0.0.3,10.0.0.4",
+    }
+    with metadata(**given) as address:
+        done = subprocess.run(
+            ["bash", folder / "train.sh"],
+            env=os.environ | {"GCE_METADATA_IP": address},
+            capture_output=True,
+            text=True,
+        )
+    if slices == "2":
+        assert done.stdout == "127.0.0.9:8482 8 6\nended with exit code 0\n", done.stderr
+    else:
+        told = f"error: this machine's metadata tell of {slices or 'no'} slices and not of 2\n"
+        assert (done.returncode, done.stdout) == (1, told)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("gcloud"), reason="Google Cloud's command line is missing")
-def test_gcloud_understands_every_command(rendered, gcloud, tmp_path):
+def test_gcloud_understands_every_command(rendered, of_two, gcloud, tmp_path):
     """It reads its arguments before it looks for an account, which is absent here."""
     calls = gcloud("bash", rendered / "tpu_vm-TpuSlice-1.sh", state="SUSPENDED")
     calls += gcloud("bash", rendered / "tpu_vm-TpuSlice-0.sh")[1:]
+    (tmp_path / "create.sh").write_text(of_two)
+    calls += gcloud("bash", tmp_path / "create.sh")[1:]
     calls += gcloud("bash", _tool("logs.sh"), "lungs", *WHERE)
     calls += gcloud("bash", _tool("delete.sh"), "lungs", *WHERE)
     script = tmp_path / "startup.sh"
@@ -254,10 +335,11 @@ def test_gcloud_understands_every_command(rendered, gcloud, tmp_path):
 
 
 def test_tools_pass_on_names_and_commands(gcloud):
-    ((*_, name, worker, command, zone, project),) = gcloud(
+    ((*_, name, node, worker, command, zone, project),) = gcloud(
         _tool("run_on_all_workers.sh"), "lungs", "df -h '/opt/a b'", *WHERE
     )
-    assert (name, worker, command) == ("lungs", "--worker=all", "--command=df -h '/opt/a b'")
+    assert (name, node, worker) == ("lungs", "--node=all", "--worker=all")
+    assert command == "--command=df -h '/opt/a b'"
     assert [zone, project] == WHERE
     ((*_, command, _, _),) = gcloud(_tool("logs.sh"), "lungs", *WHERE)
     assert command == "--command=hostname; tail --lines=20 /opt/lungs/log.txt"
