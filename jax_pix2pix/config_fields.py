@@ -110,12 +110,7 @@ def check(config, numbers=TRAINED_NUMBERS):
         expected = _expected(field, value)
         if expected:
             raise ConfigError(f"config.{field}={shown(value)}: use {expected}")
-    epochs, steps = fields.get("epochs", 0), fields.get("steps_per_epoch", 0)
-    if epochs * steps > STEPS:
-        raise ConfigError(
-            f"config.epochs={epochs} of {steps} steps are more steps than can be counted: use at "
-            f"most {STEPS} in all"
-        )
+    check_steps(config)
     side, stored = fields.get("data.image_size", 0), fields.get("data.stored_size", SIDE)
     if side > stored:
         raise ConfigError(
@@ -124,6 +119,16 @@ def check(config, numbers=TRAINED_NUMBERS):
         )
     for name in ("image_size", "load_size", "patch_size", "stored_size"):
         _check_batch(fields, name, numbers)
+
+
+def check_steps(config):
+    """Raises ConfigError if epochs have more steps than can be counted, once these are known."""
+    epochs, steps = config.get("epochs", 0), config.get("steps_per_epoch", 0)
+    if epochs * steps > STEPS:
+        raise ConfigError(
+            f"config.epochs={epochs} of {steps} steps are more steps than can be counted: use at "
+            f"most {STEPS} in all"
+        )
 
 
 def shown(value):

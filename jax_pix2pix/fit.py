@@ -15,7 +15,6 @@ from jax_pix2pix.errors import TrainingError, WorkdirError
 from jax_pix2pix.evaluation.slices import output_function, slice_scorer, slices_of
 from jax_pix2pix.imaging.pictures import grid
 from jax_pix2pix.logs.averages import Averages
-from jax_pix2pix.logs.clock import Clock
 from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.loss_curve import draw_loss_curve
 from jax_pix2pix.logs.messages import messages
@@ -26,7 +25,7 @@ from jax_pix2pix.runs.processes.replicas import Replicas
 from jax_pix2pix.runs.processes.watchdog import Watchdog
 from jax_pix2pix.runs.profile import Profile
 from jax_pix2pix.runs.workdir import abstract_state, example_batch
-from jax_pix2pix.runs.workdir_files import checkpoint_path
+from jax_pix2pix.runs.workdir_files import checkpoint_path, flat
 from jax_pix2pix.safety import safe_files
 from jax_pix2pix.sharding import (
     batch_sharding,
@@ -36,6 +35,7 @@ from jax_pix2pix.sharding import (
     to_global,
     with_shardings,
 )
+from jax_pix2pix.start import Start
 
 
 class Batches(NamedTuple):
@@ -57,17 +57,7 @@ class Batches(NamedTuple):
     cached: dict | None = None
 
 
-def fit(
-    system,
-    config,
-    mesh,
-    workdir,
-    data,
-    warm_start=None,
-    logbook: Callable = Logbook,
-    clock=None,
-    profile_steps=None,
-):
+def fit(system, config, mesh, workdir, data, start=None, warm_start=None, title=None):
     """Trains from the newest checkpoint in ``workdir``, or from the beginning, to the last epoch.
 
     Args:
@@ -76,16 +66,16 @@ def fit(
         mesh: from sharding.make_mesh.
         workdir: gets metrics, pictures and checkpoints.
         data: Batches.
+        start: Start, of which the clock, the trackers and the steps to profile are used.
         warm_start: (TrainState, shardings) -> TrainState, for a run that begins.
-        logbook: factory for the run's logbook, called as `Logbook`, which is the default.
-        clock: the process's Clock; by default it starts here.
-        profile_steps: (first, last) of the steps of which a profile is written.
+        title: of the progress bar.
 
     Returns:
         True if the last epoch is done; False if the machine asked the run to stop, which is then
         saved.
     """
-    clock = clock or Clock()
+    start = start or Start()
+    clock = start.clock
     total_steps = config.epochs * config.steps_per_epoch
     checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, config.keep_last)
     start_step = checkpoints.latest() or 0
@@ -127,7 +117,9 @@ def fit(
     )
     log = None
     if jax.process_index() == 0:
-        log = logbook(workdir, start_step, total_steps, config.steps_per_epoch, clock)
+        fields = dict(flat(config.to_dict()))
+        lengths = start_step, total_steps, config.steps_per_epoch
+        log = Logbook(workdir, *lengths, clock, title, fields, start.trackers)
     averages = Averages(log, config, clock)
 
     def save(step, state, scores=None):
@@ -137,7 +129,7 @@ def fit(
         clock.book("checkpoint")
 
     def end_epoch(step, epoch, state, last):
-        """Logs, draws, validates and saves what is due."""
+        """Logs, draws, validates and saves what is due. -> whether it saved."""
 
         def due(every):
             return last or epoch % every == 0
@@ -158,9 +150,10 @@ def fit(
         clock.book("evaluation")
         if log:
             log.seconds(step)
+        return due(config.checkpoint_every_epochs)
 
     finished = True
-    profile = Profile(profile_steps, workdir)
+    profile = Profile(start.profile_steps, workdir)
     watchdog.start()
     try:
         replicas.check(state, start_step)
@@ -175,13 +168,14 @@ def fit(
             profile.after(step, state)
             watchdog.alive()
 
+            saved = False
             if step % config.steps_per_epoch == 0:
                 epoch = step // config.steps_per_epoch
-                end_epoch(step, epoch, state, last=step == total_steps)
+                saved = end_epoch(step, epoch, state, last=step == total_steps)
 
             every = config.checkpoint_every_steps
             stop = asked_to_stop()
-            if stop or (every and step % every == 0):
+            if not saved and (stop or (every and step % every == 0)):
                 save(step, state)
             if stop:
                 finished = step == total_steps

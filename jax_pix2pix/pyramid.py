@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_pix2pix import config_fields
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation.slices import check_any_counted
 from jax_pix2pix.models.pyramid import scale_variables
@@ -30,12 +29,7 @@ def at_scale(config, scale):
 
 
 def scales(config):
-    """The configs of all scales, coarsest first.
-
-    Raises:
-        ConfigError: a field does not fit.
-    """
-    config_fields.check(config.to_dict())
+    """The configs of all scales of a config whose fields were checked, coarsest first."""
     return [at_scale(config, scale) for scale in range(len(scale_sizes(config)))]
 
 

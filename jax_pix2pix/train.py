@@ -10,8 +10,6 @@ from jax_pix2pix import config_fields, device_cache, pyramid, sharding
 from jax_pix2pix.errors import ConfigError, WorkdirError
 from jax_pix2pix.fit import Batches, fit
 from jax_pix2pix.logs import goodput, process_log
-from jax_pix2pix.logs.clock import Clock
-from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs import (
     initial_weights,
@@ -25,40 +23,34 @@ from jax_pix2pix.runs.processes import same_everywhere
 from jax_pix2pix.runs.processes.first_process import on_first_process, refusing_together
 from jax_pix2pix.runs.stores.remote_workdir import as_given
 from jax_pix2pix.safety import safe_files
+from jax_pix2pix.start import Start
 from jax_pix2pix.tasks.kinds import has_scales
 
 SAMPLES = 8  # validation examples in a picture, evenly spaced
 
 
-def train(
-    config,
-    directory,
-    dataset,
-    allowed=(),
-    clock=None,
-    trackers=(),
-    coordinator=None,
-    submission=None,
-    profile_steps=None,
-    init_from=None,
-    init_checkpoint="last",
-):
+def check(config, start):
+    """Refuses fields that do not fit, and processes that were not started alike; all call this.
+
+    Raises:
+        ConfigError: names the field or what differs.
+    """
+    with refusing_together():
+        config_fields.check(config.to_dict())
+        workdir_files.check_changeable(config, start.allowed)
+        given = {"--allow_config_change": sorted(start.allowed), "--submission": start.submission}
+        given |= {"--init_from": start.init_from, "--init_checkpoint": start.init_checkpoint}
+        same_everywhere.check_run(config, given | {"--profile_steps": start.profile_steps})
+
+
+def train(config, directory, dataset, start=None):
     """Trains to the last epoch; a pyramid trains scale after scale.
 
     Args:
         config: ConfigDict; fields that follow from the data are filled in.
         directory: the workdir; no other run may use it meanwhile.
         dataset: input_pipeline.Dataset of config.data.
-        allowed: config fields that may differ from the workdir's; they must not change what is
-            trained.
-        clock: the process's Clock; by default it starts here.
-        trackers: as for `Logbook`.
-        coordinator: address of process 0, for the log.
-        submission: what starts the run again if it is stopped or killed, as for `restarts.counted`.
-        profile_steps: (first, last) of the steps, of each scale, of which a profile is written.
-        init_from: a workdir, or its url, with whose weights the run begins instead of fresh ones;
-            see `initial_weights`. A run that is resumed gives the same again.
-        init_checkpoint: of that run: "best", "last" or a step as text.
+        start: Start; by default one without options.
 
     Returns:
         Whether it finished; False if the machine asked the run to stop, which is then saved.
@@ -69,29 +61,27 @@ def train(
         OSError: also if it holds links, pipes or devices.
         TrainingError: training went wrong.
     """
-    clock = clock or Clock()
-    with refusing_together():
-        config_fields.check(config.to_dict())
-        workdir_files.check_changeable(config, allowed)
-        given = {"--allow_config_change": sorted(allowed), "--submission": submission}
-        given |= {"--init_from": init_from, "--init_checkpoint": init_checkpoint}
-        same_everywhere.check_run(config, given | {"--profile_steps": profile_steps})
+    start = start or Start()
+    if not start.checked:
+        check(config, start)
     try:
         with workdir_lock.locked(directory):
             on_first_process(lambda: workdir_files.check_files(directory))
-            with restarts.counted(directory, submission):
-                scales, batches, mesh = _prepared(config, dataset, profile_steps)
+            with restarts.counted(directory, start.submission):
+                scales, batches, mesh = _prepared(config, dataset, start.profile_steps)
                 begun = on_first_process(
-                    lambda: initial_weights.recorded(directory, init_from, init_checkpoint, scales)
+                    lambda: initial_weights.recorded(
+                        directory, start.init_from, start.init_checkpoint, scales
+                    )
                 )
-                on_first_process(lambda: _claim(config, directory, dataset, allowed, begun))
-                process_log.start(directory, coordinator)
+                on_first_process(lambda: _claim(config, directory, dataset, start.allowed, begun))
+                process_log.start(directory, start.coordinator)
                 if jax.process_index() == 0:
                     messages.info(plan(config, scales, mesh, dataset.num_training_examples, begun))
-                run = functools.partial(_fit, mesh, batches, clock, trackers, profile_steps)
-                begin = functools.partial(_begin, begun) if init_from else None
+                run = functools.partial(_fit, mesh, batches, start)
+                begin = functools.partial(_begin, begun) if start.init_from else None
                 if has_scales(config):
-                    finished = _fit_scales(scales, directory, allowed, run, dataset, begin)
+                    finished = _fit_scales(scales, directory, start.allowed, run, dataset, begin)
                 else:
                     warm_start = begin and functools.partial(begin, 0, None)
                     finished = run(*scales[0], directory, warm_start)
@@ -119,10 +109,12 @@ def _prepared(config, dataset, profile_steps):
         raise ConfigError(f"--profile_steps={first}:{last}: the run has {total_steps} steps")
     if has_scales(config):
         config.data.spacing_mm = dataset.spacing_mm()
-    same_everywhere.check_data(dataset, config)
+    same_everywhere.check_data(dataset)
     mesh = sharding.make_mesh(config.fsdp, config.data.batch_size, accumulate=config.accumulate)
     configs = pyramid.scales(config) if has_scales(config) else [config]
-    scales = [(one, workdir.build_system(one)) for one in configs]
+    for one in configs:
+        config_fields.check_steps(one)
+    scales = [(one, workdir.system_of(one)) for one in configs]
     dataset.check_training()
     for one, system in scales:
         workdir.check_sizes(system, one)
@@ -163,31 +155,9 @@ def _batches(dataset, mesh, cached, config):
     )
 
 
-def _fit(
-    mesh,
-    batches,
-    clock,
-    trackers,
-    profile_steps,
-    config,
-    system,
-    directory,
-    warm_start=None,
-    title=None,
-):
+def _fit(mesh, batches, start, config, system, directory, warm_start=None, title=None):
     """Fits one system, or one scale. -> whether it finished."""
-    fields = dict(workdir_files.flat(config.to_dict()))
-    finished = fit(
-        system,
-        config,
-        mesh,
-        directory,
-        batches(config),
-        warm_start,
-        functools.partial(Logbook, title=title, config=fields, trackers=trackers),
-        clock,
-        profile_steps,
-    )
+    finished = fit(system, config, mesh, directory, batches(config), start, warm_start, title)
     if finished and jax.process_index() == 0:
         picture = os.path.join(directory, "samples", f"epoch_{config.epochs:04d}.png")
         messages.info(f"finished {config.epochs} epochs; pictures: {as_given(picture)}")

@@ -26,6 +26,7 @@ from jax_pix2pix.runs.workdir_files import check_files, last_scale, scale_direct
 from jax_pix2pix.safety import safe_files
 from jax_pix2pix.safety.redaction import redacted
 from jax_pix2pix.safety.shown import code
+from jax_pix2pix.start import Start
 from jax_pix2pix.tasks.kinds import has_scales
 from jax_pix2pix.train import train
 from launch.process import command, distributed, train_flags  # noqa: F401
@@ -100,7 +101,8 @@ def ablate(config, workdir, names, count, seed, volumes, allowed):
         directory = os.path.join(workdir, name)
         print(f"row {name}: {' + '.join(terms_of(of_row, name))}", flush=True)
         dataset = Dataset(of_row.data, prepare=True)
-        if not train(of_row, directory, dataset, allowed, coordinator=distributed.coordinator()):
+        start = Start(allowed=allowed, coordinator=distributed.coordinator())
+        if not train(of_row, directory, dataset, start):
             return False
         results = _evaluated(directory, dataset, count, seed, volumes)
         rows.append(table_row(name, of_row, directory, results))

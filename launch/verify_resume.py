@@ -20,13 +20,14 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from input_pipeline.dataset import Dataset
-from jax_pix2pix import pyramid, sharding
+from jax_pix2pix import config_fields, pyramid, sharding
 from jax_pix2pix.errors import EXIT_RESTART, ConfigError, TrainingError, WorkdirError
 from jax_pix2pix.logs.metrics_log import read_metrics
 from jax_pix2pix.runs import workdir, workdir_files
 from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.processes.first_process import on_first_process
 from jax_pix2pix.runs.stores import storage
+from jax_pix2pix.start import Start
 from jax_pix2pix.tasks.kinds import has_scales
 from jax_pix2pix.train import train
 from launch.process import command, distributed, train_flags
@@ -73,6 +74,7 @@ def verify(config, directory, steps):
         raise ConfigError(f"--steps={steps}: use an even number, 8 or more")
     on_first_process(lambda: _check_new(directory))
     config = shortened(config, steps)
+    config_fields.check(config.to_dict())
     scales = pyramid.scales(config) if has_scales(config) else [config]
     last = scales[-1].epochs * steps // 2  # step, of the finest scale
     middle = last // 2 + 1  # not the end of an epoch
@@ -176,7 +178,7 @@ def _train(config, directory, seen, interrupt=None):
 
     config = config.copy_and_resolve_references()  # training fills in fields from the data
     dataset = Watched(config.data, prepare=True)
-    return train(config, directory, dataset, coordinator=distributed.coordinator())
+    return train(config, directory, dataset, Start(coordinator=distributed.coordinator()))
 
 
 def _log(directory):

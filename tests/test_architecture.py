@@ -42,6 +42,7 @@ READ_BY_A_NEWCOMER = (
     "jax_pix2pix/adversarial.py",
     "jax_pix2pix/train.py",
     "jax_pix2pix/fit.py",
+    "jax_pix2pix/start.py",
     "jax_pix2pix/losses/terms.py",
     "jax_pix2pix/metrics/ssim.py",
     "jax_pix2pix/optimizer.py",

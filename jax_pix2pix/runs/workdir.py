@@ -23,8 +23,7 @@ from jax_pix2pix.tasks.kinds import has_scales, kind_of
 MAX_PARAMETERS = 10**10  # of a run's networks; the flagship's have 3 * 10**7
 
 
-def _check(config):
-    config_fields.check(config.to_dict())
+def _check_combinations(config):
     loss = config.get("loss", {})
     if loss.get("adversarial") == "wgan" and not loss.gradient_penalty_weight:
         raise ConfigError(
@@ -46,7 +45,13 @@ def build_system(config):
     Raises:
         ConfigError: names the field that does not fit.
     """
-    _check(config)
+    config_fields.check(config.to_dict())
+    return system_of(config)
+
+
+def system_of(config):
+    """As `build_system`, of a config whose fields were checked one by one."""
+    _check_combinations(config)
     kind_of(config)
     return find_system(config.system)(config)
 

@@ -19,6 +19,7 @@ from jax_pix2pix.runs.workdir_files import (
     read_config,
     scale_directory,
 )
+from jax_pix2pix.start import Start
 from jax_pix2pix.train import train
 from tests import commands
 
@@ -116,7 +117,8 @@ def test_what_is_not_allowed_is_refused(unchanged, sample_data_dir):
 def test_a_field_that_changes_what_is_trained_cannot_be_allowed(tmp_path, fields, message):
     config = get_config("quickstart")
     with pytest.raises(ConfigError, match=re.escape(message)):
-        train(config, tmp_path / "run", Dataset(config.data, prepare=True), fields.split(","))
+        dataset, start = Dataset(config.data, prepare=True), Start(allowed=fields.split(","))
+        train(config, tmp_path / "run", dataset, start)
     assert not (tmp_path / "run").exists()
 
 

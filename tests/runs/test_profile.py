@@ -7,6 +7,7 @@ from absl.testing import flagsaver
 from configs.lidc_mask2ct import get_config
 from input_pipeline.dataset import Dataset
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.start import Start
 from jax_pix2pix.train import train
 from launch.process import train_flags
 from tests import commands
@@ -29,7 +30,8 @@ def test_steps_beyond_the_run_are_refused(sample_data_dir, tmp_path):
     config.data.data_dir, config.data.image_size = str(sample_data_dir), 32
     config.data.batch_size, config.epochs = 14, 2
     with pytest.raises(ConfigError, match=r"^--profile_steps=5:21: the run has 20 steps$"):
-        train(config, tmp_path / "run", Dataset(config.data), profile_steps=(5, 21))
+        start = Start(profile_steps=(5, 21))
+        train(config, tmp_path / "run", Dataset(config.data), start)
     assert not (tmp_path / "run").exists()
 
 

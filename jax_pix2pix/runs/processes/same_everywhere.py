@@ -39,20 +39,20 @@ def check_run(config, flags):
         _agree(_of_process() | _of_config(config) | flags)
 
 
-def check_data(dataset, config):
+def check_data(dataset):
     """Compares what the processes read as training data; all processes call this.
+
+    What is filled into the config from equal data is equal.
 
     Args:
         dataset: with `fingerprint()`, as input_pipeline.Dataset.
-        config: with what was filled in from the data.
 
     Raises:
         ConfigError: as for `check_run`.
         DataError: the data cannot be read.
     """
     if count() > 1:
-        data = {f"the data's {name}": digest for name, digest in dataset.fingerprint().items()}
-        _agree(data | _of_config(config))
+        _agree({f"the data's {name}": digest for name, digest in dataset.fingerprint().items()})
 
 
 def _of_process():

@@ -273,6 +273,12 @@ def test_slices_are_one_queued_resource(of_two, gcloud, tmp_path):
     *_, create = gcloud("bash", tmp_path / "create.sh", state="SUSPENDED", run=CREATE[3][10:])
     assert {"--node-count=2", "--node-prefix=lungs"} <= set(create)
     assert not any(argument.startswith("--node-id") for argument in create)
+    scripts = [tmp_path / "create.sh"]
+    for word, inner in files.scripts_within(of_two):
+        scripts.append(tmp_path / f"{word}.sh")
+        scripts[-1].write_text(inner)
+    linted = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
+    assert len(scripts) == 3 and linted.returncode == 0, linted.stdout
 
 
 @pytest.mark.parametrize("slices", ["2", "3", ""])

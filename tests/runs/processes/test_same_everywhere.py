@@ -9,6 +9,8 @@ import jax_pix2pix
 from configs.lidc_mask2ct import get_config
 from jax_pix2pix import environment
 from jax_pix2pix.runs.processes import same_everywhere
+from tests import commands
+from tests.faults import runs
 
 
 def _line(*values):
@@ -95,3 +97,12 @@ def test_versions_code_and_settings_count():
         "matmul_precision", "the code of jax_pix2pix", "the devices of a process", "JAX_ENABLE_X64",
     } <= described.keys()  # fmt: skip
     assert described["the devices of a process"] == "8 cpu"
+
+
+@pytest.mark.slow
+def test_fields_processes_and_copies_are_checked_once(sample_data_dir, tmp_path):
+    """Every fifth step is saved, and the epoch of ten at its end."""
+    fields = {"checkpoint_every_steps": 5, "epochs": 1}
+    arguments = commands.tiny_training(tmp_path / "run", sample_data_dir, **fields)
+    for out, _ in runs.train(arguments, 2, module="tests.faults.counted_checks"):
+        assert "checked: {'fields': 1, 'processes': 1} [0, 5, 10]\n" in out
