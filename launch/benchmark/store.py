@@ -2,9 +2,9 @@
 
     python -m launch.benchmark.store --config=CONFIG --config.data.data_dir=s3://BUCKET/data
 
-prints how many examples a second the first of --hosts reads, of records that stay in the store and of
-a copy, which has to fit on the disk. The first batches of both are compared bit for bit. A store on
-the same machine tells what the processor takes, and nothing of a network.
+prints how many examples a second the first of --hosts reads, of records that stay in the store and
+of a copy, which has to fit on the disk. The first batches of both are compared bit for bit. A store
+on the same machine tells what the processor takes, and nothing of a network.
 """
 
 import itertools

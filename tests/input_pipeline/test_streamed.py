@@ -1,5 +1,6 @@
 """Prepared data whose records stay in a store, in memory or on a real server of S3."""
 
+import http.server
 import os
 import shutil
 import threading
@@ -79,6 +80,7 @@ def copied_shards(cache):
     return [path for path in cache.rglob("*array_record*") if path.suffix != ".csv"]
 
 
+@pytest.mark.slow
 def test_two_hosts_read_their_rows_of_the_same_batches_from_s3(own, whole, cache, asked):  # noqa: F811
     own.start()
     there = uploaded(whole, f"{BUCKET}/data")
@@ -187,6 +189,30 @@ def test_a_record_damaged_in_the_store_is_one_line_or_skipped_as_on_disk(damaged
     message = str(caught.value)
     assert message.startswith(f"{there.data_dir}/lidc_masks/") and "\n" not in message
     assert ", record 2, which is patient LIDC-IDRI-0001, slice 2, cannot be read (" in message
+
+
+def test_the_parts_of_a_batch_are_asked_for_together(own):  # noqa: F811
+    """A server that answers when forty wait for it, which one after the other would not."""
+    together = threading.Barrier(40)
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            together.wait(20)
+            self.send_response(206)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            self.wfile.write(self.headers["Range"][-5:].encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", own.port), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = storage.Store(f"{BUCKET}/x").read_parts([("a", n, n + 5) for n in range(10, 50)])
+        server.shutdown()
+    assert found == [f"{n}-{n + 4}".encode() for n in range(10, 50)]
 
 
 def shards_in(data, split="train"):

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
@@ -25,6 +26,7 @@ SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
 ANSWER_SECONDS = 20  # for a store to say what it holds
 WAIT_SECONDS = 60  # for a store that cannot be reached at first
 PAUSE_SECONDS = 2  # between two tries
+CONNECTIONS = 64  # at a time; s3fs has 10, gcsfs 100
 
 
 class Unreachable(DataError):
@@ -103,7 +105,11 @@ class Store:
     def _connection(self, scheme):
         import fsspec  # so that runs in folders do not need it
 
-        options = {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
+        options: dict[str, Any] = (
+            {"auto_mkdir": True} if scheme == "file" else {"use_listings_cache": False}
+        )
+        if scheme == "s3":
+            options["config_kwargs"] = {"max_pool_connections": CONNECTIONS}
         return fsspec.filesystem(scheme, **options)
 
     def _path(self, name):
