@@ -258,14 +258,30 @@ def test_records_that_unpack_to_all_memory_are_not_read(there, tmp_path):
 
 
 def test_an_object_that_changes_meanwhile_ends_the_run_and_skips_nothing(there):
-    store, names = shards_in(there)
+    store, (first, *_) = shards_in(there)
     there.on_error = "skip"
     dataset = opened(there)
     dataset.check_training()
-    for name in names:
-        store.write({name: b""})
-    with pytest.raises(DataError, match=r"gave 0 bytes of .* it changed meanwhile"):
+    store.write({first: b""})
+    with pytest.raises(DataError, match=f"^{store.url}/.* gave 0 bytes of .* it changed meanwhile"):
         dataset.train_set()
+
+
+def test_a_compressed_record_among_others_is_not_read(tmp_path):
+    """As a reader would take it: the place in the footer leads into another record."""
+    bomb = write(tmp_path / "bomb", [bytes(10**7)], "group_size:1,zstd").read_bytes()
+    size = int.from_bytes(bomb[64 + 8 : 64 + 16], "little")
+    chunk = bomb[64 : 64 + shards.HEADER + size]
+    content = write(tmp_path / "a", [b"x" * 20 + chunk]).read_bytes()
+    store = storage.Store(f"memory://{uuid.uuid4().hex}")
+    store.write({"a": content})
+    of = streamed._Set(store, store.names())
+    found = streamed.StreamedShards(of, [("a", 1)], 10**8)
+    assert found.read({0: [0]}) == {0: [b"x" * 20 + chunk]}
+    parts, (_, end) = found._opened[0]
+    found._opened[0] = parts, [content.index(chunk), end]
+    with pytest.raises(ValueError, match="damaged or compressed"):
+        found.read({0: [0]})
 
 
 @pytest.mark.slow
