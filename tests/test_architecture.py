@@ -21,14 +21,15 @@ LIBRARY = {
     "models": {"models", "errors"},
     "metrics": {"metrics", "errors", "imaging", "intensity", "safety"},
     "imaging": {"imaging", "errors", "logs", "safety"},
-    "adversarial": {"accumulation", "tasks"},
+    "adversarial": {"accumulation", "augmentation", "tasks"},
+    "augmentation": {"errors"},
     "tasks": {"tasks", "errors", "imaging", "metrics", "models"},
     "losses": {
         "losses", "config_fields", "errors", "intensity", "metrics", "models", "safety", "tasks",
     },
     "safety": {"safety", "errors"},
     "systems": {
-        "systems", "adversarial", "errors", "intensity", "losses", "models", "optimizer", "tasks",
+        "systems", "adversarial", "augmentation", "errors", "intensity", "losses", "models", "optimizer", "tasks",
     },
     "inference": {
         "inference", "adversarial", "errors", "imaging", "intensity", "logs", "metrics", "models",
