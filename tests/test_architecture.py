@@ -29,7 +29,8 @@ LIBRARY = {
     },
     "safety": {"safety", "errors"},
     "systems": {
-        "systems", "adversarial", "augmentation", "errors", "intensity", "losses", "models", "optimizer", "tasks",
+        "systems", "adversarial", "augmentation", "errors", "intensity", "losses", "models",
+        "optimizer", "tasks",
     },
     "inference": {
         "inference", "adversarial", "errors", "imaging", "intensity", "logs", "metrics", "models",

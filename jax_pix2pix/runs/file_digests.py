@@ -20,39 +20,65 @@ def write(folder):
     safe_files.write(folder / NAME, json.dumps(digests), folder)
 
 
-def damage(folder, only=None):
-    """What is wrong with a folder, naming the first file that is not as `write` saw it; or None.
+class Folder:
+    """The files that `damage` looks at, here those of a folder; each method raises OSError."""
 
+    def __init__(self, folder):
+        self._folder = Path(folder)
+
+    def path(self, name):
+        return self._folder / name
+
+    def digests(self):
+        return safe_files.read_json(self.path(NAME), below=self._folder.parent)
+
+    def names(self):
+        """Relative paths of all that have digests, or should have them, if all are safe to open."""
+        safe_files.check_tree(self._folder)
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            # Orbax bears with any text there, but not with any size.
+            safe_files.read_json(self.path(LATE), below=self._folder)
+        return _described(self._folder)
+
+    def exists(self, name):
+        return self.path(name).exists()
+
+    @contextlib.contextmanager
+    def opened(self, name):
+        """-> (bytes of a file, function that gives its CRC-32)."""
+        with safe_files.open_to_read(self.path(name), below=self._folder) as file:
+            yield os.fstat(file.fileno()).st_size, lambda: _checksum(file)
+
+
+def damage(files, only=None):
+    """What is wrong with files, naming the first that is not as it was written; or None.
+
+    files: a folder's path, or an object like `Folder`.
     only: the relative path of the only file to check. Without it all are checked, and that there
         are no others, nor links.
     """
-    folder = Path(folder)
-    path = folder / NAME
+    files = Folder(files) if isinstance(files, str | os.PathLike) else files
+    path = files.path(NAME)
     try:
-        digests = safe_files.read_json(path, below=folder.parent)
+        digests = files.digests()
         if not digests:
             return f"{path} names no file"
         if only is None:
-            safe_files.check_tree(folder)
-            names = sorted(digests.keys() | set(_described(folder)))
+            names = sorted(digests.keys() | set(files.names()))
         else:
-            names = [only] if only in digests or (folder / only).exists() else []
+            names = [only] if only in digests or files.exists(only) else []
         for name in names:
-            if not _is_inside(folder, name):
-                return f"{folder / NAME} names {name!a}, which is no file of this checkpoint"
-            path = folder / name
+            if not _is_plain(name):
+                return f"{files.path(NAME)} names {name!a}, which is no file of this checkpoint"
+            path = files.path(name)
             if name not in digests:
-                return f"{path} is not named in {folder / NAME}"
+                return f"{path} is not named in {files.path(NAME)}"
             size, checksum = digests[name]
-            with safe_files.open_to_read(path, below=folder) as file:
-                found = os.fstat(file.fileno()).st_size
+            with files.opened(name) as (found, found_checksum):
                 if found != size:
                     return f"{path} has {found} bytes instead of {size}"
-                if _checksum(file) != checksum:
+                if found_checksum() != checksum:
                     return f"{path} does not hold what was written there"
-        if only is None:
-            path = folder / LATE
-            _check_late(path, folder)
     except FileNotFoundError:
         return f"{path} is missing"
     except safe_files.UnsafeFileError as error:
@@ -71,17 +97,11 @@ def _described(folder):
     return [name for name in names if name not in LEFT_OUT]
 
 
-def _is_inside(folder, name):
+def _is_plain(name):
     try:
-        return bool(safe_files.inside(folder, name))
+        return bool(safe_files.inside("", name))
     except ValueError:
         return False
-
-
-def _check_late(path, folder):
-    """Raises what keeps Orbax from reading LATE: it bears with any text, but not with any size."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        safe_files.read_json(path, below=folder)
 
 
 def _digest(path, folder):
