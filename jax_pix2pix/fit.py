@@ -19,11 +19,11 @@ from jax_pix2pix.logs.logbook import Logbook
 from jax_pix2pix.logs.loss_curve import draw_loss_curve
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.memory import release_freed
-from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.processes.preemption import asked_to_stop
 from jax_pix2pix.runs.processes.replicas import Replicas
 from jax_pix2pix.runs.processes.watchdog import Watchdog
 from jax_pix2pix.runs.profile import Profile
+from jax_pix2pix.runs.stores.store_checkpoints import open_checkpoints
 from jax_pix2pix.runs.workdir import abstract_state, example_batch
 from jax_pix2pix.runs.workdir_files import checkpoint_path, flat
 from jax_pix2pix.safety import safe_files
@@ -77,7 +77,8 @@ def fit(system, config, mesh, workdir, data, start=None, warm_start=None, title=
     start = start or Start()
     clock = start.clock
     total_steps = config.epochs * config.steps_per_epoch
-    checkpoints = Checkpoints(checkpoint_path(workdir), system.task.best_metric, config.keep_last)
+    path = checkpoint_path(workdir)
+    checkpoints = open_checkpoints(path, system.task.best_metric, config.keep_last)
     start_step = checkpoints.latest() or 0
     if start_step == total_steps:
         checkpoints.close()

@@ -303,11 +303,6 @@ def _nodes(device):
         if not fits:
             parts = f" and config.accumulate={config.accumulate}" if config.accumulate > 1 else ""
             raise ConfigError(f"config.{field} does not divide over {devices} devices{parts}")
-    if storage.is_remote(train_flags.WORKDIR.value) and config.fsdp > devices // nodes:
-        raise ConfigError(
-            f"config.fsdp={config.fsdp}: with a workdir in a store each host needs all parameters: "
-            f"use at most its {devices // nodes} devices"
-        )
     return nodes
 
 

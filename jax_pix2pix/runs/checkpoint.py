@@ -140,7 +140,7 @@ class Checkpoints(SavedSteps):
         """
         folder = self.directory / str(step)
         if pieces.are_in(folder / "state"):
-            with of_this_config(folder):
+            with of_this_config(folder / "state"):
                 state = pieces.restore_from_folder(folder / "state", abstract_state)
         else:
             state = self._restore(step, folder / "state", abstract_state)

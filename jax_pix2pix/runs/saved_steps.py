@@ -1,4 +1,4 @@
-"""What is known of a run's checkpoints from their small files: which there are, the best, damage."""
+"""What the small files of checkpoints say: which there are, the best, what is damaged."""
 
 import contextlib
 import math
@@ -8,10 +8,10 @@ import warnings
 from pathlib import Path
 
 from jax_pix2pix.environment import environment
-from jax_pix2pix.errors import WorkdirError
+from jax_pix2pix.errors import DataError, WorkdirError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.logs.process_log import logger
-from jax_pix2pix.runs import file_digests
+from jax_pix2pix.runs import file_digests, pieces
 from jax_pix2pix.safety import safe_files
 from jax_pix2pix.safety.shown import shown
 
@@ -177,6 +177,10 @@ def of_this_config(folder):
     """Raises what readers of a state raise, many kinds, as one error that names a step's folder."""
     try:
         yield
+    except DataError:  # of a store, which says nothing of the state
+        raise
+    except pieces.DamagedError as error:
+        raise WorkdirError(f"{folder}/{error}: restore it, or use another checkpoint") from error
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__:  # TensorStore's, without Orbax's pages about it

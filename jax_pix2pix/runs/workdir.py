@@ -9,7 +9,7 @@ import jax
 from jax_pix2pix import config_fields
 from jax_pix2pix.adversarial import Network, System, TrainState, create_state, generate, train_step
 from jax_pix2pix.errors import ConfigError, WorkdirError
-from jax_pix2pix.runs.checkpoint import Checkpoints
+from jax_pix2pix.runs.stores.store_checkpoints import open_checkpoints
 from jax_pix2pix.runs.workdir_files import (
     check_trained,
     checkpoint_path,
@@ -153,8 +153,8 @@ def described(workdir):
 
 
 def checkpoints_of(workdir, system):
-    """The Checkpoints of a trained run, to read."""
-    return Checkpoints(checkpoint_path(workdir), system.task.best_metric, read_only=True)
+    """The checkpoints of a trained run, to read."""
+    return open_checkpoints(checkpoint_path(workdir), system.task.best_metric, read_only=True)
 
 
 def load_state(workdir, which) -> tuple[Any, System, TrainState, int]:

@@ -107,6 +107,23 @@ def on_first_process(function):
         return function() if _index() == 0 else None
 
 
+def collected(key, mine):
+    """[mine of each process] on process 0, once all have called this; None on the others at once.
+
+    Unlike `exchange` it may be called from any thread, once with each key.
+    """
+    client = distributed.global_state.client
+    if _index():
+        client.key_value_set(f"{key}/{_index()}", json.dumps(mine))
+        return None
+    milliseconds = int(1000 * HOUR)
+    others = (
+        client.blocking_key_value_get(f"{key}/{number}", milliseconds)
+        for number in range(1, count())
+    )
+    return [mine, *map(json.loads, others)]
+
+
 def arrays_of_first_process(tree, like) -> Any:
     """Process 0's arrays on every process, as NumPy arrays if there are several processes.
 

@@ -1,8 +1,8 @@
 """Object stores, gs:// and s3://: only this module talks to them. No TensorFlow.
 
 A store has no append, no rename, no locks and no fsync, but an object is there whole or not at all.
-So nothing is used in place: folders are copied here, worked in, and copied back. The file that
-marks the rest as whole is copied last. fsspec makes the connections.
+So no folder is used in place: they are copied here, worked in, and copied back. The file that marks
+the rest as whole is written last. fsspec makes the connections.
 """
 
 import contextlib
@@ -198,28 +198,27 @@ class Store:
                 return None
             raise
 
-    def read_parts(self, parts):
-        """Bytes of parts of objects, asked for together; waits for the store as `names` does.
+    def read_ranges(self, ranges):
+        """Parts of objects, asked for together; one that ended before is shorter.
 
         Args:
-            parts: [(name, start, end)], the end excluded.
+            ranges: [(name, start, end)], the end excluded.
 
         Returns:
             [bytes], of the same order.
+        """
+        names, starts, ends = map(list, zip(*ranges, strict=True)) if ranges else ([], [], [])
+        with self._asked():
+            paths = list(map(self._path, names))
+            return self._fs.cat_ranges(paths, starts, ends, on_error="raise")
+
+    def read_parts(self, parts):
+        """`read_ranges`, which waits for the store as `names` does.
 
         Raises:
             DataError: also if an object has ended before.
         """
-        if not parts:
-            return []
-        names, starts, ends = map(list, zip(*parts, strict=True))
-
-        def ask():
-            with self._asked():
-                paths = list(map(self._path, names))
-                return self._fs.cat_ranges(paths, starts, ends, on_error="raise")
-
-        contents = self._patiently(ask)
+        contents = self._patiently(lambda: self.read_ranges(parts))
         for (name, start, end), content in zip(parts, contents, strict=True):
             if len(content) != end - start:
                 raise DataError(
@@ -227,6 +226,11 @@ class Store:
                     "on: it changed meanwhile, or its upload broke off: start again"
                 )
         return contents
+
+    def copy(self, name, other):
+        """Makes an object from another one, within the store."""
+        with self._asked():
+            self._fs.cp_file(self._path(name), self._path(other))
 
     def write(self, contents):
         """Writes objects; contents: {name: bytes}."""

@@ -141,7 +141,7 @@ class StoreLock:
         return there
 
     def _loss(self, there):
-        here = f"all of this run is in {self._folder}"
+        here = f"what this run logged is in {self._folder}"
         if there is None:
             return UnreachableError(
                 f"the lock of {self._store.url} is gone, and another run may have been there since "
@@ -177,8 +177,10 @@ class StoreLock:
         self._released.set()
         if self._beating.ident:
             self._beating.join()
-        self.hold()
-        self._store.delete([NAME])
+        with self._turn:
+            self.hold()
+            self._may_make = False  # a thread that is still writing finds itself without a lock
+            self._store.delete([NAME])
 
     def abandon(self):
         """Ends the signs of life and leaves the lock."""
