@@ -101,7 +101,6 @@ def fit(system, config, mesh, workdir, data, start=None, warm_start=None, title=
         state = initial_state(system, config, shardings)
         if warm_start:
             state = warm_start(state, shardings)
-    checkpoints.check_whole(state)  # before hours of training
     replicas = Replicas(mesh, shardings)
 
     batches = data.train(start_step)

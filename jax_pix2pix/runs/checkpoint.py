@@ -19,7 +19,7 @@ from jax_pix2pix.errors import WorkdirError
 from jax_pix2pix.logs.process_log import logger
 from jax_pix2pix.runs import file_digests, pieces, stored_state
 from jax_pix2pix.runs.processes import unshared_folders
-from jax_pix2pix.runs.processes.first_process import on_first_process
+from jax_pix2pix.runs.processes.first_process import on_first_process, refusing_together
 from jax_pix2pix.runs.saved_steps import SavedSteps, of_this_config
 from jax_pix2pix.safety import safe_files
 
@@ -39,32 +39,35 @@ class Checkpoints(SavedSteps):
     processes find the same ones.
 
     Raises:
-        WorkdirError: all are damaged, or the folder is a link.
+        WorkdirError: all are damaged, the folder is a link, or not all processes see it.
     """
 
     def __init__(self, directory, best_metric, keep_last=1, read_only=False):
         super().__init__(directory, best_metric)
         self._read_only = read_only
         multiprocessing = ocp.options.MultiprocessingOptions()
-        if read_only:  # a process may read on its own
-            self._apart = jax.process_count() > 1
-        else:
-            on_first_process(self._move_damaged)
-            self._apart = unshared_folders.are_apart(directory)
-        if self._apart:  # each process has a manager; only that of process 0 saves
-            if not read_only:
-                self.directory.mkdir(parents=True, exist_ok=True)
+        self._alone = read_only and jax.process_count() > 1  # a process may read on its own
+        if self._alone:
             me = jax.process_index()
             multiprocessing = ocp.options.MultiprocessingOptions(
                 primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
             )
+        if not read_only:
+            on_first_process(self._move_damaged)
+            with refusing_together(for_all=True):
+                if unshared_folders.are_apart(directory):
+                    raise WorkdirError(
+                        f"{directory}: not all processes see that folder, so that no restart could "
+                        "read its checkpoints: use a folder that all hosts share, or a store "
+                        "(s3://, gs://)"
+                    )
         # BestN decides what is kept; without best_fn the manager forgets metrics when restarted.
         best = BestN(get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy([LatestN(keep_last), best]),
             best_fn=self._score,
             read_only=read_only,
-            create=not read_only and not self._apart,
+            create=not read_only,
             multiprocessing_options=multiprocessing,
             cleanup_tmp_directories=not read_only,
             lightweight_initialize=read_only,  # does not read metrics, which may be damaged
@@ -77,15 +80,6 @@ class Checkpoints(SavedSteps):
         safe_files.make_folder(folder, self.directory.parent)
         (self.directory / str(step)).rename(folder / name)
 
-    def check_whole(self, state):
-        """Raises WorkdirError if `save` could not collect all of a state placed like this one."""
-        if self._apart:
-            try:
-                unshared_folders.gather_to_host(state)
-            except WorkdirError:
-                jax.distributed.shutdown()  # or the first to end would abort the others
-                raise
-
     def save(self, step, state, metrics=None):
         """Starts to write ``state`` (a pytree of arrays), unless ``step`` is already there.
 
@@ -94,10 +88,6 @@ class Checkpoints(SavedSteps):
         """
         if step in self._manager.all_steps():
             return
-        if self._apart:
-            state = unshared_folders.gather_to_host(state)
-            if jax.process_index():
-                return
         contents = ocp.args.Composite(
             state=ocp.args.StandardSave(state), environment=ocp.args.JsonSave(environment())
         )
@@ -153,12 +143,12 @@ class Checkpoints(SavedSteps):
                 stored_state.check(folder, abstract_state)
 
         # One process looks for all that share the folder; a reader may be alone.
-        check() if self._apart or self._read_only else on_first_process(check)
-        placed = unshared_folders.as_numpy(abstract_state) if self._apart else abstract_state
+        check() if self._read_only else on_first_process(check)
+        placed = unshared_folders.as_numpy(abstract_state) if self._alone else abstract_state
         contents = ocp.args.Composite(state=ocp.args.StandardRestore(placed))
         with of_this_config(folder.parent):
             state = self._manager.restore(step, args=contents)["state"]
-        return unshared_folders.place_on_devices(state, abstract_state) if self._apart else state
+        return unshared_folders.place_on_devices(state, abstract_state) if self._alone else state
 
     def wait(self):
         """Returns when all that was saved is on disk."""

@@ -1,8 +1,10 @@
-"""launch.train with less patience: python -m tests.faults.impatient --wait_seconds=1 ..."""
+"""launch.train with other patience: python -m tests.faults.impatient --wait_seconds=1 ..."""
+
+import time
 
 from absl import flags
 
-from jax_pix2pix.runs.stores import remote_workdir, storage, store_lock
+from jax_pix2pix.runs.stores import remote_workdir, storage, store_checkpoints, store_lock
 from launch import train
 from launch.process import command
 
@@ -11,12 +13,20 @@ _FINISH = flags.DEFINE_float("finish_seconds", remote_workdir.FINISH_SECONDS, "a
 _DEAD = flags.DEFINE_float(
     "dead_seconds", store_lock.DEAD_SECONDS, "for another run's sign of life"
 )
-_LOOK = flags.DEFINE_float("look_seconds", remote_workdir.LOOK_SECONDS, "between copies")
+_PAUSE_AT = flags.DEFINE_integer("pause_at", 0, "step whose checkpoint is never made whole")
 
 
 def main():
     storage.WAIT_SECONDS, remote_workdir.FINISH_SECONDS = _WAIT.value, _FINISH.value
-    store_lock.DEAD_SECONDS, remote_workdir.LOOK_SECONDS = _DEAD.value, _LOOK.value
+    store_lock.DEAD_SECONDS = _DEAD.value
+    commit = store_checkpoints.StoreCheckpoints._commit
+
+    def late(self, step, *rest):
+        if step == _PAUSE_AT.value:
+            time.sleep(600)
+        commit(self, step, *rest)
+
+    store_checkpoints.StoreCheckpoints._commit = late
     return train.main()
 
 

@@ -98,3 +98,17 @@ def test_a_flipped_bit_on_one_of_two_ends_the_run_at_the_next_checkpoint(sample_
     assert "step 8: the copies of generator.params.decode_0.bias" in lines[0]
     assert re.search(r"device \d+ of process 1 \(\S+\)", lines[0])
     assert runs.steps(tmp_path / "run") == [4]
+
+
+@pytest.mark.slow
+def test_hosts_that_do_not_share_the_workdir_are_refused(sample_data_dir, tmp_path):
+    """Their first start would train, and the next could not read its checkpoints."""
+    arguments = commands.tiny_training("run", sample_data_dir)
+    arguments[0] = arguments[0].replace("configs/", f"{commands.ROOT}/configs/")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    each = [{"folder": tmp_path / name} for name in "ab"]
+    for _, err in runs.train(arguments, 2, 1, each=each):
+        line = commands.error_line(err)
+        assert "run/checkpoints: not all processes see that folder" in line
+    assert not (tmp_path / "a/run/metrics.jsonl").exists()

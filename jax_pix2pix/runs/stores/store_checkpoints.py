@@ -124,9 +124,6 @@ class StoreCheckpoints(SavedSteps):
 
     # Saving
 
-    def check_whole(self, state):
-        """Does nothing: every process writes what it has of any state."""
-
     def save(self, step, state, metrics=None):
         """Starts to write ``state``, as `Checkpoints.save`; all processes call this together.
 

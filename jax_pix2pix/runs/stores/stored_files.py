@@ -16,7 +16,8 @@ class StoredFiles:
 
     Args:
         url: of the checkpoint.
-        checksums: whether `file_digests.damage` is to read all of them.
+        checksums: whether `file_digests.damage` is to read the state's files, and not small ones
+            alone.
     """
 
     def __init__(self, url, checksums):
@@ -45,7 +46,8 @@ class StoredFiles:
     def opened(self, name):
         if name not in self._sizes:
             raise FileNotFoundError(self.path(name))
-        yield self._sizes[name], (lambda: self._checksum(name)) if self._checksums else None
+        wanted = self._checksums or not name.startswith(STATE)
+        yield self._sizes[name], (lambda: self._checksum(name)) if wanted else None
 
     def _checksum(self, name):
         checksum, size = 0, self._sizes[name]

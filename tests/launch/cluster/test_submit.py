@@ -111,12 +111,6 @@ REFUSED = {
     (*GKE, "--workdir=/r/a", "--config.data.data_dir=gs://b/d"): "--workdir=/r/a: a pod or rented",
     (*GKE, "--workdir=gs:///a"): "--workdir=gs:///a: use gs://BUCKET/",
     (*GKE, "--workdir=ftp://b/a"): "--workdir=ftp://b/a: use gs://BUCKET/",
-    (
-        *GKE,
-        "--workdir=gs://b/a",
-        "--config.data.data_dir=gs://b/d",
-        "--config.fsdp=8",
-    ): "config.fsdp=8: with a workdir in a store each host needs all parameters: use at most its 4",
     (*GPU, "--workdir=a", "--profile_steps=9:5"): "--profile_steps=9:5: use two steps from 1 on",
     (*GPU, "--workdir=a\ntouch b"): r"--workdir=a\ntouch b: no flag takes control characters",
     (*GPU, "--workdir=a", "--name=\x1b[2J"): r"--name=\x1b[2J: no flag takes control",
