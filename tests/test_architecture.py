@@ -90,7 +90,7 @@ SHARED = (
 )  # fmt: skip
 BY_NAME = {"copyfile", "mkdtemp", "mkstemp", "savefig", "touch", "write_bytes", "write_text"}
 # Makes a folder of a random name in the cache, which is its user's alone.
-MAY_OPEN = {"jax_pix2pix/runs/stores/remote_workdir.py"}
+MAY_OPEN = {"jax_pix2pix/runs/stores/mirror.py"}
 # These make an image from an array and open no file.
 NOTHING_OPENED = {"jax_pix2pix/inference/prediction.py"}
 SAMPLES = "input_pipeline/samples/"

@@ -22,6 +22,7 @@ from jax_pix2pix.runs.stored_state import by_name
 from jax_pix2pix.safety import safe_files
 
 FILE_BYTES = 2**28  # of a file, unless a single piece has more; as much is read at once
+MAX_INDICES = 2**25  # bytes of those of all processes, each of which is also a JSON description
 INDEX = re.compile(r"\d{4,}\.json")
 
 
@@ -76,6 +77,18 @@ def indices(names):
     return [name for name in names if INDEX.fullmatch(name)]
 
 
+def read_indices(sizes, read):
+    """The bytes of a state's indices; sizes: {file: bytes}, read: file -> bytes.
+
+    Raises:
+        ValueError: they have more than MAX_INDICES bytes together.
+    """
+    found = indices(sizes)
+    if sum(sizes[name] for name in found) > MAX_INDICES:
+        raise ValueError(f"its indices have more than {MAX_INDICES} bytes")
+    return [read(name) for name in found]
+
+
 def are_in(folder):
     """Whether the folder of a state was written by `files`."""
     return os.path.isdir(folder) and bool(indices(os.listdir(folder)))
@@ -118,9 +131,10 @@ def restore_from_folder(folder, abstract):
                 parts.append(opened.read(last - first))
         return parts
 
-    found = indices(sizes)
-    read = [safe_files.read(paths[name], safe_files.MAX_JSON, folder) for name in found]
-    return restore(abstract, read, sizes, fetch)
+    def read(file):
+        return safe_files.read(paths[file], safe_files.MAX_JSON, folder)
+
+    return restore(abstract, read_indices(sizes, read), sizes, fetch)
 
 
 def _grouped(items, size):

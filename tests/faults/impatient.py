@@ -13,7 +13,8 @@ _FINISH = flags.DEFINE_float("finish_seconds", remote_workdir.FINISH_SECONDS, "a
 _DEAD = flags.DEFINE_float(
     "dead_seconds", store_lock.DEAD_SECONDS, "for another run's sign of life"
 )
-_PAUSE_AT = flags.DEFINE_integer("pause_at", 0, "step whose checkpoint is never made whole")
+_PAUSE_AT = flags.DEFINE_integer("pause_at", 0, "step whose checkpoint is made whole late")
+_PAUSE = flags.DEFINE_float("pause_seconds", 600, "how late")
 
 
 def main():
@@ -23,7 +24,7 @@ def main():
 
     def late(self, step, *rest):
         if step == _PAUSE_AT.value:
-            time.sleep(600)
+            time.sleep(_PAUSE.value)
         commit(self, step, *rest)
 
     store_checkpoints.StoreCheckpoints._commit = late

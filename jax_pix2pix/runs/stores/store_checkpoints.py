@@ -1,9 +1,9 @@
 """Checkpoints in a store: every process writes its parts of the arrays there, and reads them.
 
-No host needs a disk for them, nor all of the state. They are not Orbax's: Orbax (0.12.8) knows no
-s3://, and files that only the store has could not have digests made before they are there. What
-is written is looked at in this order, by process 0: `pieces` of all processes, small files, and
-last the digests of all these, without which no checkpoint counts.
+No host needs a disk for them, nor all of the state. They are not Orbax's, which (0.12.8) knows no
+s3://. All processes send their `pieces`, then process 0 the logs up to there and the small files,
+and last the digests of all, without which no checkpoint counts. Before each object the process
+looks whether the run still has its lock.
 """
 
 import contextlib
@@ -240,13 +240,15 @@ class StoreCheckpoints(SavedSteps):
     def _read(self, step, files, abstract_state):
         """Puts the state together from the pieces of all processes that wrote it."""
         digests, sizes = files.digests(), files.state()
-        contents = []
+
+        def read(name):
+            content = files.read(STATE + name)
+            if _digest(content) != digests.get(STATE + name):
+                raise pieces.DamagedError(f"{name} does not hold what was written there")
+            return content
+
         with of_this_config(files.path("state")):
-            for name in pieces.indices(sizes):
-                content = files.read(STATE + name)
-                if _digest(content) != digests.get(STATE + name):
-                    raise pieces.DamagedError(f"{name} does not hold what was written there")
-                contents.append(content)
+            contents = pieces.read_indices(sizes, read)
             return pieces.restore(abstract_state, contents, sizes, files.ranges_of_state)
 
     def _restore_copy(self, step, files, abstract_state):

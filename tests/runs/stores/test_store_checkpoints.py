@@ -465,6 +465,18 @@ def test_an_index_that_asks_for_other_than_the_config_is_refused(url, said, tmp_
         copy.restore(10, _alone(state))
 
 
+def test_indices_have_a_limit(url, tmp_path, monkeypatch):
+    _train(url, {10: None})
+    monkeypatch.setattr(pieces, "MAX_INDICES", 100)
+    said = r"/checkpoints/10/state .*its indices have more than 100 bytes"
+    with pytest.raises(WorkdirError, match=f"^{url}{said}"):
+        _read(url, "last", _alone(_placed(1)))
+    storage.Store(url).get(storage.Store(url).names(), tmp_path / "run")
+    copy = Checkpoints(tmp_path / "run/checkpoints", "ssim", read_only=True)
+    with pytest.raises(WorkdirError, match=f"^{tmp_path}/run{said}"):
+        copy.restore(10, _alone(_placed(1)))
+
+
 def test_pieces_that_lie_over_each_other_leave_no_holes():
     described = [["f", 0, [first], [4], zlib.crc32(bytes(16))] for first in (0, 1)]
     index = {"kernel": {"shape": [8], "dtype": "float32", "pieces": described}}
