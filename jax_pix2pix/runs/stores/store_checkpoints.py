@@ -26,7 +26,7 @@ from jax_pix2pix.runs.checkpoint import Checkpoints
 from jax_pix2pix.runs.processes.first_process import collected, on_first_process, refusing_together
 from jax_pix2pix.runs.processes.unshared_folders import of_first_process
 from jax_pix2pix.runs.saved_steps import METRICS, VERSIONS, SavedSteps, of_this_config
-from jax_pix2pix.runs.stores import mirror, remote_workdir, storage, store_lock
+from jax_pix2pix.runs.stores import mirror, remote_workdir, store_lock
 from jax_pix2pix.runs.stores.stored_files import STATE, StoredFiles
 from jax_pix2pix.safety import safe_files
 
@@ -63,7 +63,7 @@ class StoreCheckpoints(SavedSteps):
         self._copy, self._below = copy, below
         self._keep_last, self._read_only = keep_last, read_only
         self._saving = self._error = None
-        self._closing = None  # the time since which `close` waits
+        self._awaited = None  # the time since which `wait` waits
         if not read_only:
             on_first_process(self._clean)
             self._newest = of_first_process(max(self._found(), default=None))
@@ -156,19 +156,20 @@ class StoreCheckpoints(SavedSteps):
             self._error = step, error
 
     def _patiently(self, action):
-        """Calls action() until it succeeds, or a store that fails was waited for long enough."""
+        """Calls action() until it succeeds, or a store that fails was waited for long enough.
+
+        That is FAILING_SECONDS while the run trains, and FINISH_SECONDS while it waits for this.
+        """
         began, told = time.monotonic(), False
         while True:
             try:
                 return action()
             except (DataError, OSError) as error:
                 until = began + mirror.FAILING_SECONDS
-                if self._closing:
-                    until = min(until, self._closing + remote_workdir.FINISH_SECONDS)
-                    if not isinstance(error, storage.Unreachable):
-                        raise
+                if self._awaited:
+                    until = min(until, self._awaited + remote_workdir.FINISH_SECONDS)
                 if time.monotonic() > until:
-                    if not self._closing:
+                    if not self._awaited:
                         store_lock.stop(f"{self._called} could not be written for long")
                     raise
                 if not told:
@@ -212,7 +213,9 @@ class StoreCheckpoints(SavedSteps):
         """Returns when all that was saved is in the store; all processes call this together."""
         with refusing_together():
             if self._saving:
+                self._awaited = time.monotonic()
                 self._saving.join()
+                self._saving = self._awaited = None
             if self._error:
                 (step, error), self._error = self._error, None
                 with self._refusing(f"; the checkpoint of step {step} is not saved"):
@@ -220,7 +223,6 @@ class StoreCheckpoints(SavedSteps):
 
     def close(self):
         if not self._read_only:
-            self._closing = time.monotonic()
             self.wait()
 
     # Reading

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 import zlib
 
@@ -329,9 +330,12 @@ def test_a_store_that_fails_for_a_while_is_waited_for(url, monkeypatch, capsys):
     assert "warning: away; it is tried again" in capsys.readouterr().err
 
 
-def test_a_store_that_fails_for_long_stops_the_run(url, monkeypatch):
+@pytest.mark.parametrize("seconds", ["FAILING_SECONDS", "FINISH_SECONDS"])
+def test_a_store_that_fails_for_long_stops_the_run(url, monkeypatch, seconds):
+    """Soon, if the run waits for it: to save again, or to end."""
     told = []
-    monkeypatch.setattr(mirror, "FAILING_SECONDS", 0.1)
+    waits = seconds == "FINISH_SECONDS"
+    monkeypatch.setattr(remote_workdir if waits else mirror, seconds, 0.1)
     monkeypatch.setattr(store_lock, "stop", told.append)
 
     def away(self, contents):
@@ -342,10 +346,12 @@ def test_a_store_that_fails_for_long_stops_the_run(url, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(storage.Store, "write", away)
             checkpoints.save(10, _placed(1))
+            while not (waits or told):
+                time.sleep(0.01)
             with pytest.raises(UnreachableError, match=r"^away; the checkpoint of step 10 is not"):
-                checkpoints.wait()
+                checkpoints.save(20, _placed(1))
         checkpoints.close()
-    assert told == [f"{url}/checkpoints could not be written for long"]
+    assert told == ([] if waits else [f"{url}/checkpoints could not be written for long"])
 
 
 def test_a_deleted_checkpoint_is_no_longer_counted(url):
