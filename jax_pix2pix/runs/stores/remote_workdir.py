@@ -155,7 +155,7 @@ def _names_of(workdir, folder, more=""):
         yield
     except (DataError, WorkdirError) as error:
         text = str(error)
-        if folder in text:
+        if folder in text and _given[folder] not in text:  # else it tells the two apart
             text = text.replace(folder, _given[folder]) + more
         raise refusal(error, text) from error
     finally:
