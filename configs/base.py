@@ -93,6 +93,11 @@ def get_base():
     # instead and leaves examples that depend on it out of all scores.
     config.data.on_error = "raise"
     config.data.empty_slices = 1.0  # share of the slices without foreground that training keeps
+    # Of volumes whose headers leave it open; files that state it keep their own, and a table in the
+    # source folder, geometry.csv, may say it file by file.
+    config.data.given_spacing_mm = ()  # between slices, rows and columns
+    config.data.given_axes = ""  # where the axes of a file run to, such as LPS
+    config.data.geometry = "agreed"  # or "sform", "qform": which counts where a NIfTI's two differ
     config.data.context = 0  # neighbouring slices on each side, as channels of a 2D source
     config.data.source_channels = 1  # as stored
     config.data.source_type = "uint8"  # as stored; "int16" for Hounsfield units

@@ -73,7 +73,8 @@ TEXTS = {
     "data.from_store": ("auto", "copy", "stream"),
     "data.on_error": (), "data.source": (), "data.target": (), "data.source_type": STORED,
     "data.target_type": STORED, "data.mask_resize": (), "data.modality": (), "data.plane": (),
-    "data.split_by": (), "data.source_side": (), "data.patient_pattern": (),
+    "data.given_axes": (), "data.geometry": ("agreed", "sform", "qform"), "data.split_by": (),
+    "data.source_side": (), "data.patient_pattern": (),
     "data.test_patients": (), "data.validation_patients": (),
     "generator.norm": (), "generator.output": (), "discriminator.norm": (),
     "discriminator.constraint": (), "evaluation.per": (), "loss.adversarial": (), "loss.ssim": (),
@@ -81,7 +82,13 @@ TEXTS = {
     "loss.segmentation_weights_file": (),
 }  # fmt: skip
 # Lists of numbers. Those whose names end in a word of PAIRS are two, the smaller first.
-LISTS = ("data.mask_values", "data.test_subsets", "data.validation_subsets", "data.spacing_mm")
+LISTS = (
+    "data.mask_values",
+    "data.test_subsets",
+    "data.validation_subsets",
+    "data.spacing_mm",
+    "data.given_spacing_mm",
+)
 PAIRS = ("_range", "window_hu", "clip_hu", "mr_percentiles")
 # What float32 scales without a loss: closer or larger numbers would make NaN of some images.
 RANGE = (

@@ -25,6 +25,8 @@ def main():
             FLAGS.spacing_mm,
             FLAGS.patient_pattern,
             progress,
+            FLAGS.axes,
+            FLAGS.geometry,
         )
     print(table(results))
     if FLAGS.output:
@@ -48,7 +50,15 @@ def _define_flags():
     flags.DEFINE_string(
         "spacing_mm",
         None,
-        "spacing in mm of an image's rows and columns, e.g. 0.2,0.2; default: distances in pixels",
+        "spacing in mm of an image's rows and columns, e.g. 0.2,0.2; default: distances in pixels. "
+        "Of slices, rows and columns of volumes that do not state theirs, e.g. 2.5,0.7,0.7; "
+        "default: no distances of these",
+    )
+    flags.DEFINE_string(
+        "axes", None, "where the axes run to of volumes that do not state it, e.g. LPS"
+    )
+    flags.DEFINE_enum(
+        "geometry", None, ["sform", "qform"], "which counts where a NIfTI's two affines differ"
     )
     flags.DEFINE_string(
         "patient_pattern",

@@ -40,6 +40,13 @@ Images are prepared as for training and evaluation. Probabilities are resized to
 pixels and then cut at the threshold; with several classes the most probable one is taken.
 --largest_components counts components of all classes together, in an X-ray or in a whole volume.
 
+A volume's header may leave open how large its voxels are: identity affines of CTs, a MetaImage
+without ElementSpacing. Masks and synthetic CT do without; then a warning says that the spacing is
+unknown, the result is marked so and has no score in mm or of dose. --spacing_mm=2.5,0.7,0.7 states
+it, between slices, rows and columns; it counts for these files alone. --axes=LPS is for files that
+do not say where their axes run to, --geometry=sform or qform for NIfTIs whose two affines differ.
+A folder of several DICOM series is refused with a list of them; --series=UID takes one of it.
+
 --mc_dropout=K averages K passes with dropout. From K=2 on it also writes NAME_uncertainty beside
 the mask: the standard deviation of the foreground's probability over the passes. For a volume it
 is float32. For an X-ray it is a 16-bit PNG, in which white, 65535, is 0.5, the largest possible
@@ -69,6 +76,7 @@ under its name once it is complete, and replaces an earlier one.
 from absl import flags
 
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.imaging import geometry
 from jax_pix2pix.inference import checks
 from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.runs.stores import remote_workdir, storage
@@ -151,16 +159,17 @@ def _predict_pairs(run, pairs, asked):
             if prediction.body_from:
                 lines.append(f"body mask: {prediction.body_from}")
             if reference:
-                lines += _scored(run, prediction, path, reference, written[0])
+                lines += _scored(run, prediction, path, written[0], asked.options)
             say("\n".join(lines))
 
 
-def _scored(run, prediction, path, reference, result):
+def _scored(run, prediction, path, result, options):
     from jax_pix2pix.evaluation import synthesis_report
     from jax_pix2pix.imaging.volume_file import without_ending
 
+    user = {name: options[name] for name in geometry.OPTIONS if name in options}
     scores, written = synthesis_report.report_volume(
-        run, prediction, path, reference, without_ending(result)
+        run, prediction, path, options["reference"], without_ending(result), **user
     )
     table = synthesis_report.table_of_volume(scores)
     return [table, *(f"{what}: {path}" for what, path in written)]
@@ -195,7 +204,22 @@ def _define_flags():
         "largest_components", 0, "number of components to keep, the largest (masks only); 0: all"
     )
     flags.DEFINE_string("mask", None, "mask of the body in the input (synthetic CT only)")
-    flags.DEFINE_string("reference", None, "real CT to score against (synthetic CT only)")
+    flags.DEFINE_string(
+        "reference", None, "real CT, or the folder of its DICOM series, to score against "
+        "(synthetic CT only)",
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "spacing_mm",
+        None,
+        "mm between slices, rows and columns of volumes that do not state it, e.g. 2.5,0.7,0.7",
+    )
+    flags.DEFINE_string(
+        "axes", None, "where the axes run to of volumes that do not state it, e.g. LPS"
+    )
+    flags.DEFINE_enum(
+        "geometry", None, ["sform", "qform"], "which counts where a NIfTI's two affines differ"
+    )
+    flags.DEFINE_string("series", None, "SeriesInstanceUID, of a DICOM folder with several series")
     flags.DEFINE_integer("count", 16, "number of samples (pyramids only)")
     flags.DEFINE_integer("seed", 0, "seed of the samples' noise (pyramids only)", lower_bound=0)
     flags.DEFINE_integer("from_scale", 0, "first scale to sample (pyramids only)")

@@ -151,7 +151,7 @@ def _in_a_name(value):
     text = str(value)
     if isinstance(value, float) and float(f"{value:g}") == value:
         text = f"{value:g}"  # 1 for 1.0; of more than six digits all are needed
-    return text if re.fullmatch(r"[\w.-]+", text) else hashlib.sha256(text.encode()).hexdigest()[:8]
+    return text if re.fullmatch(r"[\w.-]*", text) else hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):

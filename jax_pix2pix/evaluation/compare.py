@@ -7,6 +7,7 @@ import numpy as np
 
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.mask_pairs import IMAGES, VOLUMES, find_pairs, read_pair
+from jax_pix2pix.imaging.geometry import NOTHING, UNKNOWN, given
 from jax_pix2pix.imaging.label_values import SOFT_WHITE, foreground, numbered
 from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
@@ -20,7 +21,14 @@ class Region(NamedTuple):
 
 
 def compare(
-    predictions, references, regions=None, spacing_mm=None, patient_pattern=None, progress=None
+    predictions,
+    references,
+    regions=None,
+    spacing_mm=None,
+    patient_pattern=None,
+    progress=None,
+    axes=None,
+    geometry=None,
 ):
     """Scores each pair of masks in two folders, and averages over cases.
 
@@ -28,10 +36,12 @@ def compare(
         predictions, references: folders of masks of equal names, see `mask_pairs.find_pairs`.
         regions: names and labels, such as "liver:1+2,tumour:2"; None is the foreground, see
             `label_values.foreground`, which cuts soft edges of images alone.
-        spacing_mm: (rows, columns) of images; without it distances are in pixels.
+        spacing_mm: (rows, columns) of images, without which distances are in pixels; or (slices,
+            rows, columns) of volumes that do not state theirs, without which they have none.
         patient_pattern: regular expression that matches a case's name; its group 1 is the patient.
             Without it each case is a patient.
         progress: (done, total) -> None.
+        axes, geometry: of volumes, as for `imaging.geometry.given`.
 
     Returns:
         The contents of `launch.compare`'s JSON file: every value, with its protocol.
@@ -43,12 +53,22 @@ def compare(
     """
     kind, pairs = find_pairs(predictions, references)
     wanted = _regions(regions)
-    unit, image_spacing = _image_spacing(spacing_mm, kind)
+    user = NOTHING
+    if kind == VOLUMES:
+        unit, image_spacing = "mm", None
+        user = given(spacing_mm, axes, geometry)
+    else:
+        unit, image_spacing = _image_spacing(spacing_mm)
+        for name, value in (("axes", axes), ("geometry", geometry)):
+            if value:
+                raise ConfigError(f"{name} is of volumes, and these are images: leave it out")
     patients = _patients(patient_pattern, [pair.case for pair in pairs])
 
-    scores = {name: [] for name in wanted}
+    scores, unknown = {name: [] for name in wanted}, []
     for done, pair in enumerate(pairs, 1):
-        *labels, spacing = read_pair(kind, pair)
+        *labels, spacing = read_pair(kind, pair, user)
+        if kind == VOLUMES and spacing is None:
+            unknown.append(pair.case)
         predicted, present = (
             _masks(values, path, wanted, soft_edges=kind == IMAGES)
             for values, path in zip(labels, pair[1:], strict=True)
@@ -68,6 +88,7 @@ def compare(
         "cases": f"{kind}, each scored as a whole",
         "regions": {name: region.labels for name, region in wanted.items()},
         "protocols": overlap.PROTOCOLS | distances | {"interval_95": bootstrap.PROTOCOL},
+        "spacing_unknown": unknown,
         "results": {
             name: {
                 "overall": over_cases(rows, patients),
@@ -108,12 +129,8 @@ def _regions(text):
     return regions
 
 
-def _image_spacing(text, kind):
-    """Finds the unit of distances, and the spacing in it for files that state none."""
-    if kind == VOLUMES:
-        if text is not None:
-            raise ConfigError("spacing_mm is for images: volumes have theirs in the header")
-        return "mm", None
+def _image_spacing(text):
+    """Finds the unit of an image's distances, and the spacing in it."""
     if text is None:
         return "pixels", (1.0, 1.0)
     shown = text if isinstance(text, str) else ",".join(map(str, text))
@@ -160,13 +177,17 @@ def table(results):
         overall = part["overall"]
         lines.append(f"{shown(region):24}" + "".join(f"{metric:>13}" for metric in overall))
         for case, scores in part["by_case"].items():
-            lines.append(_row(f"  {case}", [scores[metric] for metric in overall]))
+            lines.append(_row(f"  {case}", [scores.get(metric) for metric in overall]))
         lines.append(_row("mean", [summary["mean"] for summary in overall.values()]))
         for end, label in enumerate(("95 % interval from", "95 % interval to")):
             ends = [summary["interval_95"] for summary in overall.values()]
             lines.append(_row(label, [interval and interval[end] for interval in ends]))
         cases = [f"{summary['cases']:13}" for summary in overall.values()]
         lines.append(f"{'cases where defined':24}" + "".join(cases))
+    if unknown := results["spacing_unknown"]:
+        lines.append(
+            f"{UNKNOWN} of {shown(', '.join(unknown))}; --spacing_mm=SLICES,ROWS,COLUMNS settles it"
+        )
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ import re
 from typing import NamedTuple
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.geometry import NOTHING
 from jax_pix2pix.imaging.safe_io import read_grey_png
 from jax_pix2pix.imaging.volume_file import read_labels
 from jax_pix2pix.safety.shown import check_name
@@ -65,23 +66,26 @@ def find_pairs(predictions, references):
     return kinds.pop(), [MaskPair(case, predicted[case], present[case]) for case in cases]
 
 
-def read_pair(kind, pair):
+def read_pair(kind, pair, user=NOTHING):
     """Reads both masks of a pair.
 
+    Args:
+        user: imaging.geometry.Given, of volumes.
+
     Returns:
-        (prediction, reference, spacing_mm): uint8 [d, h, w] and 3 floats for a volume, or
-        uint8 [h, w] and None for an image.
+        (prediction, reference, spacing_mm): uint8 [d, h, w] and 3 floats for a volume, None where
+        its spacing is unknown; or uint8 [h, w] and None for an image.
 
     Raises:
         DataError: a file cannot be read, or the two are not on one grid.
     """
     if kind == VOLUMES:
         prediction, reference = (
-            read_labels(pair.prediction),
-            read_labels(pair.reference),
+            read_labels(pair.prediction, user),
+            read_labels(pair.reference, user),
         )
-        reference.geometry.check_same_grid(pair.reference, prediction.geometry, pair.prediction)
-        return prediction.values, reference.values, reference.spacing_mm
+        values = reference.geometry.reordered(pair.reference, prediction, pair.prediction)
+        return values, reference.values, reference.spacing_mm
     prediction, reference = read_grey_png(pair.prediction), read_grey_png(pair.reference)
     if prediction.shape != reference.shape:
         sizes = [" x ".join(map(str, mask.shape[::-1])) for mask in (prediction, reference)]

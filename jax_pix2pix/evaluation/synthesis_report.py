@@ -3,6 +3,7 @@
 import numpy as np
 
 from jax_pix2pix.evaluation import report, report_pictures
+from jax_pix2pix.imaging.geometry import UNKNOWN
 from jax_pix2pix.metrics import protocols, sct_scores
 from jax_pix2pix.metrics.dose import dosimetry
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases
@@ -119,7 +120,7 @@ def table_of_volume(scores):
     return "\n".join(lines)
 
 
-def report_volume(run, prediction, source, reference, path):
+def report_volume(run, prediction, source, reference, path, **options):
     """Scores one synthetic CT against its real one and writes the files of `write`.
 
     Args:
@@ -128,6 +129,7 @@ def report_volume(run, prediction, source, reference, path):
         source: what it was made from, in words.
         reference: path of the real CT, on the same voxels.
         path: of the files, without an ending.
+        options: spacing_mm, axes, geometry and series, of the reference.
 
     Returns:
         (scores of `sct_scores.score_ct`, [(what it is, path)]).
@@ -135,7 +137,7 @@ def report_volume(run, prediction, source, reference, path):
     Raises:
         DataError: the reference cannot be read or is on other voxels.
     """
-    ct = run.reference(prediction, reference)
+    ct = run.reference(prediction, reference, **options)
     scores = run.score_volume(prediction, ct)
     seen = prediction.source, ct, prediction.values, prediction.body > 0
     about = {
@@ -145,9 +147,12 @@ def report_volume(run, prediction, source, reference, path):
         "input": str(source),
         "reference": str(reference),
         "mask": prediction.body_from,
+        "spacing_mm": prediction.spacing_mm or UNKNOWN,
     }
     patient = page(about["input"], len(ct), seen, prediction.spacing_mm, scores)
     found = about | results({"model": [scores]}, [patient], GRID, {})
+    if prediction.spacing_mm is None:
+        found["protocols"]["grid"] = f"{GRID}; {UNKNOWN}"
     title = f"Synthetic CT of {patient.name}"
     written = write(path, title, {"system": run.config.system} | about, found, [patient])
     return scores, written

@@ -32,12 +32,16 @@ def check(root, pair, config):
     Raises:
         DataError: a header cannot be used; or, without config.resample, the grids differ.
     """
-    grid = read_geometry(root / pair.ct)
+    grid = _grid(root, pair, config)
     for name in filter(None, (pair.source, pair.mask)):
-        geometry = read_geometry(root / name)
+        path = root / name
+        geometry = read_geometry(path, config.given(root, name))
         if not config.resample:
-            path = root / name
             grid.check_same_grid(root / pair.ct, geometry, path, "prepare with --resample")
+        else:
+            geometry.needed_spacing_mm(path, "resampling")
+    if config.resample:
+        grid.needed_spacing_mm(root / pair.ct, "resampling")
     return grid
 
 
@@ -74,14 +78,14 @@ def read(root, pair, slices, config):
         DataError: a file cannot be read, or the CT is not in HU.
     """
     size = config.stored_size
-    grid = read_geometry(root / pair.ct)
+    grid = _grid(root, pair, config)
     values = _source(root, pair, config)
     mask = _given_mask(root, pair, config)
     if mask is None:
         mask = body_mask(values)
     values = cut(_stored(root, pair, config, values, mask), config.plane)
     mask = cut(mask, config.plane)
-    spacing_mm = [grid.spacing_mm[axis] for axis in PLANES[config.plane]]
+    spacing_mm = grid.spacing_mm and [grid.spacing_mm[axis] for axis in PLANES[config.plane]]
     records = [
         {
             "image": stored_image(values[k], size, beyond=0)[..., None],
@@ -91,28 +95,10 @@ def read(root, pair, slices, config):
         for k in slices
     ]
     del values, mask
-    hu = cut(read_ct(root / pair.ct).values, config.plane)
+    hu = cut(read_ct(root / pair.ct, config.given(root, pair.ct)).values, config.plane)
     for record, k in zip(records, slices, strict=True):
         record["ct"] = stored_image(hu[k], size)[..., None]
     return records
-
-
-def read_source(path, modality, grid=None):
-    """Reads the source: an MR, a cone beam CT or a CT.
-
-    Args:
-        path: of the volume.
-        modality: "mr", "cbct" or "ct".
-        grid: Geometry to resample it to, linearly; None keeps its own.
-
-    Returns:
-        [slices, rows, columns]: float32 for an MR, int16 HU otherwise.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    volume = read_ct(path) if modality in IN_HU else read_mr(path)
-    return (volume if grid is None else resampled_source(volume, modality, grid)).values
 
 
 def resampled_source(volume, modality, grid):
@@ -125,7 +111,7 @@ def stored_source(values, mask, config):
     """Converts a source to its stored form: uint16 [slices, rows, columns].
 
     Args:
-        values: from `read_source`.
+        values: [slices, rows, columns]: float32 of an MR, int16 HU otherwise.
         mask: of the same shape, not 0 in the body.
 
     Raises:
@@ -136,26 +122,35 @@ def stored_source(values, mask, config):
     return stored_mr(values, mask, config.mr_percentiles)
 
 
-def read_body(path, grid=None):
-    """Reads a mask's file, resampled to nearest if `grid` is given. -> uint8, 1 in the body."""
-    volume = read_labels(path)
-    if grid is not None:
-        volume = resample.nearest(volume, grid)
-    return foreground(volume.values, path).astype(np.uint8)
+def _grid(root, pair, config):
+    return read_geometry(root / pair.ct, config.given(root, pair.ct))
 
 
 def _source(root, pair, config):
-    return read_source(root / pair.source, config.modality, _resampled_to(root, pair, config))
+    """Reads the source on the CT's voxels: float32 of an MR, int16 HU otherwise."""
+    path, user, grid = (
+        root / pair.source,
+        config.given(root, pair.source),
+        _grid(root, pair, config),
+    )
+    in_hu = config.modality in IN_HU
+    volume = read_ct(path, user) if in_hu else read_mr(path, user)
+    if config.resample:
+        return resampled_source(volume, config.modality, grid).values
+    return grid.reordered(root / pair.ct, volume, path, "prepare with --resample")
 
 
 def _given_mask(root, pair, config):
-    """Reads the mask's file; None if there is none."""
-    if pair.mask:
-        return read_body(root / pair.mask, _resampled_to(root, pair, config))
-
-
-def _resampled_to(root, pair, config):
-    return read_geometry(root / pair.ct) if config.resample else None
+    """Reads the mask's file on the CT's voxels: uint8, 1 in the body. None if there is none."""
+    if not pair.mask:
+        return None
+    path, grid = root / pair.mask, _grid(root, pair, config)
+    labels = read_labels(path, config.given(root, pair.mask))
+    if config.resample:
+        values = resample.nearest(labels, grid).values
+    else:
+        values = grid.reordered(root / pair.ct, labels, path, "prepare with --resample")
+    return foreground(values, path).astype(np.uint8)
 
 
 def _stored(root, pair, config, values, mask):

@@ -73,9 +73,11 @@ def stored_spacing_mm(spacing_mm, shape, size):
     """Computes the mm between slices, rows and columns once planes of this shape are stored.
 
     Args:
-        spacing_mm: of the planes.
+        spacing_mm: of the planes; None where it is unknown, which is stored as 0.
         shape: (h, w) of the planes.
     """
+    if spacing_mm is None:
+        return 0.0, 0.0, 0.0
     *_, side = _padding(shape)
     between, rows, columns = spacing_mm
     return between, rows * side / size, columns * side / size

@@ -29,11 +29,15 @@ class Geometry:
         file_shape: voxels along the three axes of the file.
         header: what else the file's format says, for files that are written in the same format: a
             NIfTI header, `metaimage.Axes`, or None.
+        spacing_known: whether the voxels' size is known; if not, the affine's is a placeholder.
+        note: what `geometry.settled` had to settle, in words; "" where the file left nothing open.
     """
 
     affine: np.ndarray
     file_shape: tuple[int, int, int]
     header: Any = None
+    spacing_known: bool = True
+    note: str = ""
 
     @property
     def shape(self):
@@ -42,8 +46,18 @@ class Geometry:
 
     @property
     def spacing_mm(self):
-        """Millimetres between slices, rows and columns."""
-        return self._by_picture(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
+        """Millimetres between slices, rows and columns; None where unknown."""
+        return self._affine_spacing if self.spacing_known else None
+
+    def needed_spacing_mm(self, path, what):
+        """The spacing, for `what` cannot do without. Raises DataError where it is unknown."""
+        if not self.spacing_known:
+            raise DataError(
+                f"{path} does not say how large its voxels are (1 x 1 x 1 mm at an origin of 0, or "
+                f"no spacing), and {what} needs that: give --spacing_mm=SLICES,ROWS,COLUMNS "
+                "(config.data.given_spacing_mm, or geometry.csv in the source folder)"
+            )
+        return self._affine_spacing
 
     @property
     def tilt_degrees(self):
@@ -66,39 +80,91 @@ class Geometry:
         return orientations.apply_orientation(values, transform)
 
     def check_same_grid(self, path, other, other_path, otherwise="resample the labels"):
-        """Checks that another volume, such as labels, lies on the voxels of this one.
+        """Checks that another volume, such as labels, has the voxels of this one, in any order.
 
         Args:
             path, other_path: the files of the two, for the error.
             otherwise: what to do where both headers are right.
 
         Raises:
-            DataError: it does not; the message tells how they differ.
+            DataError: it has not; the message tells how they differ.
         """
-        if other.file_shape == self.file_shape:
-            between = np.linalg.inv(self.affine) @ other.affine
-            if np.abs(between - np.eye(4)).max() <= SAME_GRID:
-                return
-        for what in ("shape", "orientation", "spacing", "origin", "affine"):
-            mine, its = self._describe(what), other._describe(what)
-            if mine != its:
-                break
-        raise DataError(
-            f"{other_path} is not on the voxels of {path}: its {what} is {its}, not {mine}; "
-            f"correct the header that is wrong, or {otherwise}"
-        )
+        if self._order_of(other) is None:
+            mine, its = (_described(*one._in_axes_of(self)) for one in (self, other))
+            what = next((what for what in mine if mine[what] != its[what]), "affine")
+            order = other._letters != self._letters
+            raise DataError(
+                f"{other_path} is not on the voxels of {path}: its {what} is {its[what]}, not "
+                f"{mine[what]}{self._turned(other) if order else ''}; correct the header that is "
+                f"wrong, or {otherwise}"
+            )
 
-    def _describe(self, what):
-        values = {
-            "shape": self.file_shape,
-            "orientation": "".join(orientations.ornt2axcodes(self._orientation)),
-            "spacing": np.linalg.norm(self.affine[:3, :3], axis=0),
-            "origin": self.affine[:3, 3],
-            "affine": self.affine[:3],
-        }[what]
-        if isinstance(values, np.ndarray):
-            return ", ".join(f"{value + 0.0:.5g}" for value in values.ravel()) + " mm"
-        return str(values)
+    def reordered(self, path, volume, other_path, otherwise="resample the labels"):
+        """Brings another volume on the same voxels to this one's slices, rows and columns.
+
+        Files may have their axes in another order or direction. For oblique ones near 45 degrees
+        other axes may count as slices, rows and columns too.
+
+        Args:
+            volume: Volume; path, other_path and otherwise as for `check_same_grid`, which raises.
+
+        Returns:
+            values [slices, rows, columns] of this Geometry, a view.
+        """
+        self.check_same_grid(path, volume.geometry, other_path, otherwise)
+        return orientations.apply_orientation(volume.values, self._order_of(volume.geometry))
+
+    def by_axis(self, of_pictures):
+        """Reorders values of slices, rows and columns to the axes of the file. -> float64 [3]."""
+        order = np.argsort(self._orientation[:, 0])[::-1]
+        values = np.empty(3)
+        values[order] = of_pictures
+        return values
+
+    def _order_of(self, other):
+        """How another's slices, rows and columns become this one's: nibabel's orientation [3, 2].
+
+        None unless the two have one set of voxels, but for SAME_GRID.
+        """
+        between = np.linalg.inv(self._of_pictures) @ other._of_pictures
+        steps = np.rint(between[:3, :3])
+        if not (np.abs(steps).sum(0) == 1).all() or not (np.abs(steps).sum(1) == 1).all():
+            return None
+        lengths = np.array(self.shape)
+        order = np.stack([np.abs(steps).argmax(0), steps.sum(0)], 1)
+        if (lengths[order[:, 0].astype(int)] != other.shape).any():
+            return None
+        # A reversed axis begins at the other end, to where a difference of steps adds up.
+        back = steps.sum(1) < 0
+        places = np.abs(between[:3, 3] - back * (lengths - 1))
+        allowed = SAME_GRID * np.where(back, lengths, 1)
+        same = np.abs(between[:3, :3] - steps).max() <= SAME_GRID and (places <= allowed).all()
+        return order if same else None
+
+    def _in_axes_of(self, other):
+        """(affine, shape) of these voxels in the order and directions of another's axes."""
+        turn = orientations.ornt_transform(self._orientation, other._orientation)
+        shape = np.empty(3, int)
+        shape[turn[:, 0].astype(int)] = self.file_shape
+        affine = self.affine @ orientations.inv_ornt_aff(turn, self.file_shape)
+        return affine, tuple(shape.tolist())
+
+    def _turned(self, other):
+        return f" (in the order {self._letters} of its axes, which are stored as {other._letters})"
+
+    @property
+    def _letters(self):
+        return "".join(orientations.ornt2axcodes(self._orientation))
+
+    @property
+    def _of_pictures(self):
+        """The affine from [slice, row, column] to mm."""
+        transform = orientations.ornt_transform(self._orientation, PICTURES)
+        return self.affine @ orientations.inv_ornt_aff(transform, self.file_shape)
+
+    @property
+    def _affine_spacing(self):
+        return self._by_picture(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
 
     @functools.cached_property
     def _orientation(self):
@@ -117,8 +183,21 @@ class Volume:
 
     @property
     def spacing_mm(self):
-        """Millimetres between slices, rows and columns."""
+        """Millimetres between slices, rows and columns; None where unknown."""
         return self.geometry.spacing_mm
+
+
+def _described(affine, shape):
+    """What tells two grids apart, in the order in which it is looked at: {what: text}."""
+    parts = {
+        "spacing": np.linalg.norm(affine[:3, :3], axis=0),
+        "origin": affine[:3, 3],
+        "affine": affine[:3],
+    }
+    return {"shape": str(shape)} | {
+        what: ", ".join(f"{value + 0.0:.5g}" for value in np.ravel(values)) + " mm"
+        for what, values in parts.items()
+    }
 
 
 def check_affine(path, affine):

@@ -12,6 +12,7 @@ import numpy as np
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import hounsfield, label_values, mr_background
 from jax_pix2pix.imaging.formats import metaimage, nifti, nrrd, voxels
+from jax_pix2pix.imaging.geometry import NOTHING
 from jax_pix2pix.imaging.volume import Volume
 
 _FORMATS = {
@@ -24,8 +25,11 @@ _FORMATS = {
 ENDINGS = tuple(_FORMATS)
 
 
-def read_geometry(path):
+def read_geometry(path, user=NOTHING):
     """Reads and checks only the header of a volume.
+
+    Args:
+        user: Given, of what a file leaves open; of the readers below too.
 
     Returns:
         Geometry.
@@ -33,12 +37,12 @@ def read_geometry(path):
     Raises:
         DataError: the file has another ending, or not the format that its ending says; it does not
             have three dimensions, has too many voxels, claims more than it can hold, holds no
-            numbers, or does not say where its voxels are.
+            numbers, or does not say where its voxels are, or says two things and `user` none.
     """
-    return _format(path).read_geometry(path)
+    return _format(path).read_geometry(path, user)
 
 
-def read_ct(path):
+def read_ct(path, user=NOTHING):
     """Reads a CT.
 
     Returns:
@@ -49,11 +53,11 @@ def read_ct(path):
         DataError: as `read_geometry`; the file is truncated or damaged; a voxel is not a number
             or does not fit into int16; or `hounsfield.check_hu` refuses the values.
     """
-    volume = _format(path).read(path, np.int16, hounsfield.rounded)
+    volume = _format(path).read(path, np.int16, hounsfield.rounded, user)
     return Volume(hounsfield.as_hu(volume.values, path), volume.geometry)
 
 
-def read_mr(path):
+def read_mr(path, user=NOTHING):
     """Reads an MR, or any other volume of numbers.
 
     Returns:
@@ -63,11 +67,11 @@ def read_mr(path):
         DataError: as `read_geometry`; the file is truncated or damaged; or
             `mr_background.filled` refuses the values.
     """
-    volume = _format(path).read(path, np.float32, voxels.to_intensity)
+    volume = _format(path).read(path, np.float32, voxels.to_intensity, user)
     return Volume(mr_background.filled(volume.values, path), volume.geometry)
 
 
-def read_labels(path):
+def read_labels(path, user=NOTHING):
     """Reads a label volume.
 
     Returns:
@@ -78,9 +82,9 @@ def read_labels(path):
             integer in [0, 255] nor, where any is a fraction, one of them divided by 255.
     """
     try:
-        return _format(path).read(path, np.uint8, label_values.whole)
+        return _format(path).read(path, np.uint8, label_values.whole, user)
     except label_values.FractionError:
-        return _format(path).read(path, np.uint8, label_values.whole_of_255)
+        return _format(path).read(path, np.uint8, label_values.whole_of_255, user)
 
 
 def write_hu(path, hu, volume):

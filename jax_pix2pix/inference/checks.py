@@ -4,7 +4,7 @@ import os
 from typing import NamedTuple
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.imaging import volume_file
+from jax_pix2pix.imaging import geometry, volume_file
 from jax_pix2pix.imaging.safe_io import read_mask
 from jax_pix2pix.inference import inputs
 from jax_pix2pix.inference.files import check_place
@@ -26,7 +26,7 @@ class Sampling(NamedTuple):
     reconstruct: bool = False
 
 
-OPTIONS = (*MASK_OPTIONS, *CT_OPTIONS, *Sampling._fields, "format")
+OPTIONS = (*MASK_OPTIONS, *CT_OPTIONS, *Sampling._fields, "format", *geometry.OPTIONS)
 
 
 class Asked(NamedTuple):
@@ -65,7 +65,7 @@ def check(config, workdir, asked):
         else:
             pairs = _pairs(config, kind, asked)
     if asked.source and not pairs:
-        volume_file.read_geometry(asked.source)
+        volume_file.read_geometry(asked.source, _given(asked.options))
     check_place(pairs[0][1] if pairs else os.path.join(asked.output, "samples.png"))
     return pairs
 
@@ -80,10 +80,10 @@ def _check_options(config, kind, workdir, asked):
     """Raises ConfigError for options that do not fit a run of this kind."""
     fitting = {
         kinds.XRAY_MASKS: MASK_OPTIONS,
-        kinds.CT_MASKS: MASK_OPTIONS,
-        kinds.RESIZED_CT_MASKS: MASK_OPTIONS,
-        kinds.SYNTHETIC_CT: CT_OPTIONS,
-        kinds.CT_SAMPLES: (*Sampling._fields, "format"),
+        kinds.CT_MASKS: (*MASK_OPTIONS, *geometry.OPTIONS),
+        kinds.RESIZED_CT_MASKS: (*MASK_OPTIONS, *geometry.OPTIONS),
+        kinds.SYNTHETIC_CT: (*CT_OPTIONS, *geometry.OPTIONS),
+        kinds.CT_SAMPLES: (*Sampling._fields, "format", *geometry.OPTIONS[:-1]),
     }
     for name in asked.options:
         if name not in fitting.get(kind, ()):
@@ -106,8 +106,11 @@ def _pairs(config, kind, asked):
         mask_options(config, *(options.get(name) for name in MASK_OPTIONS))
     if kind == kinds.XRAY_MASKS:
         return inputs.xrays(source, output)
+    _given(options)
     if kind in (kinds.CT_MASKS, kinds.RESIZED_CT_MASKS):
-        return inputs.ct_volumes(source, output)
+        pairs = inputs.ct_volumes(source, output)
+        _check_series(options, [path for path, _ in pairs])
+        return pairs
     if kind == kinds.CT_SLICES:
         found = inputs.label_masks(source, output)
         if not os.path.isdir(source):
@@ -120,9 +123,24 @@ def _pairs(config, kind, asked):
         raise ConfigError(
             f"mask and reference are of one volume, and {source} is a folder: give a file"
         )
+    _check_series(options, [options.get("reference")])
     if pictures:
         return inputs.mr_pictures(source, output)
     return inputs.mr_volumes(source, output, config.data.modality, others)
+
+
+def _given(options):
+    """Checks what the user says of files that leave their geometry open. -> Given."""
+    return geometry.given(**{name: options.get(name) for name in geometry.OPTIONS})
+
+
+def _check_series(options, paths):
+    """Raises ConfigError if a series is named and no path is the one folder that holds it."""
+    if options.get("series") and not (len(paths) == 1 and paths[0] and os.path.isdir(paths[0])):
+        raise ConfigError(
+            f"series={options['series']}: there is no folder of DICOM slices to take it from, "
+            "leave it out"
+        )
 
 
 def check_pictures(config, pictures):

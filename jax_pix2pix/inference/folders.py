@@ -4,8 +4,8 @@ import functools
 import os
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.imaging import volume_file
-from jax_pix2pix.inference import sample_pictures
+from jax_pix2pix.imaging.geometry import OPTIONS, given
+from jax_pix2pix.inference import sample_pictures, sources
 from jax_pix2pix.inference.checks import Asked, check, sampling_of
 from jax_pix2pix.inference.samples import samples
 from jax_pix2pix.safety import safe_files
@@ -26,9 +26,9 @@ def predict_files(run, source, output, progress=None, **options):
         source: a file, or a folder of them at any depth; `launch.predict` says what is skipped.
         output: a folder, or for one synthetic CT a file.
         progress: (number of the file, files, done, total) -> None, within each file.
-        **options: mask, mc_dropout, threshold and largest_components of `Run.predict`; and
-            reference, for one synthetic CT: the path of its real CT. The source must lie on its
-            voxels; with config.data.resample the result is made on them.
+        **options: mask, mc_dropout, threshold, largest_components, spacing_mm, axes, geometry and
+            series of `Run.predict`; and reference, for one synthetic CT: the path of its real CT.
+            The source must lie on its voxels; with config.data.resample the result is made on them.
 
     Returns:
         Iterator of (path of the input, paths of the results, Prediction), each once it is written.
@@ -51,8 +51,8 @@ def predict_pairs(run, pairs, output, progress=None, **options):
             options["grid"] = reference
         else:
             ((path, _),) = pairs
-            grid = volume_file.read_geometry(reference)
-            own = volume_file.read_geometry(path)
+            user = given(**{name: options.get(name) for name in OPTIONS})
+            grid, own = (sources.geometry_of(one, user) for one in (reference, path))
             own.check_same_grid(path, grid, reference, "resample the latter")
     return _written(run, pairs, output, options, progress)
 
@@ -84,7 +84,8 @@ def sample_files(run, output, source=None, dataset=None, progress=None, **option
         run: Run of a pyramid.
         output: folder for sample_0000.nii.gz and so on; a picture of each, sample_0000.png, with
             three planes through the centre, or all slices for a 2D run; and samples.png of all.
-        source, dataset, options: as `Run.sample`; and format, the ending of the volumes' names.
+        source, dataset, options: as `Run.sample`; spacing_mm, axes and geometry of the source; and
+            format, the ending of the volumes' names.
         progress: (done, total) -> None.
 
     Yields:
@@ -96,9 +97,10 @@ def sample_files(run, output, source=None, dataset=None, progress=None, **option
     options = {name: value for name, value in options.items() if value is not None}
     check(run.config, run.workdir, Asked(source, str(output), options))
     sampling, form = sampling_of(options)
+    opened = {name: options[name] for name in OPTIONS if name in options}
     kind = "reconstruction" if sampling.reconstruct else "sample"
     tiles, names = [], []
-    drawn = samples(run, sampling, source, dataset=dataset, progress=progress)
+    drawn = samples(run, sampling, source, dataset=dataset, progress=progress, **opened)
     for number, prediction in enumerate(drawn):
         names.append(f"{kind}_{number:04d}")
         (path,) = prediction.save(os.path.join(output, f"{names[-1]}.{form}"), output)

@@ -9,6 +9,7 @@ import numpy as np
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import volume_resizing
+from jax_pix2pix.imaging.geometry import given as given_by_user
 from jax_pix2pix.imaging.planes import native, stored_image
 from jax_pix2pix.imaging.resizing import bilinear, evaluation_image
 from jax_pix2pix.imaging.xrays import read_xray
@@ -132,10 +133,15 @@ class CTMasks(_Masks):
         mc_dropout=None,
         threshold=None,
         largest_components=0,
+        spacing_mm=None,
+        axes=None,
+        geometry=None,
+        series=None,
     ):
         """See `Run.predict`. given: as `sources.volume_of`, in HU; a folder is a DICOM series."""
+        user = given_by_user(spacing_mm, axes, geometry, series)
         options = self.options(mc_dropout, threshold, largest_components)
-        volume, _ = sources.volume_of(given, "ct", affine)
+        volume, _ = sources.volume_of(given, "ct", affine, user)
         planes, data = volume.values, self.data
         stored = np.stack(
             [
@@ -181,19 +187,27 @@ class ResizedCTMasks(_Masks):
         mc_dropout=None,
         threshold=None,
         largest_components=0,
+        spacing_mm=None,
+        axes=None,
+        geometry=None,
+        series=None,
     ):
         """See `Run.predict`. given: as `CTMasks` takes it."""
+        user = given_by_user(spacing_mm, axes, geometry, series)
         options, data = self.options(mc_dropout, threshold, largest_components), self.data
         if data.crops:
             raise ConfigError(
                 f"config.data.crops={data.crops}: this run saw crops of volumes and no whole one: "
                 "launch.evaluate judges it on its prepared data"
             )
-        volume, name = sources.volume_of(given, "ct", affine)
+        volume, name = sources.volume_of(given, "ct", affine, user)
         hu = volume.values
         if min(hu.shape) < 2:
             raise DataError(f"{name} has {hu.shape} voxels: a volume has 2 or more along each axis")
-        grid, wanted = (volume.geometry.spacing_mm, data.isotropic_mm), (data.depth,)
+        spacing = volume.geometry.spacing_mm
+        if data.isotropic_mm:
+            spacing = volume.geometry.needed_spacing_mm(name, "resampling to cubic voxels")
+        grid, wanted = (spacing or (1.0,) * 3, data.isotropic_mm), (data.depth,)
         wanted += (data.stored_size,) * 2
         volume_resizing.check_resizing(name, hu.shape, wanted)
         stored = volume_resizing.whole(

@@ -51,7 +51,7 @@ class Prediction:
 
     @property
     def spacing_mm(self):
-        """Millimetres between slices, rows and columns of a volume, or None."""
+        """Millimetres between slices, rows and columns of a volume; None where it is unknown."""
         return self.geometry.spacing_mm if self.geometry else None
 
     def save(self, path, below=None):
@@ -115,6 +115,7 @@ class Prediction:
         voxels = np.ascontiguousarray(self.geometry.to_file(self.values))
         header = nifti.scanner_header(self.geometry.affine, voxels.shape)
         header.set_data_dtype(voxels.dtype)
+        nifti.mark_unknown(header, self.geometry)
         return nib.Nifti1Image(voxels, self.geometry.affine, header)
 
     def picture(self, number=None):

@@ -14,6 +14,8 @@ import numpy as np
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import label_values
+from jax_pix2pix.imaging.geometry import OPTIONS
+from jax_pix2pix.imaging.geometry import given as given_by_user
 from jax_pix2pix.inference import sources
 from jax_pix2pix.inference.checks import Sampling, check_pictures
 from jax_pix2pix.inference.ct_slices import CTSlices
@@ -127,6 +129,11 @@ class Run:
                 found.
             grid: of synthetic CT by a run with config.data.resample: path, Volume or Geometry on
                 whose voxels it is made.
+            spacing_mm, axes, geometry: of a volume that leaves them open: between slices, rows and
+                columns; where its axes run to, such as "LPS"; "sform" or "qform", where a NIfTI's
+                two differ. `imaging.geometry` says when. Where the spacing is unknown and no one
+                needs it, a warning says so, and the result has none.
+            series: of a DICOM folder with several: its SeriesInstanceUID.
             mc_dropout, threshold, largest_components: for masks: passes with dropout to average,
                 the probability above which a voxel is foreground, and how many components to keep.
                 The defaults are config.evaluation's, and all components.
@@ -161,7 +168,7 @@ class Run:
             size: (slices, rows, columns) of the samples, in 2D (rows, columns); by default that of
                 training.
             reconstruct: make the training volumes of `dataset` from their fixed noise instead.
-            source, affine: a CT in HU, as `predict` takes volumes.
+            source, affine, spacing_mm, axes, geometry: a CT in HU, as `predict` takes volumes.
             dataset: input_pipeline.Dataset(run.config.data).
             progress: (done, total) -> None.
 
@@ -177,19 +184,21 @@ class Run:
                 f"a run that makes {kinds.KINDS[self.kind]} draws no samples: use predict()"
             )
         sampling = Sampling(count, seed, from_scale, size, reconstruct)
-        known = ("source", "affine", "dataset", "progress")
+        known = ("source", "affine", "dataset", "progress", *OPTIONS[:-1])
         for name in given:
             if name not in known:
                 raise ConfigError(f"{name} is no option of sample(): use {', '.join(known)}")
         return list(samples(self, sampling, **given))
 
-    def score(self, prediction, reference, affine=None):
+    def score(self, prediction, reference, affine=None, **options):
         """Scores a prediction against the truth, on the prediction's own voxels.
 
         Args:
             prediction: Prediction.
             reference: the real CT in HU, or the mask with its labels: a path, a Volume or nibabel
-                image, or an array with its affine; for a picture a path or a uint8 array.
+                image, or an array with its affine; for a picture a path or a uint8 array. The axes
+                of a volume may have any order and direction.
+            options: spacing_mm, axes, geometry and series, as of `predict`, for the reference.
 
         Returns:
             {name: float}, NaN where undefined: for synthetic CT "protocol.metric" and the rest of
@@ -210,37 +219,36 @@ class Run:
                 f"{kinds.KINDS[self.kind]}: score it with the run that made it"
             )
         if self.kind == kinds.SYNTHETIC_CT and prediction.body is not None:
-            return self.score_volume(prediction, self.reference(prediction, reference, affine))
+            ct = self.reference(prediction, reference, affine, **options)
+            return self.score_volume(prediction, ct)
         if self.kind in kinds.MASKS:
-            return self._mask_scores(prediction, reference, affine)
+            return self._mask_scores(prediction, reference, affine, given_by_user(**options))
         raise ConfigError(
             f"a run that makes {kinds.KINDS[self.kind]} is not scored image by image here: "
             "launch.evaluate judges it on its prepared data"
         )
 
-    def reference(self, prediction, reference, affine=None):
+    def reference(self, prediction, reference, affine=None, **options):
         """Reads a real CT on the voxels of a synthetic one: int16 HU. Raises as `score`."""
-        volume, name = sources.volume_of(reference, "ct", affine)
-        prediction.geometry.check_same_grid(
-            "the synthetic CT", volume.geometry, name, "resample the latter"
+        volume, name = sources.volume_of(reference, "ct", affine, given_by_user(**options))
+        return prediction.geometry.reordered(
+            "the synthetic CT", volume, name, "resample the latter"
         )
-        return volume.values
 
     def score_volume(self, prediction, ct):
         """Scores a synthetic CT, as `score` does, against HU on its voxels."""
         body = prediction.body > 0
         return scores_of_hu(ct, prediction.values, body, prediction.spacing_mm)
 
-    def _mask_scores(self, prediction, reference, affine):
+    def _mask_scores(self, prediction, reference, affine, user):
         if prediction.geometry is None:
             from jax_pix2pix.imaging.safe_io import read_grey_png
 
             labels = sources.picture_of(reference, read_grey_png)
             name = reference if isinstance(reference, sources.PATHS) else "the reference"
         else:
-            volume, name = sources.volume_of(reference, "labels", affine)
-            prediction.geometry.check_same_grid("the mask", volume.geometry, name)
-            labels = volume.values
+            volume, name = sources.volume_of(reference, "labels", affine, user)
+            labels = prediction.geometry.reordered("the mask", volume, name)
         if labels.shape != prediction.values.shape:
             raise DataError(
                 f"{name} has the shape {labels.shape}, and the mask {prediction.values.shape}"

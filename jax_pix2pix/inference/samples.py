@@ -7,6 +7,7 @@ import numpy as np
 
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.imaging import volume_resizing
+from jax_pix2pix.imaging.geometry import given as given_by_user
 from jax_pix2pix.imaging.volume import Geometry
 from jax_pix2pix.inference import sources
 from jax_pix2pix.inference.checks import check_sampling
@@ -23,7 +24,7 @@ class Training(NamedTuple):
     z_rec: np.ndarray | None = None  # its fixed noise
 
 
-def samples(run, sampling, source=None, affine=None, dataset=None, progress=None):
+def samples(run, sampling, source=None, affine=None, dataset=None, progress=None, **options):
     """Yields a Prediction for each sample or reconstruction in turn.
 
     Args:
@@ -33,6 +34,7 @@ def samples(run, sampling, source=None, affine=None, dataset=None, progress=None
         dataset: input_pipeline.Dataset of the run's data, for its training volumes in turn;
             reconstruct needs it, and from_scale without a source.
         progress: (done, total) -> None.
+        options: spacing_mm, axes and geometry of a source that leaves them open.
 
     Raises:
         ConfigError: an option does not fit the run or another one.
@@ -43,7 +45,8 @@ def samples(run, sampling, source=None, affine=None, dataset=None, progress=None
     count, seed, from_scale, _, reconstruct = sampling
     given = []
     if source is not None:
-        given = [_read(source, affine, config, size or system.generator.sizes[-1])]
+        user = given_by_user(**options)
+        given = [_read(source, affine, user, config, size or system.generator.sizes[-1])]
     elif from_scale or reconstruct:
         if dataset is None:
             raise ConfigError(
@@ -75,13 +78,13 @@ def samples(run, sampling, source=None, affine=None, dataset=None, progress=None
             progress(number + 1, count)
 
 
-def _read(given, affine, config, size):
+def _read(given, affine, user, config, size):
     """Reads a volume and resizes it, as the training volumes were, to the size of the samples.
 
     Args:
         size: (d, h, w) of the samples, in 2D (h, w).
     """
-    volume, name = sources.volume_of(given, "ct", affine)
+    volume, name = sources.volume_of(given, "ct", affine, user)
     shape = (config.data.depth, *size)[-3:]
     if config.data.crops and volume.values.shape != shape:
         raise ConfigError(
@@ -89,7 +92,7 @@ def _read(given, affine, config, size):
             f"in a volume's own voxels, and the samples are of {_by(shape)}: crop the file to "
             "that, or set size"
         )
-    spacing_mm = volume.spacing_mm
+    spacing_mm = volume.geometry.needed_spacing_mm(name, "a sample's own spacing")
     values = np.clip(volume.values, *config.data.clip_hu)
     if mm := config.data.isotropic_mm:
         cubes = volume_resizing.isotropic(values.shape, spacing_mm, mm)

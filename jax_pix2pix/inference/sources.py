@@ -6,8 +6,12 @@ import numpy as np
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import hounsfield, label_values, mr_background, volume_file
+from jax_pix2pix.imaging.formats import nifti
 from jax_pix2pix.imaging.formats.voxels import to_intensity
-from jax_pix2pix.imaging.volume import Geometry, Volume, check_affine
+from jax_pix2pix.imaging.geometry import NOTHING, settled
+from jax_pix2pix.imaging.geometry import given as given_by_user
+from jax_pix2pix.imaging.volume import Volume, check_affine
+from jax_pix2pix.logs.messages import messages
 
 PATHS = (str, os.PathLike)
 READERS = {
@@ -22,14 +26,21 @@ VALUES = {  # (values of an array, name) -> those that the reader of a file give
 }
 
 
-def read_series(folder):
-    """Reads the CT of the one DICOM series in a folder."""
+def read_series(folder, user=NOTHING):
+    """Reads the CT of the one DICOM series in a folder, or of the one that the user has named."""
     from jax_pix2pix.imaging.formats import dicom  # imported late: SimpleITK is slow to import
 
-    return dicom.read_series(folder)
+    return dicom.read_series(folder, user.series)
 
 
-def volume_of(given, kind, affine=None):
+def geometry_of(path, user=NOTHING):
+    """Reads the Geometry of a file, or of a DICOM series' folder. Raises DataError."""
+    if os.path.isdir(path):
+        return read_series(path, user).geometry
+    return volume_file.read_geometry(path, user)
+
+
+def volume_of(given, kind, affine=None, user=NOTHING):
     """Makes a Volume of an input.
 
     Args:
@@ -37,6 +48,7 @@ def volume_of(given, kind, affine=None):
             or array in the axes of its affine, as in nibabel.
         kind: one of READERS, which decides what values there may be and their type.
         affine: [4, 4] for an array: from its indices to mm towards right, front and head.
+        user: imaging.geometry.Given. What had to be settled is told.
 
     Returns:
         (Volume, its name in messages).
@@ -52,13 +64,14 @@ def volume_of(given, kind, affine=None):
         if os.path.isdir(path):
             if kind != "ct":
                 raise DataError(f"{path} is a folder, but this takes a file")
-            return read_series(path), path
-        return READERS[kind](path), path
+            return _told(read_series(path, user), path)
+        return _told(READERS[kind](path, user), path)
     image = hasattr(given, "affine") and hasattr(given, "dataobj")  # of nibabel
     if affine is not None and (image or isinstance(given, Volume)):
         raise DataError(f"the {type(given).__name__} has its own affine: leave affine out")
     if isinstance(given, Volume):
         return _checked(given, kind, "the volume"), "the volume"
+    header = given.header if image else None
     if image:
         given, affine = np.asanyarray(given.dataobj), given.affine
     if not isinstance(given, np.ndarray):
@@ -83,9 +96,11 @@ def volume_of(given, kind, affine=None):
             "numbers"
         )
     check_affine("the array", affine)
-    geometry = Geometry(affine, given.shape)
+    geometry = nifti.geometry_of_image("the image", header, user)
+    if geometry is None:
+        geometry = settled("the array", affine, given.shape, user=user)
     volume = Volume(np.ascontiguousarray(geometry.to_pictures(given)), geometry)
-    return _checked(volume, kind, "the array"), "the array"
+    return _told(_checked(volume, kind, "the array"), "the array")
 
 
 def _checked(volume, kind, name):
@@ -93,23 +108,38 @@ def _checked(volume, kind, name):
     return Volume(VALUES[kind](volume.values.copy(), name), volume.geometry)
 
 
-def read_volume(path, kind="intensity"):
+
+
+def _told(volume, name):
+    """Tells what had to be settled about a volume. -> (volume, name)."""
+    geometry = volume.geometry
+    if not geometry.spacing_known:
+        messages.warning(f"{name}: {geometry.note}; --spacing_mm=SLICES,ROWS,COLUMNS settles it")
+    elif geometry.note:
+        messages.info(f"{name}: {geometry.note}")
+    return volume, name
+
+
+def read_volume(path, kind="intensity", **options):
     """Reads a volume from a file, or a CT from the folder of a DICOM series.
 
     Args:
         path: .nii, .nii.gz, .mha, .mhd or .nrrd, or a folder.
         kind: "intensity" for numbers of any kind, float32; "ct" for int16 HU; "labels" for uint8.
+        options: spacing_mm, axes, geometry and series of `imaging.geometry.given`, for a file that
+            leaves its geometry open or a folder of several series.
 
     Returns:
         Volume: values [slices, rows, columns] from feet to head, front to back and the patient's
-        right to left, geometry, and spacing_mm between slices, rows and columns.
+        right to left, geometry, and spacing_mm between slices, rows and columns, None where it is
+        unknown.
 
     Raises:
         DataError: it cannot be read as such, or does not say where its voxels are.
     """
     if kind not in READERS:
         raise DataError(f'kind="{kind}": use one of {", ".join(READERS)}')
-    return volume_of(path, kind)[0]
+    return volume_of(path, kind, user=given_by_user(**options))[0]
 
 
 def picture_of(given, read, channels=1):

@@ -7,6 +7,7 @@ import numpy as np
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import mr_volumes, resample, volume_file
 from jax_pix2pix.imaging.body_mask import body_mask
+from jax_pix2pix.imaging.geometry import given as given_by_user
 from jax_pix2pix.imaging.label_values import foreground
 from jax_pix2pix.imaging.mr_intensity import hu_to_grey
 from jax_pix2pix.imaging.mr_pictures import stored_source
@@ -25,7 +26,18 @@ class SyntheticCT:
     def __init__(self, run):
         self._run, self.data = run, run.config.data
 
-    def __call__(self, given, affine=None, progress=None, mask=None, grid=None):
+    def __call__(
+        self,
+        given,
+        affine=None,
+        progress=None,
+        mask=None,
+        grid=None,
+        spacing_mm=None,
+        axes=None,
+        geometry=None,
+        series=None,
+    ):
         """See `Run.predict`.
 
         Args:
@@ -34,6 +46,8 @@ class SyntheticCT:
                 default mask.* beside a volume called as in SynthRAD, or what `body_mask` finds.
             grid: path, Volume or Geometry, for runs with config.data.resample: on whose voxels MR
                 and mask are resampled, as for training, and the synthetic CT is made.
+            spacing_mm, axes, geometry, series: as for `imaging.geometry.given`, of all three; a
+                series is of a grid.
 
         Raises:
             DataError: a file cannot be read, or the mask is not on the volume's voxels and nothing
@@ -48,12 +62,15 @@ class SyntheticCT:
             raise ConfigError(
                 "grid is of runs with config.data.resample: this one keeps the source's voxels"
             )
-        grid = self._grid(grid)
+        user = given_by_user(spacing_mm, axes, geometry, series)
+        grid = self._grid(grid, user)
         kind = "ct" if data.modality in mr_volumes.IN_HU else "intensity"
-        volume, name = sources.volume_of(given, kind, affine)
+        volume, name = sources.volume_of(given, kind, affine, user)
         if mask is None and isinstance(given, sources.PATHS):
             mask = _mask_beside(name, data.modality)
-        body, body_from = self._body(mask, volume, name, grid)
+        if grid is not None:
+            volume.geometry.needed_spacing_mm(name, "resampling")
+        body, body_from = self._body(mask, volume, name, grid, user)
         if grid is not None:
             volume = Volume(mr_volumes.resampled_source(volume, data.modality, grid).values, grid)
         if body is None:
@@ -81,7 +98,7 @@ class SyntheticCT:
             progress(1, 1)
         return Prediction(hu_to_grey(hu, data.image_window_hu), GREY, source=grey)
 
-    def _grid(self, grid):
+    def _grid(self, grid, user):
         """Reads the Geometry to resample MR and mask to; None leaves them on their own voxels."""
         if not self.data.resample:
             return None
@@ -95,9 +112,11 @@ class SyntheticCT:
         if isinstance(grid, Geometry | Volume):
             return grid if isinstance(grid, Geometry) else grid.geometry
         messages.info(f"MR and mask are resampled, as for training, to the voxels of {grid}")
-        return volume_file.read_geometry(grid)
+        geometry = sources.geometry_of(grid, user)
+        geometry.needed_spacing_mm(grid, "resampling")
+        return geometry
 
-    def _body(self, mask, volume, name, grid):
+    def _body(self, mask, volume, name, grid, user):
         """(uint8 of the body on the voxels of the result, or None to find it; where it is from)."""
         if mask is None:
             notes = "".join(f"; in training: {note}" for note in self._run.mask_notes)
@@ -105,14 +124,14 @@ class SyntheticCT:
         affine = None
         if isinstance(mask, np.ndarray):  # on the source's voxels, in the axes of its affine
             affine = volume.geometry.affine
-        labels, where = sources.volume_of(mask, "labels", affine)
+        labels, where = sources.volume_of(mask, "labels", affine, user)
         if grid is None:
-            volume.geometry.check_same_grid(name, labels.geometry, where, "resample the latter")
+            values = volume.geometry.reordered(name, labels, where, "resample the latter")
         else:
-            labels = resample.nearest(labels, grid)
+            values = resample.nearest(labels, grid).values
         if where.startswith("the "):
             where = f"{where} that was given"
-        return foreground(labels.values, where).astype(np.uint8), where
+        return foreground(values, where).astype(np.uint8), where
 
     def _synthesised(self, stored, body, progress):
         """Predicts HU of prepared slices with neighbours, or of blended 3D patches: [d, S, S].

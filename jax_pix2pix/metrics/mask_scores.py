@@ -42,7 +42,7 @@ def over_cases(cases, patients):
     """Averages scores over cases.
 
     Args:
-        cases: [{metric: float}], NaN where undefined.
+        cases: [{metric: float}], NaN or missing where undefined.
         patients: the patient of each case; a patient's cases are resampled together.
 
     Returns:
@@ -50,8 +50,8 @@ def over_cases(cases, patients):
         cases where it is defined, "undefined": number of the others}}.
     """
     summary = {}
-    for metric in cases[0]:
-        values = np.array([case[metric] for case in cases])
+    for metric in dict.fromkeys(metric for case in cases for metric in case):
+        values = np.array([case.get(metric, np.nan) for case in cases])
         defined = values[~np.isnan(values)]
         summary[metric] = {
             "mean": float(defined.mean()) if len(defined) else None,

@@ -189,7 +189,7 @@ def test_undefined_scores_are_left_out_and_counted(folders):
         (".png", ["--regions=a:1,a:2"], "'a:2' is not a new name"),
         (".png", ["--spacing_mm=0.5"], "spacing_mm=0.5: use two positive numbers"),
         (".png", ["--spacing_mm=0.5,0"], "spacing_mm=0.5,0: use two positive numbers"),
-        (".nii", ["--spacing_mm=1,1"], "spacing_mm is for images"),
+        (".nii", ["--spacing_mm=1,1"], "spacing_mm=1,1: use three numbers"),
         (".png", ["--patient_pattern=("], "patient_pattern=(: "),
         (".png", ["--patient_pattern=1"], "patient_pattern=1: it has no group: put (...)"),
         (".png", [f"--patient_pattern={'(' * 9000}"], "((: it is no pattern that can be used (max"),

@@ -266,7 +266,7 @@ SPOILT_HEADERS = {
     "large voxels": (affine_of(np.eye(3, 4) * 1000), "1000 mm"),
     "mirrored": (
         header(srow_x=[-SPACING_MM[0], 0, 0, 0]),
-        "towards RAS in its qform and LAS in its sform",
+        "towards LAS in its sform, but",
     ),
     "bad scaling": (header(scl_slope=1, scl_inter=np.inf), "intercept"),
 }
@@ -364,7 +364,11 @@ def changed(row, column, value):
     ("affine", "shape", "word"),
     [
         (STRAIGHT, (5, 6, 8), "its shape is (5, 6, 8), not (5, 6, 7)"),
-        (changed(0, 0, -0.7), SHAPE, "its orientation is LAS, not RAS"),
+        (
+            changed(0, 0, -0.7),
+            SHAPE,
+            "not -31.5, 12.25, 700 mm (in the order RAS of its axes, which are stored as LAS)",
+        ),
         (changed(2, 2, 3), SHAPE, "its spacing is 0.7, 1.1, 3 mm, not 0.7, 1.1, 2.5 mm"),
         (changed(2, 3, 701), SHAPE, "its origin is -31.5, 12.25, 701 mm, not -31.5, 12.25, 700 mm"),
         (rotated(3) @ np.diag([-1, -1, 1, 1]), SHAPE, "its affine is"),

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from configs import liver, mri2ct, xray_lungs
 from input_pipeline import pipeline, prepared
-from jax_pix2pix.imaging import mr_volumes
+from jax_pix2pix.imaging import mr_volumes, volume_file
 from jax_pix2pix.inference.masks import CTMasks, XrayMasks
 from jax_pix2pix.inference.synthetic_ct import prepared_planes
 
@@ -91,8 +91,8 @@ def test_mr_volumes(tmp_path, size):
     data = _data(mri2ct.get_config("quickstart"), tmp_path / "data", **fields)
     evaluated = _evaluated(data)
     (mr,) = (SAMPLES / data.sample).rglob("mr.nii.gz")
-    body = mr_volumes.read_body(str(mr.with_name("mask.nii.gz")))
-    values = mr_volumes.stored_source(mr_volumes.read_source(str(mr), "mr"), body, data)
+    body = volume_file.read_labels(str(mr.with_name("mask.nii.gz"))).values
+    values = mr_volumes.stored_source(volume_file.read_mr(str(mr)).values, body, data)
     stored = prepared_planes(values, data)
     _agree([stored[i] for _, i in sorted(evaluated)], [evaluated[key] for key in sorted(evaluated)])
     assert len(evaluated) > 50 and stored.max() > 60_000

@@ -20,7 +20,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from input_pipeline.preparation import builder
+from input_pipeline.preparation import builder, geometry
 from input_pipeline.preparation.builder import Found, Pixels
 from input_pipeline.preparation.pairs import Pair
 from input_pipeline.preparation.patients import split
@@ -49,7 +49,7 @@ class Plane(NamedTuple):
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class Config(builder.Config):
+class Config(geometry.Config):
     stored_size: int = 160
     test_fraction: float = 0.15  # of the volumes
     validation_fraction: float = 0.1  # of the remaining volumes
@@ -84,8 +84,10 @@ class Builder(builder.Builder):
     pair = Pair("mask", is_mask=True)
 
     def read(self, source, group):
-        labels = self._labels(source, group)
-        images, spacing_mm = self._images(source, group)
+        images, grid = self._images(source, group)
+        labels = self._labels(source, group, grid)
+        size = self.builder_config.stored_size
+        spacing_mm = stored_spacing_mm(grid.spacing_mm, grid.shape[1:], size)
         return [
             {
                 "image": image[..., None],
@@ -97,14 +99,17 @@ class Builder(builder.Builder):
         ]
 
     def _images(self, source, group):
-        volume = read_ct(source / group[0].file_name)
-        size, shape = self.builder_config.stored_size, volume.values.shape[1:]
+        name, size = group[0].file_name, self.builder_config.stored_size
+        volume = read_ct(source / name, self.builder_config.given(source, name))
         images = [stored_image(volume.values[plane.slice_index], size) for plane in group]
-        return images, stored_spacing_mm(volume.spacing_mm, shape, size)
+        return images, volume.geometry
 
-    def _labels(self, source, group):
-        path = source / group[0].mask_name
-        labels = numbered(read_labels(path).values, path, REGIONS)
+    def _labels(self, source, group, grid):
+        name = group[0].mask_name
+        path = source / name
+        volume = read_labels(path, self.builder_config.given(source, name))
+        values = grid.reordered(source / group[0].file_name, volume, path)
+        labels = numbered(values, path, REGIONS)
         size = self.builder_config.stored_size
         return [stored_labels(labels[plane.slice_index], size) for plane in group]
 
@@ -124,20 +129,24 @@ def find(source, config):
 
     Raises:
         DataError: there are no volumes, or volumes of both layouts; a file is duplicated, unpaired,
-            empty or a link to elsewhere; a header cannot be used; or labels are not on the voxels
-            of their image.
+            empty or a link to elsewhere; a header cannot be used; labels are not on the voxels of
+            their image; or geometry.csv is invalid.
     """
     folder = SourceFolder(source)
-    planes, oblique = [], []
+    geometry.add_table(folder)
+    planes, oblique, grids = [], [], []
     for patient, image, labels in _pairs(folder):
-        geometry = read_geometry(folder.root / image)
-        geometry.check_same_grid(
-            folder.root / image, read_geometry(folder.root / labels), folder.root / labels
+        grid, of_labels = (
+            read_geometry(folder.root / name, config.given(folder.root, name))
+            for name in (image, labels)
         )
-        planes += [Plane(patient, index, "", image, labels) for index in range(geometry.shape[0])]
-        if geometry.tilt_degrees > OBLIQUE_DEGREES:
-            oblique.append((patient, geometry.tilt_degrees))
+        grid.check_same_grid(folder.root / image, of_labels, folder.root / labels)
+        planes += [Plane(patient, index, "", image, labels) for index in range(grid.shape[0])]
+        grids.append((patient, grid))
+        if grid.tilt_degrees > OBLIQUE_DEGREES:
+            oblique.append((patient, grid.tilt_degrees))
     splits, notes = _split(planes, config)
+    notes = [*notes, *geometry.notes(grids)]
     if oblique:
         notes = [*notes, builder.note_oblique(oblique)]
     return Found(splits, folder.fingerprint, notes)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline.datasets.luna16 import layouts, volumes
-from input_pipeline.preparation import builder
+from input_pipeline.preparation import builder, geometry
 from input_pipeline.preparation.builder import Found, Pixels
 from input_pipeline.preparation.pairs import Pair
 from input_pipeline.preparation.patient_names import Names
@@ -36,7 +36,7 @@ class Plane(NamedTuple):
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class Config(builder.Config):
+class Config(geometry.Config):
     depth: int = 23  # slices of an example
     crops: int = 0  # per volume; 0 stores the whole volume, resized
     isotropic_mm: float = 0.0  # side of the voxels to resample to first; 0 keeps the voxels
@@ -103,12 +103,16 @@ def find(source, config):
     """
     folder = SourceFolder(source)
     found = layouts.find_series(folder, config.lung_masks)
-    oblique = []
+    geometry.add_table(folder)
+    oblique, grids = [], []
     for series in found:
-        tilt = volumes.check(folder.root, series, config).tilt_degrees
+        grid = volumes.check(folder.root, series, config)
+        grids.append((series.patient, grid))
+        tilt = grid.tilt_degrees
         if tilt > OBLIQUE_DEGREES:
             oblique.append((series.patient, tilt))
     splits, notes = layouts.split(found, config, folder.root)
+    notes = [*notes, *geometry.notes(grids)]
     if oblique:
         notes = [*notes, builder.note_oblique(oblique)]
     planes = {name: _planes(chosen, config) for name, chosen in splits.items()}

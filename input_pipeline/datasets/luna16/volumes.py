@@ -23,14 +23,17 @@ def check(root, series, config):
         Geometry of the volume.
 
     Raises:
-        DataError: a header cannot be used, the mask is on other voxels, or the volume has an axis
-            of one voxel, is smaller than a crop, or is too large once it is resized.
+        DataError: a header cannot be used or leaves the spacing open, the mask is on other voxels,
+            or the volume has an axis of one voxel, is smaller than a crop, or is too large once it
+            is resized.
     """
     path = root / series.file_name
-    grid = read_geometry(path)
+    grid = read_geometry(path, config.given(root, series.file_name))
+    grid.needed_spacing_mm(path, "a sample's own spacing")
     if series.mask_name:
         mask_path = root / series.mask_name
-        grid.check_same_grid(path, read_geometry(mask_path), mask_path)
+        of_mask = read_geometry(mask_path, config.given(root, series.mask_name))
+        grid.check_same_grid(path, of_mask, mask_path)
     shape, wanted = _shape(grid, config), stored_shape(config)
     if min(grid.shape) < 2:
         raise DataError(f"{path} has {grid.shape} voxels: a volume has 2 or more along each axis")
@@ -53,13 +56,16 @@ def read(root, series, config):
     Raises:
         DataError: a file cannot be read, or the volume is not in HU.
     """
-    volume = read_ct(root / series.file_name)
+    path = root / series.file_name
+    volume = read_ct(path, config.given(root, series.file_name))
     grid = volume.geometry
     hu = np.clip(volume.values, *config.clip_hu)  # LUNA16 has -3024 beyond the field of view
     del volume
     records = _records(hu, "image", volume_resizing.linear, grid, series, config)
     if series.mask_name:
-        lungs = lungs_of(read_labels(root / series.mask_name).values, root / series.mask_name)
+        mask_path = root / series.mask_name
+        mask = read_labels(mask_path, config.given(root, series.mask_name))
+        lungs = lungs_of(grid.reordered(path, mask, mask_path), mask_path)
         masks = _records(lungs, "mask", volume_resizing.nearest, grid, series, config)
         records = [record | mask for record, mask in zip(records, masks, strict=True)]
     spacing_mm = stored_spacing_mm(grid, config)

@@ -34,7 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.datasets.mri_ct import layouts
-from input_pipeline.preparation import builder
+from input_pipeline.preparation import builder, geometry
 from input_pipeline.preparation.builder import Found, Pixels
 from input_pipeline.preparation.pairs import Pair
 from input_pipeline.preparation.patient_names import PATIENT_OF_SLICES, Names, patient_of
@@ -58,7 +58,7 @@ class Plane(NamedTuple):
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
-class Config(builder.Config):
+class Config(geometry.Config):
     stored_size: int = 256
     modality: str = "mr"  # or "cbct"; or "ct": the CT is its own source
     plane: str = "axial"  # or "coronal", "sagittal"; volumes only
@@ -129,10 +129,13 @@ def find(source, config):
     """
     folder = SourceFolder(source)
     pairs = layouts.find_pairs(folder, config.modality, config.patient_pattern)
-    oblique = []
+    geometry.add_table(folder)
+    oblique, grids = [], []
     for pair in pairs["train"]:
         if isinstance(pair, layouts.Volumes):
-            tilt = mr_volumes.check(folder.root, pair, config).tilt_degrees
+            grid = mr_volumes.check(folder.root, pair, config)
+            grids.append((pair.patient, grid))
+            tilt = grid.tilt_degrees
             if tilt > OBLIQUE_DEGREES:
                 oblique.append((pair.patient, tilt))
     if isinstance(pairs["train"][0], layouts.Pictures):
@@ -143,6 +146,7 @@ def find(source, config):
             raise DataError(f"{folder.root} holds no picture of {name} with a body: add some")
     splits, notes = _split(folder.root, given, config)
     notes += _same_numbers(given)
+    notes += geometry.notes(grids)
     masked = sum(isinstance(pair, layouts.Volumes) and bool(pair.mask) for pair in pairs["train"])
     if masked:
         notes.append(f"{MASKS_NOTE}: {masked} of {len(pairs['train'])}")

@@ -1,6 +1,8 @@
 """Reads DICOM series of CT slices in any transfer syntax that GDCM decodes, also JPEG 2000."""
 
+import collections
 import contextlib
+import itertools
 import statistics
 import tempfile
 from pathlib import Path
@@ -11,40 +13,62 @@ import SimpleITK as sitk
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import hounsfield
-from jax_pix2pix.imaging.formats.dicom_elements import is_dicom, plain_slice
-from jax_pix2pix.imaging.formats.nifti import geometry_of, scanner_header
+from jax_pix2pix.imaging.formats.dicom_elements import (
+    ACQUISITION,
+    DESCRIPTION,
+    IMAGE_TYPE,
+    MODALITY,
+    SERIES,
+    SOP_CLASS,
+    TIME,
+    is_dicom,
+    membership,
+    plain_slice,
+)
+from jax_pix2pix.imaging.formats.nifti import scanner_header
 from jax_pix2pix.imaging.formats.voxels import check_shape
 from jax_pix2pix.imaging.safe_io import unreadable
-from jax_pix2pix.imaging.volume import Volume, check_affine
-from jax_pix2pix.safety.shown import check_name
+from jax_pix2pix.imaging.volume import Geometry, Volume, check_affine
+from jax_pix2pix.safety.shown import check_name, shown
 
-MODALITY, SERIES = "0008|0060", "0020|000e"
 INTERCEPT, SLOPE = "0028|1052", "0028|1053"
 PADDING, SIGNED = ("0028|0120", "0028|0121"), "0028|0103"  # a value, and the end of a range
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 SAME_DIRECTION = 1e-3
 SAME_DISTANCE = 0.02  # relative: positions are rounded to 0.01 mm or so
+SAME_SPACING = 1e-3  # relative: 0.703 and 0.703125 are one
+PARTS = {"acquisition": ACQUISITION, "time": TIME, "type": IMAGE_TYPE}  # of a series
+MOST_TOLD = 12  # volumes that a message lists
 TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
 
 
-def read_series(folder):
-    """Reads the one series of CT slices in a folder; ignores files there that are not DICOM.
+def read_series(folder, series=""):
+    """Reads one volume of CT slices in a folder; ignores files there that are not DICOM.
+
+    A series is one volume, unless slices of several acquisitions, temporal positions or image
+    types lie between each other: then each of these is one. Those that follow each other, as of a
+    scanner that moves on step by step, are one volume.
 
     GDCM reads copies of the slices, one at a time, in the folder for temporary files.
+
+    Args:
+        series: the SeriesInstanceUID, where there are several series; of such a series the name
+            that the error lists, UID/acquisition=2. "" is the only volume.
 
     Returns:
         Volume of int16: Hounsfield units, AIR_HU where the slices are padded.
 
     Raises:
-        DataError: the folder holds no series, or several; a file cannot be read, or is no CT slice;
-            the slices differ in size or direction, are sheared by a tilted gantry, or lie at
-            unequal distances, because one is missing or there twice; or `hounsfield.check_hu`
-            refuses the values.
+        DataError: the folder holds no such volume, or several to choose from, which the text lists;
+            a file cannot be read, or is no CT slice; the slices differ in size or direction, are
+            sheared by a tilted gantry, or lie at unequal distances, because one is missing or there
+            twice; or `hounsfield.check_hu` refuses the values.
     """
-    paths = _files(folder)
+    told = _of_one_series(folder, _told(folder), series.partition("/")[0])
     with _no_warnings(), tempfile.TemporaryDirectory() as copies:
         copy = Path(copies, "slice.dcm")
-        slices = sorted((_Slice(path, copy) for path in paths), key=lambda one: one.height)
-        _check_one_series(folder, slices)
+        slices = [_Slice(path, texts, copy) for path, texts in told.items()]
+        slices = _of_one_volume(folder, slices, series)
         geometry = _geometry(folder, slices)
         columns, rows = slices[0].size
         values = np.empty((len(slices), rows, columns), np.int16)
@@ -83,13 +107,64 @@ def _files(folder):
     return found
 
 
-def _check_one_series(folder, slices):
-    series = sorted({one.series for one in slices})
-    if len(series) > 1:
-        raise DataError(
-            f"{folder} holds {len(series)} DICOM series ({', '.join(series[:5])}): put each into "
-            "a folder of its own"
-        )
+def _told(folder):
+    """Reads which volume each file belongs to: {path: {tag: text}}."""
+    told = {}
+    for path in _files(folder):
+        with _of_a_slice(path):
+            told[path] = membership(path, path.parent)
+    return told
+
+
+def _of_one_series(folder, told, series):
+    """Takes the files of the series of this UID, or of the only one."""
+    groups = collections.defaultdict(dict)
+    for path, texts in told.items():
+        groups[texts[SERIES]][path] = texts
+    counts = {
+        name: (len(group), next(iter(group.values()))) for name, group in sorted(groups.items())
+    }
+    return groups[_choice(folder, counts, series)]
+
+
+def _of_one_volume(folder, slices, wanted):
+    """Takes the volume of this name out of the slices of a series, or the only one, sorted."""
+    series = slices[0].texts[SERIES]
+    groups = {series: sorted(slices, key=lambda one: one.height)}
+    for part, tag in PARTS.items():
+        for name, group in list(groups.items()):
+            values = collections.defaultdict(list)
+            for one in group:
+                values[one.texts[tag].replace("\\", "/")].append(one)
+            if _between_each_other(values.values()):
+                del groups[name]
+                groups |= {f"{name}/{part}={value}": of for value, of in values.items()}
+    counts = {name: (len(group), group[0].texts) for name, group in groups.items()}
+    return groups[_choice(folder, counts, wanted if "/" in wanted or len(groups) > 1 else series)]
+
+
+def _between_each_other(groups):
+    """Whether slices of one group lie between those of another. Groups are sorted by height."""
+    ranges = sorted((group[0].height, group[-1].height) for group in groups if len(group) > 1)
+    return any(low < high for (_, high), (low, _) in itertools.pairwise(ranges))
+
+
+def _choice(folder, counts, wanted):
+    """The name of the only volume, or the wanted one. counts: {name: (slices, {tag: text})}."""
+    if wanted in counts or (not wanted and len(counts) == 1):
+        return wanted or next(iter(counts))
+    listed = []
+    for name, (count, texts) in list(counts.items())[:MOST_TOLD]:
+        about = (texts[DESCRIPTION], texts[MODALITY], f"{count} slices")
+        listed.append(f"{name} ({', '.join(filter(None, about))})")
+    if len(counts) > MOST_TOLD:
+        listed.append(f"and {len(counts) - MOST_TOLD} more")
+    missing = f"no DICOM series {wanted}, but " if wanted else ""
+    what = "volumes" if len(counts) > 1 else "volume"
+    raise DataError(
+        shown(f"{folder} holds {missing}{len(counts)} DICOM {what}: {', '.join(listed)}: choose ")
+        + "one by --series=UID, as it is listed"
+    )
 
 
 @contextlib.contextmanager
@@ -110,20 +185,20 @@ class _Slice:
 
     Args:
         path: of the file.
+        texts: what `dicom_elements.membership` gives of it.
         copy: path that the copy for GDCM is written to; slices share it.
     """
 
-    def __init__(self, path, copy):
-        self.path, self._copy = path, copy
+    def __init__(self, path, texts, copy):
+        self.path, self.texts, self._copy = path, texts, copy
         self._reader = sitk.ImageFileReader()
         self._reader.SetImageIO("GDCMImageIO")
         self._reader.SetFileName(str(copy))
         self._reader.SetOutputPixelType(sitk.sitkFloat64)  # HU may be fractions
         self._read(self._reader.ReadImageInformation)
-        keys = self._reader.GetMetaDataKeys()
-        if MODALITY not in keys or self._reader.GetMetaData(MODALITY).strip() != "CT":
+        modality = texts[MODALITY] or ("CT" if texts[SOP_CLASS] == CT_IMAGE else "")
+        if modality != "CT":
             raise DataError(f"{path} is not a CT slice: take it out of the folder")
-        self.series = self._reader.GetMetaData(SERIES).strip("\0 ") if SERIES in keys else ""
         try:
             intercept, slope = (float(self._reader.GetMetaData(key)) for key in (INTERCEPT, SLOPE))
             if not np.isfinite((intercept, slope)).all():
@@ -183,7 +258,9 @@ def _geometry(folder, slices):
     if len(slices) < 2:
         raise DataError(f"{first.path} is the only slice: a series needs two or more")
     for one in slices[1:]:
-        if (one.size, one.spacing) != (first.size, first.spacing):
+        if one.size != first.size or not np.allclose(
+            one.spacing, first.spacing, rtol=SAME_SPACING, atol=0
+        ):
             raise DataError(
                 f"{one.path} has {one.size} pixels of {one.spacing} mm, but {first.path} "
                 f"{first.size} of {first.spacing} mm: put the former into another folder"
@@ -213,4 +290,5 @@ def _geometry(folder, slices):
     axes = first.direction @ np.diag([*first.spacing, distance])
     affine[:3, :3], affine[:3, 3] = TO_RAS @ axes, TO_RAS @ first.position
     check_affine(folder, affine)
-    return geometry_of(scanner_header(affine, (*first.size, len(slices))))
+    shape = (*first.size, len(slices))
+    return Geometry(affine, shape, scanner_header(affine, shape))

@@ -33,6 +33,10 @@ SHORT = b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split(
 ROWS, COLUMNS, SAMPLES = (0x0028, 0x0010), (0x0028, 0x0011), (0x0028, 0x0002)
 MODALITY, PHOTOMETRIC = (0x0008, 0x0060), (0x0028, 0x0004)
 ALLOCATED = (0x0028, 0x0100)
+SERIES, MODALITY, SOP_CLASS = (0x0020, 0x000E), (0x0008, 0x0060), (0x0008, 0x0016)
+DESCRIPTION, IMAGE_TYPE = (0x0008, 0x103E), (0x0008, 0x0008)
+ACQUISITION, TIME = (0x0020, 0x0012), (0x0020, 0x0100)  # of a temporal position
+TOLD = (SERIES, MODALITY, SOP_CLASS, DESCRIPTION, IMAGE_TYPE, ACQUISITION, TIME)
 COPIED = {  # in the order of a file: names, place in the patient, and how pixels are coded
     (0x0008, 0x0016): b"UI", (0x0008, 0x0018): b"UI", MODALITY: b"CS",
     (0x0018, 0x0050): b"DS", (0x0018, 0x0088): b"DS", (0x0020, 0x000D): b"UI",
@@ -50,6 +54,24 @@ def is_dicom(path, below=None):
     """Tells whether a regular file begins as DICOM files do."""
     with open_to_read(path, below) as file:
         return file.read(PREAMBLE)[PREAMBLE - 4 :] == b"DICM"
+
+
+def membership(path, below=None):
+    """Reads the elements that tell which volume a file belongs to, whatever it holds.
+
+    Returns:
+        {tag of TOLD: text}, "" where an element is missing.
+
+    Raises:
+        ValueError: the file is damaged, or made to do harm; the text names no file.
+        OSError: it cannot be opened.
+    """
+    with open_to_read(path, below) as file:
+        _, syntax = _meta(file)
+        elements = _Elements(_inflated(file) if syntax == DEFLATED else file, syntax)
+        found = {tag: elements.value(length) for tag, length in elements if tag in TOLD}
+    texts = {tag: found.get(tag, b"").decode("utf-8", "surrogateescape") for tag in TOLD}
+    return {tag: text.strip("\0 ") for tag, text in texts.items()}
 
 
 def plain_slice(path, below=None):

@@ -23,7 +23,7 @@ from jax_pix2pix.imaging.formats.text_header import (
     shown,
 )
 from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
-from jax_pix2pix.imaging.volume import Geometry, check_affine
+from jax_pix2pix.imaging.geometry import settled
 from jax_pix2pix.safety.safe_files import writing
 
 TYPES = {
@@ -37,7 +37,7 @@ ALIASES = {
     "Orientation": "TransformMatrix", "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
 }  # fmt: skip
 DEFAULTS = {
-    "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0", "ElementSpacing": "1 1 1",
+    "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0",
     "BinaryDataByteOrderMSB": "False", "CompressedData": "False",
 }  # fmt: skip
 # Fields that are read in one form only.
@@ -64,15 +64,15 @@ class Axes:
     direction: np.ndarray
 
 
-def read_geometry(path):
+def read_geometry(path, user):
     """Reads and checks a file's Geometry; see `volume_file.read_geometry`."""
-    with _opened(path) as (geometry, *_):
+    with _opened(path, user) as (geometry, *_):
         return geometry
 
 
-def read(path, dtype, convert):
+def read(path, dtype, convert, user):
     """Reads a Volume of dtype; `convert` is a function of `voxels`."""
-    with _opened(path) as (geometry, stored, file):
+    with _opened(path, user) as (geometry, stored, file):
         voxels = text_header.read_voxels(file, stored)
     return to_volume(path, geometry, voxels, dtype, convert)
 
@@ -91,6 +91,7 @@ def write(path, voxels, geometry):
     if raw is None:
         content = zlib.compress(content, COMPRESSION)
     names = {np.dtype(code): name for name, code in reversed(TYPES.items())}
+    spacing = " ".join(text_header.text_of(axes.spacing))
     fields = {
         "ObjectType": "Image",
         "NDims": "3",
@@ -100,7 +101,7 @@ def write(path, voxels, geometry):
         **({} if raw else {"CompressedDataSize": str(len(content))}),
         "TransformMatrix": " ".join(text_header.text_of(axes.direction.T)),
         "Offset": " ".join(text_header.text_of((TO_RAS @ geometry.affine)[:3, 3])),
-        "ElementSpacing": " ".join(text_header.text_of(axes.spacing)),
+        **({"ElementSpacing": spacing} if geometry.spacing_known else {}),
         "DimSize": " ".join(map(str, voxels.shape)),
         "ElementType": names[voxels.dtype],
         "ElementDataFile": raw.name if raw else LOCAL,  # must be last
@@ -121,12 +122,12 @@ def _axes(affine):
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path, user):
     """Yields (Geometry, Stored, the file with the voxels, at the byte where they begin)."""
     with text_header.opened(path, "a MetaImage") as file:
         fields = _fields(file)
         stored = _stored(path, fields)
-        geometry = _geometry(path, fields, stored.shape)
+        geometry = _geometry(path, fields, stored.shape, user)
         beside = _voxel_file(path, fields)
         if beside is None:
             text_header.check_length(file, stored)
@@ -196,13 +197,14 @@ def _stored(path, fields):
     return stored
 
 
-def _geometry(path, fields, shape):
-    axes = Axes(numbers(fields["ElementSpacing"], 3), numbers(fields["TransformMatrix"], (3, 3)).T)
+def _geometry(path, fields, shape, user):
+    # The size of a voxel counts as the distance to the next, as it does for ITK.
+    stated = fields.get("ElementSpacing", fields.get("ElementSize"))
+    spacing = numbers(stated or "1 1 1", 3)
+    axes = Axes(spacing, numbers(fields["TransformMatrix"], (3, 3)).T)
     if not (axes.spacing > 0).all():
-        raise ValueError(f"its ElementSpacing is {shown(fields['ElementSpacing'])}")
+        raise ValueError(f"its ElementSpacing is {shown(stated)}")
     affine = np.eye(4)
     affine[:3, :3] = axes.direction * axes.spacing
     affine[:3, 3] = numbers(fields["Offset"], 3)
-    affine = TO_RAS @ affine
-    check_affine(path, affine)
-    return Geometry(affine, shape, axes)
+    return settled(path, TO_RAS @ affine, shape, axes, user, stated=stated is not None)

@@ -15,7 +15,7 @@ from jax_pix2pix.imaging.formats.text_header import (
     shown,
 )
 from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
-from jax_pix2pix.imaging.volume import Geometry, check_affine
+from jax_pix2pix.imaging.geometry import settled
 from jax_pix2pix.safety.safe_files import writing
 
 _NAMES = {
@@ -40,16 +40,16 @@ SPACES = {  # signs that turn the axes to right, front and head
 }  # fmt: skip
 
 
-def read_geometry(path):
+def read_geometry(path, user):
     """Reads and checks a file's Geometry; see `volume_file.read_geometry`."""
     with text_header.opened(path, "NRRD") as file:
-        return _header(path, file)[0]
+        return _header(path, file, user)[0]
 
 
-def read(path, dtype, convert):
+def read(path, dtype, convert, user):
     """Reads a Volume of dtype; `convert` is a function of `voxels`."""
     with text_header.opened(path, "NRRD") as file:
-        geometry, stored = _header(path, file)
+        geometry, stored = _header(path, file, user)
         voxels = text_header.read_voxels(file, stored)
     return to_volume(path, geometry, voxels, dtype, convert)
 
@@ -80,7 +80,7 @@ def _vector(values):
     return f"({','.join(text_header.text_of(values))})"
 
 
-def _header(path, file):
+def _header(path, file, user):
     """Reads (Geometry, Stored) from an opened file; leaves it where the voxels begin."""
     lines = text_header.lines(file)
     if not next(lines).startswith("NRRD000"):
@@ -105,8 +105,7 @@ def _header(path, file):
     affine[:3, :3] = _vectors(fields["space directions"], (3, 3)).T
     affine[:3, 3] = _vectors(fields["space origin"], 3)
     affine = np.diag([*SPACES[fields["space"].lower()], 1.0]) @ affine
-    check_affine(path, affine)
-    return Geometry(affine, stored.shape), stored
+    return settled(path, affine, stored.shape, user=user), stored
 
 
 def _check(path, fields):
@@ -127,6 +126,11 @@ def _check(path, fields):
         raise DataError(
             f'{path} does not say where the patient\'s left is (space is "{shown(space)}"): save '
             "it in left-posterior-superior"
+        )
+    if missing := [key for key in ("space directions", "space origin") if key not in fields]:
+        raise DataError(
+            f'{path} does not say where its voxels are (it has no "{missing[0]}"): save it with '
+            "space directions, which hold the spacing, and an origin"
         )
     if set(fields.get("space units", "").replace('"', " ").split()) - {"mm"}:
         raise DataError(f"{path} is in {shown(fields['space units'])}: convert it to mm")

@@ -1,0 +1,109 @@
+"""What a user says of source volumes that leave their geometry open. No TensorFlow of its own.
+
+config.data.given_spacing_mm, given_axes and geometry are for all files; for some of them there is a
+table in the source folder, geometry.csv, whose columns spacing_mm, axes and geometry may be empty:
+
+    file_name,spacing_mm,axes,geometry
+    volume-28.nii,1.6 0.57 0.57,,
+    volume-48.nii,,,sform
+
+Only files that do not state a spacing, or state two, are read by it; see `imaging.geometry`.
+"""
+
+import collections
+import dataclasses
+import functools
+
+from input_pipeline.preparation import builder
+from input_pipeline.preparation.tables import read_table
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.imaging.geometry import Given, given
+
+TABLE = "geometry.csv"
+COLUMNS = ("spacing_mm", "axes", "geometry")
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Config(builder.Config):
+    """The options of data sets of volumes."""
+
+    given_spacing_mm: tuple = ()  # between slices, rows and columns of files that do not state it
+    given_axes: str = ""  # such as LPS, of files that do not state where their axes run to
+    geometry: str = "agreed"  # or "sform", "qform": which counts where a NIfTI's two differ
+
+    def __post_init__(self):
+        super().__post_init__()
+        try:
+            self._of_all = given(self.given_spacing_mm, self.given_axes, self.geometry)
+        except ConfigError as error:
+            raise DataError(
+                f"config.data: given_spacing_mm, given_axes or geometry: {error}"
+            ) from None
+
+    def given(self, root, name):
+        """What the user says of a file. -> imaging.geometry.Given.
+
+        Args:
+            root: Path of the source folder.
+            name: of the file, relative to it.
+
+        Raises:
+            DataError: the table is invalid.
+        """
+        path = root / TABLE
+        if not path.exists():
+            return self._of_all
+        stat = path.stat()
+        own = _table(path, stat.st_mtime_ns, stat.st_size).get(name)
+        if own is None:
+            return self._of_all
+        return Given(
+            own.spacing_mm or self._of_all.spacing_mm,
+            own.axes or self._of_all.axes,
+            own.form if own.form != Given.form else self._of_all.form,
+        )
+
+
+def add_table(folder):
+    """Adds the table of a SourceFolder, if it has one, to its fingerprint, and checks it."""
+    path = folder.root / TABLE
+    if not path.exists():
+        return
+    folder.add(path)
+    stat = path.stat()
+    for name in _table(path, stat.st_mtime_ns, stat.st_size):
+        if not (folder.root / name).is_file():
+            raise DataError(
+                f"{path} names {name}, and there is no such file in {folder.root}: correct the "
+                "path, which is relative to the table"
+            )
+
+
+def notes(settled):
+    """Notes for the user about what had to be settled; settled: a list of (patient, Geometry)."""
+    patients = collections.defaultdict(list)
+    for patient, geometry in settled:
+        if geometry.note:
+            patients[geometry.note].append(patient)
+
+    def note(text, whose):
+        return lambda name: f"{text}: {', '.join(map(name, whose))}"
+
+    return [note(text, whose) for text, whose in patients.items()]
+
+
+@functools.lru_cache(maxsize=16)
+def _table(path, changed, size):
+    """{name of a file: Given} of a table, read again once it has changed."""
+    del changed, size
+    table = {}
+    first_line = f"file_name and any of {', '.join(COLUMNS)}"
+    for row in read_table(path, ("file_name",), first_line, COLUMNS):
+        name = row["file_name"]
+        if name in table:
+            raise DataError(f"{path} names {name} twice: keep one line")
+        try:
+            table[name] = given(*(row.get(column, "") for column in COLUMNS))
+        except ConfigError as error:
+            raise DataError(f"{path}, {name}: {error}") from None
+    return table
