@@ -82,20 +82,15 @@ TEXTS = {
     "loss.segmentation_weights_file": (),
 }  # fmt: skip
 # Lists of numbers. Those whose names end in a word of PAIRS are two, the smaller first.
-LISTS = (
-    "data.mask_values",
-    "data.test_subsets",
-    "data.validation_subsets",
-    "data.spacing_mm",
-    "data.given_spacing_mm",
-)
+LISTS = ("data.mask_values", "data.test_subsets", "data.validation_subsets", "data.spacing_mm")
 PAIRS = ("_range", "window_hu", "clip_hu", "mr_percentiles")
+TRIPLE, SPACING_MM = "data.given_spacing_mm", (0.01, 50)  # three numbers, or none
 # What float32 scales without a loss: closer or larger numbers would make NaN of some images.
 RANGE = (
     "two numbers, the smaller one first, from -1000000 to 1000000 and not within 0.00001 of each "
     "other"
 )
-VALUES = frozenset((*WHOLE, *REAL, *SHARES, *FLAGS, *TEXTS, *LISTS))
+VALUES = frozenset((*WHOLE, *REAL, *SHARES, *FLAGS, *TEXTS, *LISTS, TRIPLE))
 
 
 def check(config, numbers=TRAINED_NUMBERS):
@@ -176,6 +171,11 @@ def _expected(field, value):
         return _wrong_text(value, TEXTS[field])
     if field.endswith(PAIRS):
         return None if _is_range(value) else RANGE
+    if field == TRIPLE:
+        low, high = SPACING_MM
+        right = _is_list(value) and len(value) in (0, 3) and all(map(_is_number, value))
+        right = right and all(low <= mm <= high for mm in value)
+        return None if right else f"three numbers of {low} to {high}, or none"
     if field in LISTS or field.startswith("evaluation.regions."):
         return None if _is_list(value) and all(map(_is_number, value)) else "a list of numbers"
     plain = all(map(_is_plain, value)) if _is_list(value) else _is_plain(value)

@@ -4,11 +4,14 @@ import jax
 import numpy as np
 
 from jax_pix2pix.evaluation.slices import check_any_counted, collect
+from jax_pix2pix.imaging.geometry import UNKNOWN
 from jax_pix2pix.metrics.components import largest_components
 from jax_pix2pix.metrics.mask_scores import score_masks
 from jax_pix2pix.metrics.overlap import overlap_counts
+from jax_pix2pix.safety.shown import shown
 from jax_pix2pix.tasks.segmentation import grouped_scores, masks
 
+MOST_SHOWN = 5  # patients, in a line of a table
 THRESHOLDS = tuple(np.round(np.arange(0.05, 0.96, 0.05), 2).tolist())
 
 
@@ -137,6 +140,26 @@ def score_patients(task, found, places, spacings_mm, components):
                 for index, image, truth in zip(indices, predicted, reference, strict=True)
             )
     return scores
+
+
+def with_unknown_spacing(examples):
+    """Patients of whom some slice has no spacing in its row or column, or between slices.
+
+    A picture has none between slices.
+
+    Args:
+        examples: of a Dataset's split, with spacing_mm, 0 where unknown.
+    """
+    return sorted({one.patient for one in examples if not all(one.spacing_mm[1:])})
+
+
+def note_unknown(patients):
+    """The lines of a table about patients whose spacing is unknown."""
+    if not patients:
+        return []
+    shown_first = ", ".join(map(shown, patients[:MOST_SHOWN]))
+    more = f" and {len(patients) - MOST_SHOWN} more" if len(patients) > MOST_SHOWN else ""
+    return [f"{UNKNOWN} of {shown_first}{more}"]
 
 
 def _known(spacing_mm):

@@ -7,8 +7,10 @@ from jax_pix2pix.evaluation import report as reports
 from jax_pix2pix.evaluation import slices as evaluation
 from jax_pix2pix.evaluation.masks import (
     best_threshold,
+    note_unknown,
     predicted_masks,
     score_patients,
+    with_unknown_spacing,
 )
 from jax_pix2pix.imaging.pictures import grid
 from jax_pix2pix.inference.checks import mask_options
@@ -71,6 +73,7 @@ def evaluate(run, dataset, split, progress=None, mc_dropout=None, largest_compon
             components=0,
         )
 
+    report["spacing_unknown"] = unknown = with_unknown_spacing(examples)
     report["results"], tables = {}, []
     for region, scope in scores["model"]:
         table = {}
@@ -84,6 +87,7 @@ def evaluate(run, dataset, split, progress=None, mc_dropout=None, largest_compon
             }
         title = f"{region}, {len(scores['model'][region, scope])} x per {scope}"
         tables.append(table_of(title, table))
+    tables += note_unknown(unknown)
     picture = _picture(system, generator, batches(split), scores["model"], examples)
     return report, "\n".join(tables), reports.writer(picture)
 

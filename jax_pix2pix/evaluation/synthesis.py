@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from jax_pix2pix.evaluation import ct_baselines, synthesis_report
+from jax_pix2pix.evaluation.masks import note_unknown, with_unknown_spacing
 from jax_pix2pix.evaluation.volumes import of_slices, patient_volumes
 from jax_pix2pix.imaging.hounsfield import check_hu
 from jax_pix2pix.imaging.mr_intensity import source_hu
@@ -75,6 +76,8 @@ def evaluate(run, dataset, split, progress=None):
     results = synthesis_report.results(cases, pages, grid, protocols)
     summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
     table = table_of(f"{split}, {len(pages)} patients", by_score(summaries))
+    results["spacing_unknown"] = unknown = with_unknown_spacing(examples)
+    table = "\n".join([table, *note_unknown(unknown)])
     return results, table, functools.partial(_write, config, pages)
 
 

@@ -108,8 +108,6 @@ def _checked(volume, kind, name):
     return Volume(VALUES[kind](volume.values.copy(), name), volume.geometry)
 
 
-
-
 def _told(volume, name):
     """Tells what had to be settled about a volume. -> (volume, name)."""
     geometry = volume.geometry

@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,8 @@ from monai.metrics import (
 )
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.evaluation.compare import compare
+from jax_pix2pix.evaluation.compare import compare, table
+from jax_pix2pix.imaging.geometry import UNKNOWN
 from jax_pix2pix.metrics.bootstrap import bootstrap_interval
 from tests import commands
 from tests.masks import blobs, save
@@ -189,6 +191,7 @@ def test_undefined_scores_are_left_out_and_counted(folders):
         (".png", ["--regions=a:1,a:2"], "'a:2' is not a new name"),
         (".png", ["--spacing_mm=0.5"], "spacing_mm=0.5: use two positive numbers"),
         (".png", ["--spacing_mm=0.5,0"], "spacing_mm=0.5,0: use two positive numbers"),
+        (".png", ["--geometry=sform"], "geometry is of volumes, and these are images"),
         (".nii", ["--spacing_mm=1,1"], "spacing_mm=1,1: use three numbers"),
         (".png", ["--patient_pattern=("], "patient_pattern=(: "),
         (".png", ["--patient_pattern=1"], "patient_pattern=1: it has no group: put (...)"),
@@ -212,3 +215,51 @@ def test_a_bad_file_among_many_is_one_line(folders):
     (folders[0] / "2.png").write_bytes(b"text")
     _, err = _compare(folders, code=1)
     assert "predictions/2.png cannot be read as a PNG image" in commands.error_line(err)
+
+
+def _compared(folders, **options):
+    return compare(*map(str, folders), **options)
+
+
+def test_a_case_of_unknown_spacing_has_no_distances(folders):
+    rng = np.random.default_rng(0)
+    for folder in folders:
+        folder.mkdir()
+        for case, affine in ((1, np.eye(4)), (2, np.diag([0.7, 0.8, 2.5, 1]))):
+            labels = blobs(rng, (256, 256, 2), 0.3).astype(np.uint8)
+            nib.save(nib.Nifti1Image(labels, affine), folder / f"{case}.nii")
+    results = _compared(folders)
+    assert results["spacing_unknown"] == ["1"]
+    part = results["results"]["foreground"]
+    assert "hd95_mm" not in part["by_case"]["1"] and part["by_case"]["2"]["hd95_mm"] > 0
+    assert (part["overall"]["hd95_mm"]["cases"], part["overall"]["dice"]["cases"]) == (1, 2)
+    *_, line = table(results).splitlines()
+    assert line == f"{UNKNOWN} of 1; --spacing_mm=SLICES,ROWS,COLUMNS settles it"
+    told = _compared(folders, spacing_mm="2.5,0.8,0.7")
+    assert told["spacing_unknown"] == []
+    labels = [np.asarray(nib.load(folder / "1.nii").dataobj) > 0 for folder in folders]
+    expected = _expected(*labels, (0.7, 0.8, 2.5))
+    found = _without_unit(told["results"]["foreground"]["by_case"]["1"])
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_masks_may_have_other_axes_and_two_affines(folders):
+    rng = np.random.default_rng(0)
+    affine = np.diag([-0.7, -0.8, 2.5, 1])
+    predicted, reference = (
+        nib.Nifti1Image(blobs(rng, (9, 8, 7), 0.3).astype(np.uint8), affine) for _ in range(2)
+    )
+    for folder in folders:
+        folder.mkdir()
+    nib.save(reference, folders[1] / "1.nii")
+    scores = []
+    for turned in (predicted, predicted.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))):
+        nib.save(turned, folders[0] / "1.nii")
+        scores.append(_compared(folders)["results"])
+    assert scores[0] == scores[1]
+    predicted.set_qform(affine @ np.diag([1, 1, 2, 1]), 1)
+    nib.save(predicted, folders[0] / "1.nii")
+    with pytest.raises(DataError, match="--geometry=sform or --geometry=qform"):
+        _compared(folders)
+    _, results = _results(folders, "--geometry=sform")
+    assert results["results"]["foreground"]["by_case"] == scores[0]["foreground"]["by_case"]

@@ -45,13 +45,17 @@ def write_slice(path, pixels, position, direction=STRAIGHT, slope=1, inter=0, **
         return struct.pack("<H", value)
 
     elements = {
+        "image_type": (0x00080008, "CS", None),
         "class_uid": (0x00080016, "UI", CT_IMAGE),
         "uid": (0x00080018, "UI", f"{SERIES}.{zlib.crc32(path.name.encode())}"),
         "modality": (0x00080060, "CS", "CT"),
+        "description": (0x0008103E, "LO", None),
         "study": (0x0020000D, "UI", f"{SERIES}.1"),
         "series": (0x0020000E, "UI", SERIES),
+        "acquisition": (0x00200012, "IS", None),
         "position": (0x00200032, "DS", numbers(position)),
         "orientation": (0x00200037, "DS", numbers(direction[:, :2].T.ravel())),
+        "time": (0x00200100, "IS", None),
         "samples": (0x00280002, "US", short(1)),
         "photometric": (0x00280004, "CS", "MONOCHROME2"),
         "frames": (0x00280008, "IS", None),
@@ -66,7 +70,7 @@ def write_slice(path, pixels, position, direction=STRAIGHT, slope=1, inter=0, **
         "padding_limit": (0x00280121, "US", None),
         "intercept": (0x00281052, "DS", f"{inter}"),
         "factor": (0x00281053, "DS", f"{slope}"),
-        "pixels": (0x7FE00010, "OW", pixels.astype("<i2").tobytes()),
+        "stored_pixels": (0x7FE00010, "OW", pixels.astype("<i2").tobytes()),
     }
     for name, value in changes.items():
         elements[name] = (*elements[name][:2], value)
@@ -190,6 +194,90 @@ def test_padding_is_air(tmp_path, signed, padding, limit):
     np.testing.assert_array_equal(read_series(folder).values, expected)
 
 
+def test_one_of_several_series_is_chosen(tmp_path):
+    """Whatever else lies there is passed over then, such as a report without pixels."""
+    folder = write_series(tmp_path / "export", values_of(), description="Thorax 1.0 \xfc")
+    for index, pixels in enumerate(values_of(1)):
+        place = ORIGIN + index * STEP
+        write_slice(
+            folder / f"b{index}.dcm", pixels, place, series=f"{SERIES}.9", description="MIP"
+        )
+    report = {"modality": "SR", "stored_pixels": None, "description": None}
+    write_slice(folder / "sr.dcm", values_of()[0], ORIGIN, series=f"{SERIES}.10", **report)
+    with pytest.raises(DataError) as caught:
+        read_series(folder)
+    assert str(caught.value) == (
+        f"{folder} holds 3 DICOM volumes: {SERIES} (Thorax 1.0 \xfc, CT, 4 slices), {SERIES}.10 "
+        f"(SR, 1 slices), {SERIES}.9 (MIP, CT, 4 slices): choose one by --series=UID, as it is "
+        "listed"
+    )
+    for series, seed in ((SERIES, 0), (f"{SERIES}.9", 1)):
+        np.testing.assert_array_equal(read_series(folder, series).values, values_of(seed))
+    with pytest.raises(DataError, match=r"holds no DICOM series 1\.2, but 3 DICOM volumes"):
+        read_series(folder, "1.2")
+
+
+HALF = STEP / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ([{"acquisition": "1"}, {"acquisition": "2"}], ["acquisition=1", "acquisition=2"]),
+        ([{"time": "1"}, {"time": "2"}], ["time=1", "time=2"]),
+        (
+            [{"image_type": "ORIGINAL\\PRIMARY"}, {"image_type": "DERIVED\\MPR"}],
+            ["type=ORIGINAL/PRIMARY", "type=DERIVED/MPR"],
+        ),
+    ],
+    ids=["acquisitions", "times", "types"],
+)
+@pytest.mark.parametrize("shift", [HALF, 0 * HALF], ids=["half a step", "one place"])
+def test_slices_between_those_of_another_acquisition_are_two_volumes(
+    tmp_path, shift, changes, names
+):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for number, change in enumerate(changes):
+        for index, pixels in enumerate(values_of(number)):
+            place = ORIGIN + index * STEP + number * shift
+            write_slice(folder / f"{number}{index}.dcm", pixels, place, **change)
+    with pytest.raises(DataError) as caught:
+        read_series(folder)
+    listed = ", ".join(f"{SERIES}/{name} (CT, 4 slices)" for name in names)
+    assert f"holds 2 DICOM volumes: {listed}: choose one by" in str(caught.value)
+    for number, name in enumerate(names):
+        volume = read_series(folder, f"{SERIES}/{name}")
+        np.testing.assert_array_equal(volume.values, values_of(number))
+        assert volume.spacing_mm == pytest.approx(SPACING_MM)
+        place = (ORIGIN + number * shift) * [-1, -1, 1]
+        np.testing.assert_allclose(volume.geometry.affine[:3, 3], place)
+
+
+@pytest.mark.parametrize("groups", [(1, 1, 2, 2), (1, 2, 3, 4), (1, 2, 1, 1)], ids=str)
+def test_acquisitions_that_follow_each_other_are_one_volume(tmp_path, groups):
+    """As of a scanner that moves on step by step; nor does a single slice make a volume."""
+    folder = write_series(tmp_path / "series", values_of())
+    for index, group in enumerate(groups):
+        place = ORIGIN + index * STEP
+        write_slice(slice_path(folder, index), values_of()[index], place, acquisition=f"{group}")
+    volume = read_series(folder)
+    np.testing.assert_array_equal(volume.values, values_of())
+
+
+def test_a_spacing_that_differs_by_rounding_is_one(tmp_path):
+    folder = write_series(tmp_path / "series", values_of(), spacing="0.703125\\0.703125")
+    place = ORIGIN + STEP
+    write_slice(slice_path(folder, 1), values_of()[1], place, spacing="0.70312\\0.703")
+    volume = read_series(folder)
+    assert volume.spacing_mm == pytest.approx((2.5, 0.703125, 0.703125))
+
+
+def test_the_class_of_a_ct_says_its_modality(tmp_path):
+    folder = write_series(tmp_path / "series", values_of(), modality=None)
+    np.testing.assert_array_equal(read_series(folder).values, values_of())
+
+
 # What is refused: a good series, spoilt.
 
 
@@ -212,7 +300,7 @@ def no_files(folder):
 
 def two_series(folder):
     write_slice(folder / "other.dcm", values_of()[0], ORIGIN, series=f"{SERIES}.9")
-    return f"{folder} holds 2 DICOM series ({SERIES}"
+    return f"{folder} holds 2 DICOM volumes: {SERIES} (CT, 4 slices), {SERIES}.9 (CT, 1 slices)"
 
 
 def missing_slice(folder):
@@ -258,7 +346,7 @@ TURNED = axes((1, 0, 0), (0, 0.8, 0.6), (0, -0.6, 0.8))
 SPOILT = {
     "no files": (no_files, "holds no DICOM series"),
     "no folder": (not_there, "give the folder"),
-    "two series": (two_series, "a folder of its own"),
+    "two series": (two_series, "choose one by --series=UID"),
     "missing slice": (missing_slice, "the others 2.5 mm: a slice is missing"),
     "slice twice": (slice_twice, "0 mm apart"),
     "all at one place": (all_at_one_place, "the others 0 mm"),

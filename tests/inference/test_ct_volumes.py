@@ -14,6 +14,8 @@ from scipy import ndimage
 import jax_pix2pix
 from configs import liver, liver_3d, xray_lungs
 from jax_pix2pix.adversarial import generate
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.imaging.geometry import UNKNOWN
 from jax_pix2pix.runs.workdir import load_run
 from launch.predict import predict
 from tests import commands, untrained
@@ -291,3 +293,69 @@ def test_a_dicom_series(loaded, runs, tmp_path):
     predict(runs["liver"], str(tmp_path / "ct.nii"), str(tmp_path / "out"))
     same = sitk.ReadImage(str(tmp_path / "out" / "ct.nii.gz"))
     np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (found, same)))
+
+
+def test_a_ct_of_unknown_spacing_is_marked_and_has_no_distances(runs, tmp_path, capsys):
+    path = _save(tmp_path / "ct.nii", _hu((256, 256, 2)), np.eye(4))
+    predict(runs["liver"], str(path), str(tmp_path / "out"))
+    assert (
+        f"warning: {path}: {UNKNOWN}; --spacing_mm=SLICES,ROWS,COLUMNS" in capsys.readouterr().err
+    )
+    result = tmp_path / "out" / "ct.nii.gz"
+    assert nib.load(result).header["descrip"] == b"spacing unknown"
+    run = jax_pix2pix.load(runs["liver"])
+    mask = run.predict(path)
+    assert mask.spacing_mm is None
+    assert mask.to_nibabel().header["descrip"] == b"spacing unknown"
+    scores = run.score(mask, result)
+    assert scores["liver.dice"] == 1 and not any(name.endswith("_mm") for name in scores)
+
+    told = run.predict(path, spacing_mm=(2.5, 0.7, 0.8))
+    np.testing.assert_array_equal(told.values, mask.values)
+    assert told.to_nibabel().header.get_zooms() == pytest.approx((0.8, 0.7, 2.5))
+    assert run.score(told, result, spacing_mm="2.5,0.7,0.8")["liver.hd95_mm"] == 0
+    # Of an array, and of an image in memory, too.
+    assert run.predict(np.asarray(nib.load(path).dataobj), affine=np.eye(4)).spacing_mm is None
+    assert run.predict(nib.load(path)).spacing_mm is None
+
+
+def test_the_affine_of_an_image_in_memory_that_differs_is_chosen(runs):
+    image = nib.Nifti1Image(_hu((20, 22, 3)), LPS)
+    image.set_qform(LPS @ np.diag([1, 1, 2, 1]), 1)
+    run = jax_pix2pix.load(runs["liver"])
+    with pytest.raises(DataError, match=r"the image has voxels of 1\.5 x 0\.8 x 3 mm"):
+        run.predict(image)
+    for name, deep in (("sform", 3), ("qform", 6)):
+        assert run.predict(image, geometry=name).spacing_mm[0] == pytest.approx(deep)
+
+
+def test_one_of_several_dicom_series(runs, tmp_path):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for number, hu in enumerate((_hu((24, 20, 6)), _hu((24, 20, 6), seed=1))):
+        for index, plane in enumerate(hu.transpose()):
+            place = (0, 0, SPACING_MM[0] * index)
+            write_slice(folder / f"{number}{index}.dcm", plane, place, series=f"1.2.{number}")
+        _save(tmp_path / f"{number}.nii", hu, np.diag([-SPACING_MM[2], -SPACING_MM[1], 2.5, 1]))
+    with pytest.raises(
+        DataError, match=r"1\.2\.0 \(CT, 6 slices\), 1\.2\.1 \(CT, 6 slices\): choose"
+    ):
+        predict(runs["liver"], str(folder), str(tmp_path / "out"))
+    predict(runs["liver"], str(folder), str(tmp_path / "out"), series="1.2.1")
+    predict(runs["liver"], str(tmp_path / "1.nii"), str(tmp_path / "out"))
+    one, other = (_mask(tmp_path / "out" / f"{name}.nii.gz") for name in ("series", "1"))
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(ConfigError, match=r"series=1\.2\.1: there is no folder of DICOM slices"):
+        predict(runs["liver"], str(tmp_path / "1.nii"), str(tmp_path / "out"), series="1.2.1")
+
+
+def test_a_flag_of_the_command_chooses_the_affine(runs, tmp_path):
+    image = nib.Nifti1Image(_hu((20, 22, 3)), LPS)
+    image.set_qform(LPS @ np.diag([1, 1, 2, 1]), 1)
+    nib.save(image, tmp_path / "ct.nii")
+    source, output = str(tmp_path / "ct.nii"), str(tmp_path / "out")
+    with pytest.raises(DataError, match=r"right by --geometry=sform or --geometry=qform"):
+        predict(runs["liver"], source, output)
+    arguments = [f"--workdir={runs['liver']}", f"--input={source}", f"--output={output}"]
+    commands.run("launch.predict", *arguments, "--geometry=qform", variables=untrained.QUIET)
+    assert nib.load(tmp_path / "out" / "ct.nii.gz").header.get_zooms()[2] == pytest.approx(6)

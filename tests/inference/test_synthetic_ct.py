@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import re
 import shutil
 
 import jax
@@ -21,11 +22,13 @@ from input_pipeline.prepare import options_of, prepare
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging.body_mask import body_mask
+from jax_pix2pix.imaging.geometry import UNKNOWN
 from jax_pix2pix.metrics import protocols
 from jax_pix2pix.metrics.sct_scores import score_ct
 from jax_pix2pix.runs.workdir import load_run
 from launch.predict import predict
 from tests import commands, untrained
+from tests.imaging.test_dicom import write_slice
 from tests.inference.test_ct_volumes import resized
 from tests.input_pipeline import pairs
 
@@ -369,6 +372,85 @@ def test_padding_of_a_reference_counts_in_no_score(runs, tmp_path):
     soft = np.resize(np.arange(0, 256, 3, dtype=np.uint8), SHAPE)
     with pytest.raises(DataError, match=r"soft\.mha holds the values 0, 3, .* two classes"):
         run.predict(path, mask=_save(tmp_path / "soft.mha", soft))
+
+
+def _without_spacing(path):
+    """Takes the spacing out of a MetaImage's header."""
+    content, count = re.subn(rb"ElementSpacing = .*\n", b"", path.read_bytes())
+    assert count == 1
+    path.write_bytes(content)
+
+
+def test_where_the_spacing_is_unknown_distances_and_dose_are_left_out(runs, tmp_path, capsys):
+    mr, mask = _mr()
+    ct = np.clip(mr.astype(int) * 2 - 1024, -1024, 3000).astype(np.int16)
+    paths = {name: tmp_path / f"{name}.mha" for name in ("mr", "ct", "mask")}
+    results = {}
+    for name in ("stated", "unknown", "given"):
+        for file, values in (("mr", mr), ("ct", ct), ("mask", mask)):
+            _save(paths[file], values)
+            if name != "stated":
+                _without_spacing(paths[file])
+        options = {"spacing_mm": "2.9,1.3,1.2"} if name == "given" else {}
+        output = tmp_path / name / "sct.mha"
+        predict(
+            str(runs / "2d"), str(paths["mr"]), str(output), reference=str(paths["ct"]), **options
+        )
+        told = capsys.readouterr().err
+        assert (f"warning: {paths['mr']}: {UNKNOWN}" in told) is (name == "unknown")
+        results[name] = json.loads(output.with_suffix(".json").read_text())
+    (stated,), (unknown,), (given,) = (
+        results[name]["results"]["model"]["cases"] for name in results
+    )
+    assert given == stated | {"patient": given["patient"]}
+    open_scores = {name for name in stated if "hd95" in name or "gamma" in name or "delta" in name}
+    assert len(open_scores) == 9
+    for name, value in unknown.items():
+        assert value is None if name in open_scores else value == stated[name]
+    assert results["unknown"]["spacing_mm"] == UNKNOWN
+    assert UNKNOWN in results["unknown"]["protocols"]["grid"]
+    assert results["given"]["spacing_mm"] == [2.9, 1.3, 1.2]
+    with pytest.raises(DataError, match=r"ct\.mha does not say .* resampling needs that"):
+        predict(str(runs / "resampled"), str(paths["mr"]), str(output), reference=str(paths["ct"]))
+
+
+def test_mask_and_reference_may_have_other_axes(runs, tmp_path):
+    """The same voxels, and a reference that is one of two DICOM series."""
+    mr, mask = _mr()
+    affine = np.diag([-0.8, -0.7, 2.5, 1])  # columns to the left, rows to the back
+    image, body = (nib.Nifti1Image(x.transpose(), affine) for x in (mr, mask))
+    turned = body.as_reoriented(np.array([[2, -1], [0, 1], [1, -1]]))
+    nib.save(image, tmp_path / "mr.nii.gz")
+    nib.save(turned, tmp_path / "mask.nii.gz")
+    nib.save(body, tmp_path / "straight.nii.gz")
+    ct = np.clip(mr.astype(int) * 2 - 1024, -1024, 3000).astype(np.int16)
+    (tmp_path / "dicom").mkdir()
+    for number, values in enumerate((ct, ct // 2)):
+        for index, plane in enumerate(values):
+            path = tmp_path / "dicom" / f"{number}{index}.dcm"
+            write_slice(path, plane, (0, 0, 2.5 * index), series=f"1.2.{number}")
+    reference = nib.Nifti1Image(ct.transpose(), affine).as_reoriented(
+        np.array([[1, 1], [2, -1], [0, -1]])
+    )
+    nib.save(reference, tmp_path / "ct.nii.gz")
+    found = []
+    for mask_name, reference_name, options in (
+        ("straight", "ct.nii.gz", {}),
+        ("mask", "dicom", {"series": "1.2.0"}),
+    ):
+        output = tmp_path / mask_name / "sct.nii.gz"
+        predict(
+            str(runs / "2d"),
+            str(tmp_path / "mr.nii.gz"),
+            str(output),
+            mask=str(tmp_path / f"{mask_name}.nii.gz"),
+            reference=str(tmp_path / reference_name),
+            **options,
+        )
+        cases = json.loads((output.parent / "sct.json").read_text())["results"]["model"]["cases"]
+        found.append((_read(output), cases))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
 
 
 def _grid_of_a_ct():
