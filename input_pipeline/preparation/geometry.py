@@ -35,6 +35,7 @@ class Config(builder.Config):
         super().__post_init__()
         try:
             self._of_all = given(self.given_spacing_mm, self.given_axes, self.geometry)
+            self.given_spacing_mm = self._of_all.spacing_mm or ()
         except ConfigError as error:
             raise DataError(
                 f"config.data: given_spacing_mm, given_axes or geometry: {error}"

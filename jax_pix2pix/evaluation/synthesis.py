@@ -89,6 +89,8 @@ def _write(config, pages, path, results, below):
         "checkpoint": f"{results['checkpoint']}, step {results['step']}",
         "slices": sum(patient.images for patient in pages),
     }
+    if results["spacing_unknown"]:
+        facts["spacing unknown"] = f"{len(results['spacing_unknown'])} patients"
     title = f"Synthetic CT, {results['split']} split"
     return synthesis_report.write(path, title, facts, results, pages, below)
 

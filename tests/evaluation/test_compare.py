@@ -263,3 +263,11 @@ def test_masks_may_have_other_axes_and_two_affines(folders):
         _compared(folders)
     _, results = _results(folders, "--geometry=sform")
     assert results["results"]["foreground"]["by_case"] == scores[0]["foreground"]["by_case"]
+    for folder in folders:  # without directions: the spacing is stated, and the axes are given
+        header = nib.load(folder / "1.nii").header
+        values = np.array(nib.load(folder / "1.nii").dataobj)
+        header["sform_code"] = header["qform_code"] = 0
+        header["pixdim"][1:4] = (0.7, 0.8, 2.5)
+        nib.Nifti1Image(values, None, header).to_filename(folder / "1.nii")
+    found = _compared(folders, axes="LPS")["results"]["foreground"]["by_case"]
+    assert found["1"] == pytest.approx(scores[0]["foreground"]["by_case"]["1"])

@@ -1,12 +1,16 @@
 """Scores of patients' masks: spacing, gaps between slices, components, regions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import ndimage
 from sklearn.metrics import f1_score
 
 from configs.liver import get_config
-from jax_pix2pix.evaluation.masks import score_patients
+from jax_pix2pix.evaluation.masks import note_unknown, score_patients, with_unknown_spacing
+from jax_pix2pix.imaging.geometry import UNKNOWN
+from jax_pix2pix.metrics.mask_scores import over_cases
 from jax_pix2pix.metrics.surface_distance import surface_distances
 from jax_pix2pix.tasks.segmentation import segmentation
 
@@ -17,14 +21,14 @@ REFERENCE = (2 * Z) ** 2 + Y**2 + X**2 < 36
 PREDICTED = np.roll(REFERENCE, 2, axis=2)
 
 
-def _scores(places=range(6), components=0, per="volume", predicted=PREDICTED):
+def _scores(places=range(6), components=0, per="volume", predicted=PREDICTED, spacing=SPACING):
     config = get_config("tumour")
     config.evaluation.per = per
     task = segmentation(config, classes=3, probabilities=lambda fake: fake)
     tumour = predicted & (np.arange(24) < 12)
     pairs = {"liver": (predicted, REFERENCE), "tumour": (tumour, REFERENCE & False)}
     found = [(np.arange(6), pairs)]
-    return score_patients(task, found, list(places), [SPACING] * 6, components)
+    return score_patients(task, found, list(places), [spacing] * 6, components)
 
 
 def test_a_volume_is_scored_whole_and_its_images_one_by_one():
@@ -50,6 +54,22 @@ def test_images_have_distances_in_the_plane():
 def test_slices_with_gaps_between_them_have_no_distances():
     ((_, volume),) = _scores(places=[0, 1, 2, 4, 5, 6])["liver", "volume"]
     assert "hd95_mm" not in volume and volume["dice"] > 0
+
+
+def test_patients_of_unknown_spacing_are_named_and_means_leave_them_out():
+    ((_, known),) = _scores()["liver", "volume"]
+    ((_, unknown),) = _scores(spacing=(0, 0, 0))["liver", "volume"]
+    assert "hd95_mm" not in unknown
+    for cases in ([known, unknown], [unknown, known]):
+        summary = over_cases(cases, ["a", "b"])
+        assert (summary["hd95_mm"]["cases"], summary["hd95_mm"]["undefined"]) == (1, 1)
+        assert summary["hd95_mm"]["mean"] == known["hd95_mm"]
+        assert summary["dice"]["cases"] == 2
+    spacings = {"b": (0, 0, 0), "a": SPACING, "picture": (0, 1, 1), "c": (0, 0, 0)}
+    examples = [SimpleNamespace(patient=name, spacing_mm=mm) for name, mm in spacings.items()]
+    assert with_unknown_spacing(examples) == ["b", "c"]
+    assert note_unknown(["b", "c"]) == [f"{UNKNOWN} of b, c"] and note_unknown([]) == []
+    assert note_unknown(list("abcdefg")) == [f"{UNKNOWN} of a, b, c, d, e and 2 more"]
 
 
 def test_the_largest_component_of_all_regions_together_is_kept():

@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score, jaccard_score
 from input_pipeline import pipeline
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation.masks import THRESHOLDS
+from jax_pix2pix.imaging.geometry import UNKNOWN
 from jax_pix2pix.inference.masks import probability_function
 from jax_pix2pix.metrics.mask_scores import PROTOCOLS
 from jax_pix2pix.runs.workdir import load_run
@@ -70,8 +71,11 @@ def test_scores_are_recomputed(runs, system):
         assert case["dice"] == pytest.approx(expected, abs=2e-3)
     if system == "xray_lungs":
         assert "per_volume" not in model
-        assert "hd95_mm" not in images["cases"][0]  # the spacing is unknown
+        assert "hd95_mm" not in images["cases"][0]
+        assert results["spacing_unknown"] == sorted({case["patient"] for case in images["cases"]})
+        assert UNKNOWN in out
     else:
+        assert results["spacing_unknown"] == [] and UNKNOWN not in out
         volume = model["per_volume"]["overall"]
         expected = jaccard_score(references.ravel(), probabilities.ravel() > 0.5)
         assert volume["iou"]["mean"] == pytest.approx(expected, abs=2e-3)

@@ -20,6 +20,7 @@ from jax_pix2pix.runs.workdir import load_run
 from launch.predict import predict
 from tests import commands, untrained
 from tests.imaging.test_dicom import SPACING_MM, write_slice
+from tests.input_pipeline.volumes import save
 
 SIZE = 32
 DEPTH = 16
@@ -327,6 +328,20 @@ def test_the_affine_of_an_image_in_memory_that_differs_is_chosen(runs):
         run.predict(image)
     for name, deep in (("sform", 3), ("qform", 6)):
         assert run.predict(image, geometry=name).spacing_mm[0] == pytest.approx(deep)
+
+
+def test_axes_are_given_to_a_file_without_directions(runs, tmp_path):
+    hu = _hu((20, 22, 3))
+    path = save(tmp_path / "ct.nii", hu, sform_code=0, qform_code=0)
+    with pytest.raises(DataError, match="such as --axes=LPS"):
+        predict(runs["liver"], str(path), str(tmp_path / "out"))
+    predict(runs["liver"], str(path), str(tmp_path / "out"), axes="LPS")
+    result = nib.load(tmp_path / "out" / "ct.nii.gz")
+    np.testing.assert_allclose(result.affine, np.diag([-0.7, -1.1, 2.5, 1]), rtol=1e-6)
+    stated = jax_pix2pix.load(runs["liver"]).predict(hu, affine=np.diag([-0.7, -1.1, 2.5, 1]))
+    np.testing.assert_array_equal(result.dataobj, stated.geometry.to_file(stated.values))
+    with pytest.raises(ConfigError, match="axes=LP: use three of R or L"):
+        predict(runs["liver"], str(path), str(tmp_path / "out"), axes="LP")
 
 
 def test_one_of_several_dicom_series(runs, tmp_path):

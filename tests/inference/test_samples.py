@@ -20,6 +20,7 @@ from jax_pix2pix.runs.workdir import load_run
 from jax_pix2pix.runs.workdir_files import scale_directory
 from launch.predict import predict
 from tests import commands, untrained
+from tests.input_pipeline.volumes import without_spacing
 
 SPACING_MM = (9.0, 5.0, 4.0)  # of the training volumes at the finest scale
 DEPTH = {"3d": 9, "2d": 3}
@@ -140,6 +141,14 @@ def test_from_a_scale_on_of_a_file(runs, tmp_path):
     key = jax.random.fold_in(jax.random.key(0), 0)
     expected = sample(*_load(runs / "3d", 2), key, (13, 39, 49), 2, volume)
     assert np.abs(found - _hu(expected)).max() <= 1
+    # The spacing of a sample follows from the file's, so that has to be known.
+    given = str(runs / "3d"), str(without_spacing(tmp_path / "ct.mha")), str(output)
+    with pytest.raises(DataError, match=r"ct\.mha does not say .* a sample's own spacing needs"):
+        predict(*given, **options)
+    predict(*given, **options, spacing_mm="3,2,1")
+    np.testing.assert_array_equal(
+        _read(output / "sample_0000.nii.gz", (1.5, 2 * 59 / 38, 69 / 48)), found
+    )
 
 
 def _resized(volume, shape):

@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import re
 import shutil
 
 import jax
@@ -31,6 +30,7 @@ from tests import commands, untrained
 from tests.imaging.test_dicom import write_slice
 from tests.inference.test_ct_volumes import resized
 from tests.input_pipeline import pairs
+from tests.input_pipeline.volumes import without_spacing
 
 SIZE = 32
 DEPTH, PATCH = 16, 16
@@ -374,13 +374,6 @@ def test_padding_of_a_reference_counts_in_no_score(runs, tmp_path):
         run.predict(path, mask=_save(tmp_path / "soft.mha", soft))
 
 
-def _without_spacing(path):
-    """Takes the spacing out of a MetaImage's header."""
-    content, count = re.subn(rb"ElementSpacing = .*\n", b"", path.read_bytes())
-    assert count == 1
-    path.write_bytes(content)
-
-
 def test_where_the_spacing_is_unknown_distances_and_dose_are_left_out(runs, tmp_path, capsys):
     mr, mask = _mr()
     ct = np.clip(mr.astype(int) * 2 - 1024, -1024, 3000).astype(np.int16)
@@ -390,7 +383,7 @@ def test_where_the_spacing_is_unknown_distances_and_dose_are_left_out(runs, tmp_
         for file, values in (("mr", mr), ("ct", ct), ("mask", mask)):
             _save(paths[file], values)
             if name != "stated":
-                _without_spacing(paths[file])
+                without_spacing(paths[file])
         options = {"spacing_mm": "2.9,1.3,1.2"} if name == "given" else {}
         output = tmp_path / name / "sct.mha"
         predict(

@@ -1,6 +1,7 @@
 """Writes NIfTI volumes byte by byte, so that a header can say anything."""
 
 import gzip
+import re
 
 import nibabel as nib
 import numpy as np
@@ -32,4 +33,12 @@ def save(path, voxels, affine=None, kind=nib.Nifti1Header, **fields):
         header[field] = value
     content = header.binaryblock + bytes(4) + voxels.tobytes(order="F")
     path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def without_spacing(path):
+    """Takes the spacing out of a MetaImage's header. -> path."""
+    content, count = re.subn(rb"ElementSpacing = .*\n", b"", path.read_bytes())
+    assert count == 1
+    path.write_bytes(content)
     return path

@@ -15,7 +15,7 @@ from jax_pix2pix.imaging.geometry import UNKNOWN
 from tests import commands
 from tests.input_pipeline.conftest import read_split
 from tests.input_pipeline.pairs import body, image, write_pair
-from tests.input_pipeline.volumes import save
+from tests.input_pipeline.volumes import save, without_spacing
 
 OPTIONS = {"stored_size": 32, "test_fraction": 0.3, "validation_fraction": 0.3}
 SPLITS = ("train", "validation", "test")
@@ -155,9 +155,7 @@ def test_what_needs_the_spacing_refuses_a_volume_without(tmp_path):
     pairs = tmp_path / "pairs"
     for seed in range(4):
         folder = write_pair(pairs / f"P{seed}", seed, ending=".mha")
-    lines = (folder / "ct.mha").read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if not line.startswith(b"ElementSpacing")]
-    (folder / "ct.mha").write_bytes(b"".join(kept))
+    without_spacing(folder / "ct.mha")
     with pytest.raises(DataError, match=r"ct\.mha does not say .* resampling needs that"):
         prepare("mri_ct", pairs, tmp_path / "data", **OPTIONS, resample=True)
 
