@@ -8,7 +8,7 @@ from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import hounsfield, label_values, mr_background, volume_file
 from jax_pix2pix.imaging.formats import nifti
 from jax_pix2pix.imaging.formats.voxels import to_intensity
-from jax_pix2pix.imaging.geometry import NOTHING, settled
+from jax_pix2pix.imaging.geometry import NOTHING, by, settled
 from jax_pix2pix.imaging.geometry import given as given_by_user
 from jax_pix2pix.imaging.volume import Volume, check_affine
 from jax_pix2pix.logs.messages import messages
@@ -64,8 +64,8 @@ def volume_of(given, kind, affine=None, user=NOTHING):
         if os.path.isdir(path):
             if kind != "ct":
                 raise DataError(f"{path} is a folder, but this takes a file")
-            return _told(read_series(path, user), path)
-        return _told(READERS[kind](path, user), path)
+            return _told(read_series(path, user), path, user)
+        return _told(READERS[kind](path, user), path, user)
     image = hasattr(given, "affine") and hasattr(given, "dataobj")  # of nibabel
     if affine is not None and (image or isinstance(given, Volume)):
         raise DataError(f"the {type(given).__name__} has its own affine: leave affine out")
@@ -100,7 +100,7 @@ def volume_of(given, kind, affine=None, user=NOTHING):
     if geometry is None:
         geometry = settled("the array", affine, given.shape, user=user)
     volume = Volume(np.ascontiguousarray(geometry.to_pictures(given)), geometry)
-    return _told(_checked(volume, kind, "the array"), "the array")
+    return _told(_checked(volume, kind, "the array"), "the array", user)
 
 
 def _checked(volume, kind, name):
@@ -108,13 +108,16 @@ def _checked(volume, kind, name):
     return Volume(VALUES[kind](volume.values.copy(), name), volume.geometry)
 
 
-def _told(volume, name):
+def _told(volume, name, user):
     """Tells what had to be settled about a volume. -> (volume, name)."""
     geometry = volume.geometry
     if not geometry.spacing_known:
         messages.warning(f"{name}: {geometry.note}; --spacing_mm=SLICES,ROWS,COLUMNS settles it")
     elif geometry.note:
         messages.info(f"{name}: {geometry.note}")
+    elif user.spacing_mm:
+        stated = by(geometry.spacing_mm)
+        messages.info(f"{name} states its spacing, {stated} mm, so that spacing_mm does not count")
     return volume, name
 
 

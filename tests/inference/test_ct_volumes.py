@@ -315,6 +315,12 @@ def test_a_ct_of_unknown_spacing_is_marked_and_has_no_distances(runs, tmp_path, 
     np.testing.assert_array_equal(told.values, mask.values)
     assert told.to_nibabel().header.get_zooms() == pytest.approx((0.8, 0.7, 2.5))
     assert run.score(told, result, spacing_mm="2.5,0.7,0.8")["liver.hd95_mm"] == 0
+    stated = _save(tmp_path / "stated.nii", _hu((20, 22, 3)))
+    capsys.readouterr()
+    predict(runs["liver"], str(stated), str(tmp_path / "out"), spacing_mm="2.5,0.7,0.8")
+    said = f"{stated} states its spacing, 3 x 0.8 x 1.5 mm, so that spacing_mm does not count"
+    assert nib.load(tmp_path / "out" / "stated.nii.gz").header.get_zooms()[2] == 3
+    assert said in capsys.readouterr().out
     # Of an array, and of an image in memory, too.
     assert run.predict(np.asarray(nib.load(path).dataobj), affine=np.eye(4)).spacing_mm is None
     assert run.predict(nib.load(path)).spacing_mm is None
