@@ -10,7 +10,8 @@ from nibabel import orientations
 from jax_pix2pix.errors import DataError
 
 PICTURES = orientations.axcodes2ornt(("S", "P", "L"))
-SAME_GRID = 1e-3  # voxels, or relative: allows for two headers' rounding to float32
+SAME_GRID = 1e-3  # relative, of steps: allows for two headers' rounding
+SAME_PLACE = 0.05  # voxels, of the first one: in reversed axes the rounding of all steps adds up
 SPACING_MM = (0.01, 50.0)
 FLATTEST = 0.1  # volume of the unit vectors along the axes: 1 where they are perpendicular
 
@@ -124,7 +125,7 @@ class Geometry:
     def _order_of(self, other):
         """How another's slices, rows and columns become this one's: nibabel's orientation [3, 2].
 
-        None unless the two have one set of voxels, but for SAME_GRID.
+        None unless the two have one set of voxels, but for SAME_GRID and SAME_PLACE.
         """
         between = np.linalg.inv(self._of_pictures) @ other._of_pictures
         steps = np.rint(between[:3, :3])
@@ -134,11 +135,9 @@ class Geometry:
         order = np.stack([np.abs(steps).argmax(0), steps.sum(0)], 1)
         if (lengths[order[:, 0].astype(int)] != other.shape).any():
             return None
-        # A reversed axis begins at the other end, to where a difference of steps adds up.
-        back = steps.sum(1) < 0
-        places = np.abs(between[:3, 3] - back * (lengths - 1))
-        allowed = SAME_GRID * np.where(back, lengths, 1)
-        same = np.abs(between[:3, :3] - steps).max() <= SAME_GRID and (places <= allowed).all()
+        first = np.where(steps.sum(1) < 0, lengths - 1, 0)  # a reversed axis begins at its end
+        apart = np.abs(between[:3, 3] - first).max()
+        same = np.abs(between[:3, :3] - steps).max() <= SAME_GRID and apart <= SAME_PLACE
         return order if same else None
 
     def _in_axes_of(self, other):

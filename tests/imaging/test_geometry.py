@@ -237,6 +237,16 @@ def test_axes_near_45_degrees_may_count_as_others():
     np.testing.assert_array_equal(found, one.to_pictures(file))
 
 
+def test_a_reversed_axis_may_differ_by_the_rounding_of_its_spacing():
+    one, other = np.diag([0.703125, 0.703125, 2, 1]), np.diag([-0.70312, 0.70312, 2, 1])
+    one[:3, 3], other[:3, 3] = (-180, -170, 50), (-180 + 511 * 0.703125, -170, 50)
+    grid = Geometry(one, (512, 512, 9))
+    grid.check_same_grid("ct", Geometry(other, grid.file_shape), "mask")
+    other[0, 3] += 0.703125 / 2  # corners for centres
+    with pytest.raises(DataError, match="its origin is"):
+        grid.check_same_grid("ct", Geometry(other, grid.file_shape), "mask")
+
+
 def test_a_mirrored_volume_is_not_the_same_set_of_voxels():
     affine = axes_affine((0, 1, 2), (-1, -1, 1))
     grid = Geometry(affine, (5, 6, 7))
