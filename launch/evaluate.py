@@ -16,7 +16,7 @@ from jax_pix2pix.tasks import kinds
 from launch.process import command, run_data
 
 FLAGS = flags.FLAGS
-OPTIONS = ("mc_dropout", "largest_components", "count", "seed", "volumes")
+OPTIONS = ("mc_dropout", "largest_components", "fill_holes", "count", "seed", "volumes")
 
 
 def main():
@@ -92,8 +92,12 @@ def _define_flags():
         "config.evaluation.mc_dropout",
     )
     flags.DEFINE_integer(
-        "largest_components", 0, "number of components to keep, the largest (masks only); 0: all"
+        "largest_components",
+        0,
+        "number of components to keep, the largest, first those off the picture's border (masks "
+        "only); 0: all",
     )
+    flags.DEFINE_boolean("fill_holes", False, "fill holes in a picture or volume (masks only)")
     flags.DEFINE_integer("count", 16, "number of samples to draw (pyramids only)")
     flags.DEFINE_integer("seed", 0, "seed of the samples (pyramids only)")
     flags.DEFINE_integer("volumes", 0, "number of volumes, the first ones (pyramids only); 0: all")

@@ -26,10 +26,11 @@ of --mask, or of mask.* beside mr.*, or is found; a line says which. In 3D, patc
 half are blended with Gaussian weights.
 
 --reference=ct.nii.gz scores one volume on the CT's own voxels. It prints the scores of the
-protocols in jax_pix2pix/metrics/protocols.py. It writes all scores, those of structures, distances
-and the surrogate dose included, beside sct.nii.gz as `launch.evaluate` does: sct.json, sct.csv,
-sct.html and sct.png. A run with config.data.resample resamples MR and mask to the voxels of the
-reference, as its training data was, and writes the synthetic CT on these.
+protocols in jax_pix2pix/metrics/protocols.py, and surrogate doses beside controls. It writes all
+scores, those of structures, distances, doses and controls included, beside sct.nii.gz as
+`launch.evaluate` does: sct.json, sct.csv, sct.html and sct.png. A run with config.data.resample
+resamples MR and mask to the voxels of the reference, as its training data was, and writes the
+synthetic CT on these.
 
 If such a run learnt from pictures, it takes pictures of MR alone, .png or .jpg, grey or RGB,
 without the CT side by side. For a/NAME.jpg it writes a/NAME.png, 8-bit grey, of the same size, in
@@ -38,7 +39,10 @@ testB/), and where there are volumes it skips pictures.
 
 Images are prepared as for training and evaluation. Probabilities are resized to the source's own
 pixels and then cut at the threshold; with several classes the most probable one is taken.
---largest_components counts components of all classes together, in an X-ray or in a whole volume.
+--largest_components counts components of all classes together, in an X-ray or in a whole volume;
+those that touch the border of the X-ray, or of a slice, come last, for they are air or an arm more
+often than a lung. --fill_holes fills the holes that are left. A mask that covers 20 % of the border
+of its picture is noted.
 
 A volume's header may leave open how large its voxels are: identity affines of CTs, a MetaImage
 without ElementSpacing. Masks and synthetic CT do without; then a warning says that the spacing is
@@ -156,6 +160,7 @@ def _predict_pairs(run, pairs, asked):
         predictions = predict_pairs(run, pairs, asked.output, progress, **asked.options)
         for path, written, prediction in predictions:
             lines = list(written)
+            lines += [f"note: {note}" for note in prediction.notes]
             if prediction.body_from:
                 lines.append(f"body mask: {prediction.body_from}")
             if reference:
@@ -201,8 +206,12 @@ def _define_flags():
         "config.evaluation.threshold",
     )
     flags.DEFINE_integer(
-        "largest_components", 0, "number of components to keep, the largest (masks only); 0: all"
+        "largest_components",
+        0,
+        "number of components to keep, the largest, first those off the picture's border (masks "
+        "only); 0: all",
     )
+    flags.DEFINE_boolean("fill_holes", False, "fill holes in a picture or volume (masks only)")
     flags.DEFINE_string("mask", None, "mask of the body in the input (synthetic CT only)")
     flags.DEFINE_string(
         "reference", None, "real CT, or the folder of its DICOM series, to score against "

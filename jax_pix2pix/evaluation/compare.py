@@ -10,7 +10,7 @@ from jax_pix2pix.evaluation.mask_pairs import IMAGES, VOLUMES, find_pairs, read_
 from jax_pix2pix.imaging.geometry import NOTHING, UNKNOWN, given
 from jax_pix2pix.imaging.label_values import SOFT_WHITE, foreground, numbered
 from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
-from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
+from jax_pix2pix.metrics.mask_scores import PENALISED, json_case, over_cases, score_masks
 from jax_pix2pix.safety.patterns import compiled
 from jax_pix2pix.safety.shown import shown
 
@@ -87,7 +87,12 @@ def compare(
         "references": os.path.abspath(references),
         "cases": f"{kind}, each scored as a whole",
         "regions": {name: region.labels for name, region in wanted.items()},
-        "protocols": overlap.PROTOCOLS | distances | {"interval_95": bootstrap.PROTOCOL},
+        "protocols": {
+            **overlap.PROTOCOLS,
+            **distances,
+            "penalised": PENALISED,
+            "interval_95": bootstrap.PROTOCOL,
+        },
         "spacing_unknown": unknown,
         "results": {
             name: {
@@ -182,13 +187,23 @@ def table(results):
         for end, label in enumerate(("95 % interval from", "95 % interval to")):
             ends = [summary["interval_95"] for summary in overall.values()]
             lines.append(_row(label, [interval and interval[end] for interval in ends]))
-        cases = [f"{summary['cases']:13}" for summary in overall.values()]
-        lines.append(f"{'cases where defined':24}" + "".join(cases))
+        lines.append(_counts("cases where defined", "cases", part))
+        penalised = [summary.get("with_penalty") for summary in overall.values()]
+        lines.append(_row("mean with penalty", penalised))
+        lines.append(_counts("cases with penalty", "cases_with_penalty", part))
     if unknown := results["spacing_unknown"]:
         lines.append(
             f"{UNKNOWN} of {shown(', '.join(unknown))}; --spacing_mm=SLICES,ROWS,COLUMNS settles it"
         )
     return "\n".join(lines)
+
+
+def _counts(label, name, part):
+    """Formats so many of all cases, by metric."""
+    total = len(part["by_case"])
+    counts = (summary.get(name) for summary in part["overall"].values())
+    cells = ("-" if count is None else f"{count} of {total}" for count in counts)
+    return f"{label:24}" + "".join(f"{cell:>13}" for cell in cells)
 
 
 def _row(label, values):

@@ -57,8 +57,8 @@ def evaluate(run, dataset, split=None, progress=None, **options):
         dataset: input_pipeline.Dataset of the run's data.
         split: "train", "validation" or "test", the default; a pyramid's is always "train".
         progress: (done, total) -> None.
-        **options: for masks mc_dropout, passes with dropout to average, and largest_components to
-            keep; for a pyramid count and seed of samples, and volumes, how many to score.
+        **options: for masks mc_dropout, passes with dropout to average, largest_components to keep,
+            and fill_holes; for a pyramid count and seed of samples, and volumes, how many to score.
 
     Returns:
         Evaluation.

@@ -5,7 +5,7 @@ import numpy as np
 
 from jax_pix2pix.evaluation.slices import check_any_counted, collect
 from jax_pix2pix.imaging.geometry import UNKNOWN
-from jax_pix2pix.metrics.components import largest_components
+from jax_pix2pix.metrics.components import border_note, cleaned
 from jax_pix2pix.metrics.mask_scores import score_masks
 from jax_pix2pix.metrics.overlap import overlap_counts
 from jax_pix2pix.safety.shown import shown
@@ -98,7 +98,7 @@ def predicted_masks(system, probabilities, batches, patients, threshold):
     yield flush()
 
 
-def score_patients(task, found, places, spacings_mm, components):
+def score_patients(task, found, places, spacings_mm, components, fill_holes=False):
     """Scores each image, and each volume where the task scores volumes.
 
     Surface distances are those of images in the plane or of volumes, whichever the task scores.
@@ -110,27 +110,23 @@ def score_patients(task, found, places, spacings_mm, components):
         spacings_mm: of each slice's masks, between slices, rows and columns; 0 where unknown.
         components: how many of the largest components of all regions together to keep, in a
             predicted image or in a volume without gaps; 0 keeps all of them.
+        fill_holes: whether holes of all regions together are filled, likewise.
 
     Returns:
-        {(region, "image" or "volume"): cases} in the order of the slices. A case is (indices of
-        its slices, {metric: float}).
+        ({(region, "image" or "volume"): cases} in the order of the slices; notes). A case is
+        (indices of its slices, {metric: float}); notes are {index of a slice: what looks wrong with
+        its predicted masks, in words}.
     """
-    scores = {}
+    scores, notes = {}, {}
     for indices, pairs in found:
         spacing = tuple(spacings_mm[indices[0]])
         whole = task.per == "volume" and (np.diff([places[i] for i in indices]) == 1).all()
-        kept = True
-        if components:
-            everything = np.logical_or.reduce([predicted for predicted, _ in pairs.values()])
-            blocks = [everything] if whole else everything
-            kept = np.concatenate(
-                [
-                    largest_components(block, components).reshape(-1, *block.shape[-2:])
-                    for block in blocks
-                ]
-            )
+        pairs = _cleaned(pairs, whole, components, fill_holes)
+        everything = np.logical_or.reduce([predicted for predicted, _ in pairs.values()])
+        for index, image in zip(indices.tolist(), everything, strict=True):
+            if note := border_note(image):
+                notes[index] = note
         for name, (predicted, reference) in pairs.items():
-            predicted = predicted & kept
             if task.per == "volume":
                 metrics = score_masks(predicted, reference, _known(spacing) if whole else None)
                 scores.setdefault((name, "volume"), []).append((indices.tolist(), metrics))
@@ -139,7 +135,26 @@ def score_patients(task, found, places, spacings_mm, components):
                 ([int(index)], score_masks(image, truth, in_plane))
                 for index, image, truth in zip(indices, predicted, reference, strict=True)
             )
-    return scores
+    return scores, notes
+
+
+def _cleaned(pairs, whole, components, fill_holes):
+    """Cleans up the predicted masks of {region: (predicted, reference)} all together."""
+    if not components and not fill_holes:
+        return pairs
+    bits = np.arange(len(pairs), dtype=np.uint32)  # a voxel may belong to several regions
+    predicted = [mask for mask, _ in pairs.values()]
+    labels = np.zeros(predicted[0].shape, np.uint32)
+    for mask, bit in zip(predicted, bits, strict=True):
+        labels |= mask.astype(np.uint32) << bit
+    blocks = [labels] if whole else [*labels]
+    labels = np.concatenate(
+        [cleaned(block, components, fill_holes).reshape(-1, *block.shape[-2:]) for block in blocks]
+    )
+    return {
+        name: ((labels >> bit & 1).astype(bool), reference)
+        for bit, (name, (_, reference)) in zip(bits, pairs.items(), strict=True)
+    }
 
 
 def with_unknown_spacing(examples):

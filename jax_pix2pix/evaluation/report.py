@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.metrics.controls import WORDS
+from jax_pix2pix.metrics.mask_scores import cell
 from jax_pix2pix.safety import safe_files
 from jax_pix2pix.safety.shown import shown
 from jax_pix2pix.safety.tables import csv_text
 
-UNITS = {"mae": "HU", "psnr": "dB", "hd95_mm": "mm"}  # by the end of a score's name
+UNITS = {  # by the end of a score's name
+    **{"mae": "HU", "psnr": "dB"},
+    **dict.fromkeys(("hd95_mm", "mean_mm", "p95_mm"), "mm"),
+}
 DOSE_UNITS = {"gamma": "%", "delta": "% of the prescription"}  # by its beginning
 HEADLINE = (
     *("synthrad2023.mae", "synthrad2023.psnr", "synthrad2023.ssim", "synthrad2025.ms_ssim"),
-    *("bone.dice", "gamma_2_2", "delta_dmean"),
+    *("bone.dice", "range.mean_mm", "range.p95_mm", "gamma_local_1_1", "delta_off_centre"),
 )  # shown for each patient; the rest is in the table beside the report
 
 
@@ -75,12 +80,14 @@ class PatientPage(NamedTuple):
     """Holds what the page shows of a patient.
 
     scores: {metric: float or None} of the model, which include HEADLINE.
+    does_not_tell: the metrics that a control reaches too.
     slices, dvh: PNG, bytes; dvh is None where there is no dose.
     """
 
     name: str
     images: int
     scores: dict[str, float | None]
+    does_not_tell: list[str]
     slices: bytes
     dvh: bytes | None
 
@@ -91,7 +98,7 @@ def page(title, facts, summaries, patients, protocols, baselines):
     Args:
         title: of the page.
         facts: {name: value} of the run and the split.
-        summaries: {model: {metric: summary from over_cases}}, all with the same metrics.
+        summaries: {model: {metric: summary from over_cases}}; the first has all metrics.
         patients: list of PatientPage.
         protocols, baselines: {name: text}.
     """
@@ -100,6 +107,7 @@ def page(title, facts, summaries, patients, protocols, baselines):
         "report.html",
         title=title,
         headline=HEADLINE,
+        words=WORDS,
         facts=facts,
         metrics=metrics,
         summaries=summaries,
@@ -135,10 +143,7 @@ def _number(value):
 
 
 def _summary(score):
-    """Formats the mean and interval of a summary from over_cases."""
-    interval = score["interval_95"]
-    text = _number(score["mean"])
-    return text + (f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else "")
+    return cell(score, ".4g", ".4g")
 
 
 def _inline(png):

@@ -17,6 +17,7 @@ from jax_pix2pix.inference.checks import mask_options
 from jax_pix2pix.inference.masks import probability_function
 from jax_pix2pix.metrics import components as clean_up
 from jax_pix2pix.metrics.mask_scores import PROTOCOLS, json_case, over_cases, table_of
+from jax_pix2pix.safety.shown import shown
 
 GRID = (
     "scored on the prepared slices, resized to {side} x {side}, in 3D on blocks of slices that do "
@@ -24,7 +25,9 @@ GRID = (
 )
 
 
-def evaluate(run, dataset, split, progress=None, mc_dropout=None, largest_components=0):
+def evaluate(
+    run, dataset, split, progress=None, mc_dropout=None, largest_components=0, fill_holes=False
+):
     """Scores the model at the config's threshold and at the best one of the validation split, and
     the mean training mask. -> (results, table, write) of an Evaluation."""
     del progress  # scoring takes seconds per patient
@@ -40,21 +43,26 @@ def evaluate(run, dataset, split, progress=None, mc_dropout=None, largest_compon
 
     batches = dataset.eval_batches
 
-    def score(probabilities, threshold, components):
+    def score(probabilities, threshold, *clean_up):
         found = predicted_masks(system, probabilities, batches(split), patients, threshold)
         places = [example.slice_index for example in examples]
-        return score_patients(task, found, places, _spacings_mm(config.data, examples), components)
+        spacings_mm = _spacings_mm(config.data, examples)
+        return score_patients(task, found, places, spacings_mm, *clean_up)
 
-    scores = {"model": score(model, task.threshold, components)}
+    of_model, notes = score(model, task.threshold, components, fill_holes)
+    scores = {"model": of_model}
     report = {
         "threshold": task.threshold,
         "mc_dropout": mc_dropout,
         "largest_components": components,
+        "fill_holes": fill_holes,
         "regions": {name: list(labels) for name, labels in task.regions.items()},
         "protocols": PROTOCOLS | {"grid": GRID.format(side=config.data.image_size)},
     }
     if components:
         report["protocols"]["largest_components"] = clean_up.PROTOCOL.format(count=components)
+    if fill_holes:
+        report["protocols"]["fill_holes"] = clean_up.FILLED
     if config.generator.get("classes", 1) == 1:
         groups = _groups(task, dataset.examples("validation"))
         threshold, dice = best_threshold(system, model, batches("validation"), groups)
@@ -63,14 +71,14 @@ def evaluate(run, dataset, split, progress=None, mc_dropout=None, largest_compon
             "threshold": threshold,
             "validation_dice": dice,
         }
-        scores[f"model, threshold {threshold}"] = score(model, threshold, components)
+        scores[f"model, threshold {threshold}"], _ = score(model, threshold, components, fill_holes)
     if not config.data.depth:
         mean, *_ = evaluation.training_statistics(system, batches("train"))
         mean = task.probabilities(jnp.asarray(mean, jnp.float32))
-        scores["mean training mask"] = score(
+        scores["mean training mask"], _ = score(
             lambda source: jnp.broadcast_to(mean, (*source.shape[:-1], mean.shape[-1])),
             task.threshold,
-            components=0,
+            0,
         )
 
     report["spacing_unknown"] = unknown = with_unknown_spacing(examples)
@@ -83,11 +91,15 @@ def evaluate(run, dataset, split, progress=None, mc_dropout=None, largest_compon
             table[name] = over_cases([metrics for _, metrics in cases], whose)
             report["results"].setdefault(name, {}).setdefault(region, {})[f"per_{scope}"] = {
                 "overall": table[name],
-                "cases": [_case(slices, metrics, examples) for slices, metrics in cases],
+                "cases": [
+                    _case(slices, metrics, examples, notes if name == "model" else {})
+                    for slices, metrics in cases
+                ],
             }
         title = f"{region}, {len(scores['model'][region, scope])} x per {scope}"
         tables.append(table_of(title, table))
     tables += note_unknown(unknown)
+    tables += _noted(notes, examples)
     picture = _picture(system, generator, batches(split), scores["model"], examples)
     return report, "\n".join(tables), reports.writer(picture)
 
@@ -103,11 +115,25 @@ def _groups(task, examples):
     return [i if task.per == "image" else example.patient for i, example in enumerate(examples)]
 
 
-def _case(slices, metrics, examples):
+def _noted(notes, examples):
+    """Tells how many masks of the model look wrong, and describes the first: a list of lines."""
+    if not notes:
+        return []
+    index, note = next(iter(notes.items()))
+    first = examples[index]
+    return [
+        f"{len(notes)} of {len(examples)} predicted masks look wrong; {shown(first.patient)} slice "
+        f"{first.slice_index}: {note}"
+    ]
+
+
+def _case(slices, metrics, examples, notes):
     first = examples[slices[0]]
     where = {"patient": first.patient, "file_name": first.file_name}
     if len(slices) == 1:
         where["slice_index"] = first.slice_index
+        if slices[0] in notes:
+            where["note"] = notes[slices[0]]
     return where | json_case(metrics)
 
 

@@ -14,7 +14,6 @@ from jax_pix2pix.imaging.planes import PLANES, to_axial
 from jax_pix2pix.imaging.volume_file import ENDINGS
 from jax_pix2pix.intensity import to_stored
 from jax_pix2pix.metrics import sct_scores
-from jax_pix2pix.metrics.mask_scores import by_score, table_of
 from jax_pix2pix.safety.shown import shown
 
 VOLUMES = ("source", "ct", "sct", "mask")
@@ -60,9 +59,9 @@ def evaluate(run, dataset, split, progress=None):
             _axial(volumes, data.plane),
             {name: to_axial(sct, data.plane) for name, sct in predictions.items()},
         )
+        scorer = sct_scores.CTScorer(volumes.ct, volumes.mask, spacing_mm)
         for name, sct in predictions.items():
-            scores = sct_scores.scores_of_hu(volumes.ct, sct, volumes.mask, spacing_mm)
-            cases[name].append(scores)
+            cases[name].append(scorer(sct))
         pictured = [getattr(volumes, name) for name in VOLUMES]
         name, images = of_patient[0].patient, len(of_patient)
         pages.append(synthesis_report.page(name, images, pictured, spacing_mm, cases["model"][-1]))
@@ -74,8 +73,7 @@ def evaluate(run, dataset, split, progress=None):
         grid += IN_3D.format(depth=data.depth)
     protocols = {name: ct_baselines.PROTOCOLS[name] for name in others}
     results = synthesis_report.results(cases, pages, grid, protocols)
-    summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
-    table = table_of(f"{split}, {len(pages)} patients", by_score(summaries))
+    table = synthesis_report.table(f"{split}, {len(pages)} patients", results)
     results["spacing_unknown"] = unknown = with_unknown_spacing(examples)
     table = "\n".join([table, *note_unknown(unknown)])
     return results, table, functools.partial(_write, config, pages)

@@ -4,9 +4,8 @@ import numpy as np
 
 from jax_pix2pix.evaluation import report, report_pictures
 from jax_pix2pix.imaging.geometry import UNKNOWN
-from jax_pix2pix.metrics import protocols, sct_scores
-from jax_pix2pix.metrics.dose import dosimetry
-from jax_pix2pix.metrics.mask_scores import json_case, over_cases
+from jax_pix2pix.metrics import controls, dose, protocols, sct_scores
+from jax_pix2pix.metrics.mask_scores import by_score, json_case, over_cases, table_of
 from jax_pix2pix.safety import safe_files
 
 GRID = (
@@ -25,19 +24,18 @@ def page(name, images, volumes, spacing_mm, scores):
         volumes: axial source, CT, synthetic CT and body, each [d, h, w], as score_ct takes them;
             the source in any unit.
         spacing_mm: between slices, rows and columns; or None.
-        scores: from score_ct.
+        scores: CTScores from score_ct.
 
     Returns:
         report.PatientPage.
     """
     source, ct, sct, mask = volumes
-    dvh = None
-    if np.isfinite(scores["delta_dmean"]):
-        dvh = report_pictures.dvh_picture(dosimetry(ct, sct, mask, spacing_mm))
+    dvh = None if scores.doses is None else report_pictures.dvh_picture(scores.doses)
     return report.PatientPage(
         name=name,
         images=images,
         scores=json_case(finite(scores)),
+        does_not_tell=scores.does_not_tell,
         slices=report_pictures.slices_picture(source, ct, sct, mask, spacing_mm),
         dvh=dvh,
     )
@@ -58,21 +56,67 @@ def results(cases, pages, grid, baselines):
         baselines: {model: text} of the models that are not networks.
     """
     names = [page.name for page in pages]
-    cases = {name: [finite(scores) for scores in of_model] for name, of_model in cases.items()}
+    of_controls = {
+        name: [of_case.controls.get(name, _UNKNOWN) for of_case in cases["model"]]
+        for name in controls.PROTOCOLS
+    }
     return {
         "protocols": sct_scores.PROTOCOLS | {"grid": grid},
         "baselines": baselines,
-        "results": {
+        "results": {name: _over_patients(of_model, pages) for name, of_model in cases.items()},
+        "controls": {
             name: {
-                "overall": over_cases(of_model, names),
+                "overall": over_cases(of_control, names),
                 "cases": [
-                    {"patient": page.name, "images": page.images} | json_case(scores)
-                    for page, scores in zip(pages, of_model, strict=True)
+                    {"patient": patient} | json_case(scores)
+                    for patient, scores in zip(names, of_control, strict=True)
                 ],
             }
-            for name, of_model in cases.items()
+            for name, of_control in of_controls.items()
         },
     }
+
+
+_UNKNOWN = dict.fromkeys(dose.SCORES, np.nan)  # of a control that is left out
+
+
+def _over_patients(cases, pages):
+    """Averages a model's CTScores, and marks the scores that a control reaches too."""
+    values = [finite(scores) for scores in cases]
+    overall = over_cases(values, [page.name for page in pages])
+    marked = controls.does_not_tell(values)
+    for name in (*overall,):
+        if name.endswith(controls.SUFFIX):
+            score = overall[name.removesuffix(controls.SUFFIX)]
+            score["best_control"] = overall.pop(name)["mean"]
+            score["does_not_tell"] = name.removesuffix(controls.SUFFIX) in marked
+    return {
+        "overall": overall,
+        "cases": [
+            {"patient": page.name, "images": page.images}
+            | json_case(of_case)
+            | {"does_not_tell": " ".join(scores.does_not_tell)}
+            for page, of_case, scores in zip(pages, values, cases, strict=True)
+        ],
+    }
+
+
+def beside(results):
+    """Puts the controls' means beside the models': {name: {metric: summary}}."""
+    summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
+    for name, of_control in results["controls"].items():
+        if any(score["cases"] for score in of_control["overall"].values()):
+            summaries[f"control: {name}"] = of_control["overall"]
+    return summaries
+
+
+def table(title, results):
+    """Formats the means of `results`: all scores of models, then doses beside their controls."""
+    rows = by_score(beside(results))
+    doses = {name: row for name, row in rows.items() if name in dose.SCORES}
+    others = {name: row for name, row in rows.items() if name not in dose.SCORES}
+    tables = [table_of(title, others), table_of("doses, beside controls", doses)]
+    return "\n".join([*tables, f"{controls.PROTOCOL}."])
 
 
 def write(path, title, facts, results, pages, below=None):
@@ -89,9 +133,8 @@ def write(path, title, facts, results, pages, below=None):
         [(what it is, path)].
     """
     written = [report.write_json(f"{path}.json", results, below), ("report", f"{path}.html")]
-    summaries = {name: of_model["overall"] for name, of_model in results["results"].items()}
     texts = results["protocols"], results["baselines"]
-    html = report.page(title, facts, summaries, pages, *texts)
+    html = report.page(title, facts, beside(results), pages, *texts)
     safe_files.write(f"{path}.html", html, below)
 
     columns = ["model", *results["results"]["model"]["cases"][0]]
@@ -99,6 +142,11 @@ def write(path, title, facts, results, pages, below=None):
         {"model": name} | case
         for name, of_model in results["results"].items()
         for case in of_model["cases"]
+    ]
+    rows += [
+        {"model": f"control: {name}"} | dict.fromkeys(columns[1:]) | case
+        for name, of_control in results["controls"].items()
+        for case in of_control["cases"]
     ]
     report.write_csv(f"{path}.csv", columns, rows, below)
     written.append(("a row a patient and model", f"{path}.csv"))
@@ -109,7 +157,7 @@ def write(path, title, facts, results, pages, below=None):
 
 
 def table_of_volume(scores):
-    """Formats scores of `sct_scores.score_ct`: a row for each protocol, then each one's text."""
+    """Formats CTScores: a row for each protocol, each one's text, and doses beside controls."""
     lines = [f"{'':20}" + "".join(f"{title:>12}" for title in COLUMNS.values())]
     for name in protocols.PROTOCOLS:
         found = [scores.get(f"{name}.{key}") for key in COLUMNS]
@@ -117,7 +165,15 @@ def table_of_volume(scores):
         lines.append(f"{name:20}" + "".join(cells))
     for name, protocol in protocols.PROTOCOLS.items():
         lines.append(f"{name}, version {protocol.version}: {protocol.text}")
-    return "\n".join(lines)
+    if scores.doses is None:
+        return "\n".join([*lines, "doses: undefined without a spacing or in a single slice"])
+    columns = {"synthetic CT": scores} | scores.controls
+    lines.append(f"{'doses, beside controls':24}" + "".join(f"{name:>20}" for name in columns))
+    for name in dose.SCORES:
+        cells = "".join(f"{of_column[name]:20.4f}" for of_column in columns.values())
+        mark = f"  {controls.WORDS}" if name in scores.does_not_tell else ""
+        lines.append(f"{name:24}{cells}{mark}")
+    return "\n".join([*lines, f"{controls.PROTOCOL}."])
 
 
 def report_volume(run, prediction, source, reference, path, **options):

@@ -12,7 +12,7 @@ from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.tasks import kinds
 
 FORMATS = tuple(ending.removeprefix(".") for ending in volume_file.ENDINGS)
-MASK_OPTIONS = ("mc_dropout", "threshold", "largest_components")
+MASK_OPTIONS = ("mc_dropout", "threshold", "largest_components", "fill_holes")
 CT_OPTIONS = ("mask", "reference")
 
 
@@ -103,7 +103,7 @@ def _pairs(config, kind, asked):
     pictures = kind == kinds.SYNTHETIC_CT and inputs.is_picture_input(source, output)
     check_pictures(config, pictures or kind in (kinds.XRAY_MASKS, kinds.CT_SLICES))
     if kind in kinds.MASKS:
-        mask_options(config, *(options.get(name) for name in MASK_OPTIONS))
+        mask_options(config, *(options.get(name) for name in MASK_OPTIONS[:3]))
     if kind == kinds.XRAY_MASKS:
         return inputs.xrays(source, output)
     _given(options)

@@ -18,7 +18,7 @@ from jax_pix2pix.inference import sources
 from jax_pix2pix.inference.checks import mask_options
 from jax_pix2pix.inference.prediction import LABEL, Prediction
 from jax_pix2pix.inference.sliding_window import by_runs, by_slices
-from jax_pix2pix.metrics.components import largest_components
+from jax_pix2pix.metrics.components import border_note, cleaned
 
 
 def probability_function(system, mc_dropout=0):
@@ -90,20 +90,31 @@ class _Masks:
             return (probabilities[..., 0] > threshold).astype(np.uint8)
         return probabilities.argmax(-1).astype(np.uint8)
 
-    def prediction(self, labels, deviation, options, components, **fields):
-        """A Prediction. A map of one pass, which is 0, would look like certainty: there is none."""
-        if components:
-            labels = labels * largest_components(labels > 0, components)
+    def prediction(self, labels, deviation, options, clean_up, **fields):
+        """A Prediction. A map of one pass, which is 0, would look like certainty: there is none.
+
+        clean_up: (largest_components, fill_holes).
+        """
+        labels = cleaned(labels, *clean_up)
+        note = border_note(labels > 0)
         highest = max(self.classes - 1, 1)
         passes, _ = options
-        uncertainty = deviation if passes > 1 else None
-        return Prediction(labels, LABEL, uncertainty=uncertainty, highest_label=highest, **fields)
+        fields |= {"uncertainty": deviation if passes > 1 else None, "highest_label": highest}
+        return Prediction(labels, LABEL, notes=(note,) if note else (), **fields)
 
 
 class XrayMasks(_Masks):
     """Predicts the mask of an X-ray: probabilities are resized to its size and then cut."""
 
-    def __call__(self, given, progress=None, mc_dropout=None, threshold=None, largest_components=0):
+    def __call__(
+        self,
+        given,
+        progress=None,
+        mc_dropout=None,
+        threshold=None,
+        largest_components=0,
+        fill_holes=False,
+    ):
         """See `Run.predict`. given: path, or uint8 [rows, columns] or [rows, columns, 3]."""
         options = self.options(mc_dropout, threshold, largest_components)
         data = self.data
@@ -119,7 +130,8 @@ class XrayMasks(_Masks):
         native_deviation = bilinear(deviation, shape)
         if progress:
             progress(1, 1)
-        return self.prediction(labels, native_deviation, options, largest_components, source=grey)
+        clean_up = largest_components, fill_holes
+        return self.prediction(labels, native_deviation, options, clean_up, source=grey)
 
 
 class CTMasks(_Masks):
@@ -133,6 +145,7 @@ class CTMasks(_Masks):
         mc_dropout=None,
         threshold=None,
         largest_components=0,
+        fill_holes=False,
         spacing_mm=None,
         axes=None,
         geometry=None,
@@ -166,7 +179,7 @@ class CTMasks(_Masks):
             labels,
             deviation,
             options,
-            largest_components,
+            (largest_components, fill_holes),
             geometry=volume.geometry,
             source=planes,
         )

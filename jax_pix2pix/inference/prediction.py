@@ -38,6 +38,7 @@ class Prediction:
         uncertainty: float32 standard deviation of the foreground's probability over the passes of
             Monte Carlo dropout, on the same voxels; None without it.
         highest_label: of a mask, whose 8-bit picture spreads the labels over 0 to 255.
+        notes: what looks wrong with the values, in words.
     """
 
     values: np.ndarray
@@ -48,6 +49,7 @@ class Prediction:
     body_from: str | None = None
     uncertainty: np.ndarray | None = None
     highest_label: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self):

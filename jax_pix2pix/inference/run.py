@@ -24,7 +24,7 @@ from jax_pix2pix.inference.prediction import LABEL, Prediction
 from jax_pix2pix.inference.samples import samples
 from jax_pix2pix.inference.synthetic_ct import SyntheticCT
 from jax_pix2pix.metrics.mask_scores import score_masks
-from jax_pix2pix.metrics.sct_scores import scores_of_hu
+from jax_pix2pix.metrics.sct_scores import CTScorer
 from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.runs.workdir import load_state
@@ -134,9 +134,10 @@ class Run:
                 two differ. `imaging.geometry` says when. Where the spacing is unknown and no one
                 needs it, a warning says so, and the result has none.
             series: of a DICOM folder with several: its SeriesInstanceUID.
-            mc_dropout, threshold, largest_components: for masks: passes with dropout to average,
-                the probability above which a voxel is foreground, and how many components to keep.
-                The defaults are config.evaluation's, and all components.
+            mc_dropout, threshold: for masks: passes with dropout to average, and the probability
+                above which a voxel is foreground; by default config.evaluation's.
+            largest_components, fill_holes: for masks: how many components to keep, by default all,
+                and whether holes are filled; see `metrics.components`.
             progress: (done, total) -> None, called after each call of the network.
 
         Returns:
@@ -201,8 +202,9 @@ class Run:
             options: spacing_mm, axes, geometry and series, as of `predict`, for the reference.
 
         Returns:
-            {name: float}, NaN where undefined: for synthetic CT "protocol.metric" and the rest of
-            `metrics.sct_scores.PROTOCOLS`, for masks "region.metric" of `metrics.mask_scores`.
+            {name: float}, NaN where undefined: for synthetic CT the CTScores of
+            `metrics.sct_scores`, which name the scores that tell nothing; for masks
+            "region.metric" of `metrics.mask_scores`.
 
         Raises:
             DataError: the reference cannot be read or is on other voxels.
@@ -238,7 +240,7 @@ class Run:
     def score_volume(self, prediction, ct):
         """Scores a synthetic CT, as `score` does, against HU on its voxels."""
         body = prediction.body > 0
-        return scores_of_hu(ct, prediction.values, body, prediction.spacing_mm)
+        return CTScorer(ct, body, prediction.spacing_mm)(prediction.values)
 
     def _mask_scores(self, prediction, reference, affine, user):
         if prediction.geometry is None:

@@ -3,13 +3,14 @@
 import numpy as np
 
 from jax_pix2pix.intensity import AIR_HU, BONE_HU
-from jax_pix2pix.metrics.mask_scores import score_masks
+from jax_pix2pix.metrics.mask_scores import PENALTY, score_masks
 
-_SCORES = ("dice", "hd95_mm")
+_SCORES = ("dice", "hd95_mm", f"dice{PENALTY}", f"hd95_mm{PENALTY}")
 NAMES = ("bone", "soft_tissue", "air")
 PROTOCOL = (
     f"structures by threshold, alike in both volumes, inside the body mask: bone above {BONE_HU} "
-    f"HU, air below {AIR_HU} HU, soft tissue between; undefined where neither has any"
+    f"HU, air below {AIR_HU} HU, soft tissue between; undefined where neither has any; "
+    "where one has none see penalised"
 )
 
 
@@ -28,8 +29,8 @@ def structure_scores(ct, sct, mask, spacing_mm):
         spacing_mm: positive, between slices, rows and columns; None where unknown.
 
     Returns:
-        {"bone.dice", "bone.hd95_mm", ...}: floats; NaN where undefined: distances if the spacing is
-        unknown, and all scores of a structure that neither volume has.
+        {"bone.dice", "bone.hd95_mm", "bone.dice.penalised", ...}: floats; NaN where undefined:
+        distances if the spacing is unknown, and all scores of a structure that neither volume has.
     """
     scores = {}
     predicted, reference = structures(sct, mask), structures(ct, mask)

@@ -5,7 +5,7 @@ import scipy
 
 _SURFACE = (
     "surface: voxels of the mask with a face neighbour outside it, beyond the border too; "
-    "both masks empty: 0; one empty: undefined, left out of means and counted"
+    "both masks empty: 0; one empty: undefined, left out of means and counted; see penalised"
 )
 PROTOCOLS = {
     "hd95_mm": (

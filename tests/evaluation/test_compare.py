@@ -71,7 +71,8 @@ def _expected(prediction, reference, spacing):
 
 
 def _without_unit(scores):
-    return {name.split("_")[0]: value for name, value in scores.items() if name != "patient"}
+    left_out = ("patient", *(name for name in scores if name.endswith(".penalised")))
+    return {name.split("_")[0]: value for name, value in scores.items() if name not in left_out}
 
 
 def test_volumes(folders):
@@ -171,11 +172,18 @@ def test_undefined_scores_are_left_out_and_counted(folders):
     part = results["results"]["lung"]
     assert part["by_case"]["missed"]["hd95_pixels"] is None
     assert part["by_case"]["missed"]["dice"] == 0
+    diagonal = np.hypot(4, 5)
+    assert part["by_case"]["missed"]["hd95_pixels.penalised"] == pytest.approx(diagonal)
     assert part["overall"]["hd95_pixels"] == {
-        "mean": pytest.approx(0.95), "interval_95": None, "cases": 1, "undefined": 1
+        "mean": pytest.approx(0.95), "interval_95": None, "cases": 1, "undefined": 1,
+        "with_penalty": pytest.approx((0.95 + diagonal) / 2), "cases_with_penalty": 2,
     }  # fmt: skip
     assert part["overall"]["dice"]["mean"] == 0.25 and part["overall"]["dice"]["undefined"] == 0
-    assert out.splitlines()[-2].split() == "cases where defined 2 2 2 2 1 1".split()
+    defined, penalty, penalised = (line.split() for line in out.splitlines()[-4:-1])
+    assert " ".join(defined) == f"cases where defined{' 2 of 2' * 4}{' 1 of 2' * 2}"
+    assert penalty[:3] == ["mean", "with", "penalty"]
+    assert penalty[3:] == ["0.2500", "0.1667", "-", "-", "3.6766", "3.4516"]
+    assert " ".join(penalised) == "cases with penalty 2 of 2 2 of 2 - - 2 of 2 2 of 2"
     # A region that occurs nowhere.
     _, results = _results(folders, "--regions=heart:7")
     overall = results["results"]["heart"]["overall"]

@@ -28,7 +28,8 @@ def _scores(places=range(6), components=0, per="volume", predicted=PREDICTED, sp
     tumour = predicted & (np.arange(24) < 12)
     pairs = {"liver": (predicted, REFERENCE), "tumour": (tumour, REFERENCE & False)}
     found = [(np.arange(6), pairs)]
-    return score_patients(task, found, list(places), [spacing] * 6, components)
+    scores, _ = score_patients(task, found, list(places), [spacing] * 6, components)
+    return scores
 
 
 def test_a_volume_is_scored_whole_and_its_images_one_by_one():
@@ -74,7 +75,7 @@ def test_patients_of_unknown_spacing_are_named_and_means_leave_them_out():
 
 def test_the_largest_component_of_all_regions_together_is_kept():
     noise = np.zeros_like(PREDICTED)
-    noise[:, :2, :2] = True
+    noise[:, 1:3, 1:3] = True
     labels, _ = ndimage.label(PREDICTED | noise, np.ones((3, 3, 3)))
     largest = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
     cleaned = _scores(components=1, predicted=PREDICTED | noise)
@@ -86,3 +87,32 @@ def test_the_largest_component_of_all_regions_together_is_kept():
         labels, count = ndimage.label((PREDICTED | noise)[i], np.ones((3, 3)))
         kept = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1 if count else labels > 0
         assert image["dice"] == pytest.approx(f1_score(REFERENCE[i].ravel(), kept.ravel()))
+
+
+def test_holes_are_filled_with_the_regions_around_them():
+    hole = PREDICTED & ~((Y**2 + (X - 2) ** 2 < 5) & (abs(Z) < 2))
+    assert hole.sum() < PREDICTED.sum()
+    assert str(_scores(predicted=hole)) != str(_scores())
+    config = get_config("tumour")
+    task = segmentation(config, classes=3, probabilities=lambda fake: fake)
+    pairs = {"liver": (hole, REFERENCE), "tumour": (hole & (Z < 0), REFERENCE & False)}
+    found = [(np.arange(6), pairs)]
+    scores, _ = score_patients(task, found, list(range(6)), [SPACING] * 6, 0, True)
+    ((_, liver),), ((_, tumour),) = scores["liver", "volume"], scores["tumour", "volume"]
+    ((_, whole),) = _scores()["liver", "volume"]
+    assert liver == whole
+    # The hole of slices 1 and 2 is tumour, that of 3 and 4 is not, as their surroundings.
+    without = tumour["specificity"] * PREDICTED.size  # the reference has no tumour
+    assert without == pytest.approx((~(PREDICTED & (Z < 0))).sum())
+
+
+def test_a_mask_at_the_border_of_its_picture_is_noted():
+    config = get_config("tumour")
+    task = segmentation(config, classes=3, probabilities=lambda fake: fake)
+    predicted = PREDICTED.copy()
+    predicted[4, :, -1] = True  # 24 of 92
+    pairs = {"liver": (predicted, REFERENCE), "tumour": (predicted & False, REFERENCE)}
+    _, notes = score_patients(
+        task, [(np.arange(10, 16), pairs)], list(range(16)), [SPACING] * 16, 0
+    )
+    assert list(notes) == [14] and "covers 26 % of the picture's border" in notes[14]

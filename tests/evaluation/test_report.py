@@ -9,16 +9,18 @@ from PIL import Image
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.evaluation import report, report_pictures
-from jax_pix2pix.metrics.dose import dosimetry, dvh
+from jax_pix2pix.metrics.dose import Dosimetry, dvh
 from jax_pix2pix.metrics.mask_scores import over_cases
 
-SCORES = {name: 1.0 for name in report.HEADLINE} | {"air.hd95_mm": np.nan}
+SCORES = {name: 1.0 for name in report.HEADLINE} | {"gamma_2_2": 1.0, "air.hd95_mm": np.nan}
 
 
 def page(name="p1", scores=SCORES):
     summaries = {"model": over_cases([scores, scores | {"gamma_2_2": 97.123}], ["p1", "p2"])}
+    summaries["model"]["gamma_2_2"]["does_not_tell"] = True
+    summaries["control: water"] = over_cases([{"gamma_2_2": 99.5}], ["p1"])
     known = {metric: None if np.isnan(value) else value for metric, value in scores.items()}
-    patients = [report.PatientPage(name, 3, known, b"slices", None)]
+    patients = [report.PatientPage(name, 3, known, ["range.mean_mm"], b"slices", None)]
     return report.page("Title", {"split": "test"}, summaries, patients, {"gamma": "g < 1"}, {})
 
 
@@ -61,8 +63,11 @@ def test_a_page_that_holds_what_acts_is_written_and_loads_nothing():
 
 def test_table_has_means_intervals_and_units():
     text = page()
-    assert "<td>gamma_2_2</td><td>%</td><td>49.06 [1, 97.12]</td>" in text
-    assert "<td>air.hd95_mm</td><td>mm</td><td>undefined</td>" in text
+    row = "<td>gamma_2_2</td><td>%</td><td>49.06 [1, 97.12], does not tell</td><td>99.5</td>"
+    assert row in text and "<th>control: water</th>" in text
+    assert "range.mean_mm <b>1</b> mm (does not tell) · " in text
+    assert "gamma_2_2" not in report.HEADLINE and "gamma_local_1_1 <b>1</b> % · " in text
+    assert "<td>air.hd95_mm</td><td>mm</td><td>undefined</td><td></td>" in text
     units = {
         "synthrad2025.ms_ssim": "",
         "dm_pix_2d.psnr": "dB",
@@ -99,7 +104,7 @@ def test_deep_volumes_of_known_spacing_are_shown_from_three_sides(depth, spacing
 
 def test_dose_volume_curves_are_drawn(monkeypatch):
     _, ct, sct, mask = volume()
-    doses = dosimetry(ct, sct, mask, (2.0, 1.0, 1.0))
+    _, doses = Dosimetry(ct, mask, (2.0, 1.0, 1.0)).scores(sct)
     drawn = []
 
     def recorded(dose, structure, levels):

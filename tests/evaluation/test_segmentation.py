@@ -136,8 +136,9 @@ def test_dropout_passes_are_averaged(runs):
 
 
 def test_clean_up_is_stated(runs):
-    results, _ = _evaluated(runs["liver"], "--largest_components=1")
-    assert results["largest_components"] == 1
+    results, _ = _evaluated(runs["liver"], "--largest_components=1", "--fill_holes")
+    assert results["largest_components"] == 1 and results["fill_holes"]
+    assert "nearest voxel" in results["protocols"]["fill_holes"]
     assert "26-connected" in results["protocols"]["largest_components"]
 
 

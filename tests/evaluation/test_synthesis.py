@@ -17,6 +17,8 @@ from input_pipeline.prepare import options_of, prepare
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.evaluation import synthesis
 from jax_pix2pix.evaluation.evaluate import evaluate
+from jax_pix2pix.metrics.controls import does_not_tell
+from jax_pix2pix.metrics.dose import SCORES
 from jax_pix2pix.metrics.sct_scores import score_ct
 from jax_pix2pix.runs.workdir import load_run
 from tests import commands, untrained
@@ -211,12 +213,39 @@ def test_a_slice_that_is_missing_leaves_out_distances_and_doses(results):
     assert overall["undefined"] == 1 and overall["mean"] is not None
 
 
+def test_controls_of_the_real_ct_stand_beside_every_model(results, written, source):
+    """The same for all models, and marks where a control reaches a score too."""
+    case = next(c for c in results["results"]["model"]["cases"] if c["patient"] != WITH_GAP)
+    ct, mask = _volumes(source, case["patient"])
+    wrong = score_ct(ct, np.where(mask, 0, ct), mask, (2.5, 1.3, 1.1))
+    place = [c["patient"] for c in results["results"]["model"]["cases"]].index(case["patient"])
+    water = results["controls"]["water"]["cases"][place]
+    assert water == {"patient": case["patient"]} | {name: wrong[name] for name in SCORES}
+    for model, found in results["results"].items():
+        assert found["cases"][place]["delta_d98.best_control"] == case["delta_d98.best_control"]
+        for name in SCORES:
+            marked = found["overall"][name]["does_not_tell"]
+            judged = [c for c in found["cases"] if c[name] is not None]
+            assert marked == (name in does_not_tell(judged)), (model, name)
+    assert any(results["results"]["mean_ct"]["overall"][name]["does_not_tell"] for name in SCORES)
+    folder, out = written
+    assert "control: water" in out and ", does not tell" in out
+    page = (folder / "train.html").read_text()
+    assert "<th>control: water</th>" in page and ", does not tell</td>" in page
+
+
 def test_table_has_a_row_a_patient_and_model(written, results):
     with open(written[0] / "train.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     expected = [
         {"model": model} | case
         for model, found in results["results"].items()
+        for case in found["cases"]
+    ]
+    every = dict.fromkeys(expected[0])
+    expected += [
+        every | {"model": f"control: {name}"} | case
+        for name, found in results["controls"].items()
         for case in found["cases"]
     ]
     assert len(rows) == len(expected)

@@ -518,10 +518,12 @@ def test_a_reference_gives_the_evaluation_of_a_patient(runs, tmp_path, capsys):
         assert found == pytest.approx(value, rel=1e-3, abs=1e-3, nan_ok=True), name
     assert case["images"] == len(mr) and not results["baselines"]
 
-    (row,) = csv.DictReader(written["csv"].read_text().splitlines())
+    assert "does_not_tell" in case and "doses, beside controls" in out
+    row, *controls = csv.DictReader(written["csv"].read_text().splitlines())
+    assert [row["model"] for row in controls][:1] == ["control: water"]
     assert row["model"] == "model" and float(row["gamma_2_2"]) == case["gamma_2_2"]
     page = written["html"].read_text()
-    assert page.count("<img") == 2 and "delta_dmean" in page and str(reference) in page
+    assert page.count("<img") == 2 and "range.mean_mm" in page and str(reference) in page
     assert "Baselines" not in page
 
 

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from configs import xray_lungs
 from jax_pix2pix.adversarial import generate
+from jax_pix2pix.metrics.components import border_note, largest_components
 from jax_pix2pix.runs.workdir import load_run
 from launch.predict import predict
 from tests import commands, untrained
@@ -144,10 +145,23 @@ def test_largest_components(runs, tmp_path):
     path = str(_save(tmp_path / "xray.png", _xray((90, 70))))
     predict(runs["grey"], path, str(tmp_path / "all"))
     predict(runs["grey"], path, str(tmp_path / "two"), largest_components=2)
-    found, count = ndimage.label(_mask(tmp_path / "all" / "xray.png"), np.ones((3, 3)))
-    assert count > 2
-    largest = 1 + np.argsort(np.bincount(found.ravel())[1:])[-2:]
-    np.testing.assert_array_equal(_mask(tmp_path / "two" / "xray.png"), np.isin(found, largest))
+    everything = _mask(tmp_path / "all" / "xray.png")
+    expected = largest_components(everything > 0, 2)
+    assert 0 < expected.sum() < (everything > 0).sum()
+    np.testing.assert_array_equal(_mask(tmp_path / "two" / "xray.png") > 0, expected)
+    predict(runs["grey"], path, str(tmp_path / "filled"), fill_holes=True)
+    filled = ndimage.binary_fill_holes(everything)
+    assert filled.sum() > (everything > 0).sum()
+    np.testing.assert_array_equal(_mask(tmp_path / "filled" / "xray.png") > 0, filled)
+
+
+def test_a_mask_at_the_border_is_noted(runs, tmp_path, capsys):
+    path = str(_save(tmp_path / "xray.png", _xray((90, 70))))
+    predict(runs["grey"], path, str(tmp_path / "all"))
+    mask = _mask(tmp_path / "all" / "xray.png")
+    note = border_note(mask > 0)
+    assert "% of the picture's border" in note
+    assert f"note: {note}" in capsys.readouterr().out
 
 
 def test_dropout_gives_a_mean_and_a_map_of_its_deviation(runs, tmp_path):

@@ -1,25 +1,24 @@
-"""The surrogate dose against closed forms, its gamma index against pymedphys without shortcuts."""
+"""The surrogate dose against closed forms."""
 
 import numpy as np
-import pymedphys
 import pytest
 from scipy.ndimage import gaussian_filter
 
 from jax_pix2pix.errors import ConfigError
-from jax_pix2pix.metrics import dose
+from jax_pix2pix.metrics.beams import BeamGrid, Rays
 from jax_pix2pix.metrics.dose import (
     MASS_ATTENUATION,
+    OFF_CENTRE,
+    Dosimetry,
+    Sphere,
+    depths_of,
     dose_at_volume,
-    dosimetry,
     dvh,
-    gamma_pass_rate,
+    inside,
     mass_density,
     photon_dose,
-    radiological_depth,
     target_sphere,
 )
-
-ALONG = {0: (1, 0), 90: (0, -1), 180: (-1, 0), 270: (0, 1)}
 
 
 def _head(shape=(24, 40, 40), spacing_mm=(3, 3, 3), seed=0):
@@ -32,18 +31,26 @@ def _head(shape=(24, 40, 40), spacing_mm=(3, 3, 3), seed=0):
     return np.where(mask, ct, -1000), np.where(mask, np.minimum(ct, 100), 300), mask
 
 
+def _dose(hu, mask, spacing_mm, centre_mm, radius_mm, angles):
+    """The dose of beams at any angles; the centre is from the first voxel of the body's box."""
+    grid = BeamGrid(mask, spacing_mm)
+    grid.rays = {a: Rays(grid.mask.shape[1:], grid.spacing_mm[1:], a) for a in angles}
+    depths = depths_of(grid.of(hu, mass_density), grid, angles)
+    return photon_dose(depths, grid, Sphere(np.asarray(centre_mm), radius_mm))
+
+
 def test_mass_density_is_piecewise_linear():
     hu = [-3000, -1000, -550, -100, 0, 50, 100, 1550, 3000, 4000]
     expected = [0.00121, 0.00121, 0.465605, 0.93, 1, 1.038, 1.076, 1.9345, 2.793, 2.793]
     np.testing.assert_allclose(mass_density(hu), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("angle", ALONG)
+@pytest.mark.parametrize("angle", [0, 90, 180, 270])
 @pytest.mark.parametrize("spacing_mm", [(3, 2, 2), (2, 1.5, 2.5)])
 def test_depth_in_homogeneous_density(angle, spacing_mm):
     """Depth is half a voxel plus all voxels before it, in g / cm2, in more slices than a batch."""
     shape = (19, 20, 23)
-    depth = radiological_depth(np.full(shape, 1.1), spacing_mm, ALONG[angle])
+    depth = Rays(shape[1:], spacing_mm[1:], angle).depth(np.full(shape, 1.1)) / 10
     axis = 1 if angle in (0, 180) else 2
     voxels = np.arange(shape[axis]) + 0.5
     if angle in (90, 180):
@@ -60,31 +67,34 @@ def test_depth_in_homogeneous_density(angle, spacing_mm):
 @pytest.mark.parametrize("angle", [0, 30, 72, 200])
 def test_depth_dose_in_a_water_cylinder(angle):
     """The dose on the central axis is exp(-mu d) at any angle; d is the chord to the surface."""
-    spacing_mm, radius = (4.0, 1.0, 1.0), 55.0
-    rows, columns = np.indices((121, 121)) - 60
-    mask = np.broadcast_to(rows**2 + columns**2 < radius**2, (5, 121, 121)).copy()
-    centre = np.array([8.0, 60.0, 60.0])
-    found = photon_dose(np.zeros(mask.shape), mask, spacing_mm, centre, 30.0, (angle,))
+    radius = 55  # voxels of 2 mm
+    rows, columns = np.indices((111, 111)) - 55
+    mask = np.broadcast_to(rows**2 + columns**2 <= radius**2, (5, 111, 111)).copy()
+    centre = np.array([8.0, 110.0, 110.0])
+    found = _dose(np.zeros(mask.shape), mask, (4.0, 2.0, 2.0), centre, 67.0, (angle,))
     along = np.cos(np.radians(angle)), -np.sin(np.radians(angle))
     u, v = along[0] * rows + along[1] * columns, along[0] * columns - along[1] * rows
-    expected = np.exp(-MASS_ATTENUATION * (u + np.sqrt(np.maximum(radius**2 - v**2, 0))) / 10)
+    depth_mm = 2 * (u + np.sqrt(np.maximum(radius**2 - v**2, 0)))
+    expected = np.exp(-MASS_ATTENUATION * depth_mm / 10)
     axis = (abs(v) < 20) & (np.hypot(u, v) < radius - 3)
     assert axis.sum() > 3000
-    np.testing.assert_allclose(found[2][axis], expected[axis], rtol=0.004)
+    np.testing.assert_allclose(found[2][axis], expected[axis], rtol=0.008)
     # The dose is zero outside the field, and half at its edge.
-    assert found[2][(abs(v) > 52) & mask[2]].max() < 1e-3
+    assert found[2][(abs(v) > 45) & mask[2]].max() < 1e-3
     edge = (abs(abs(v) - 37) < 0.1) & (abs(u) < 30)
-    np.testing.assert_allclose(found[2][edge] / expected[edge], 0.5, atol=0.03)
+    np.testing.assert_allclose(found[2][edge] / expected[edge], 0.5, atol=0.04)
 
 
 def test_turned_anatomy_in_turned_beams():
     ct, _, mask = _head()
     spacing_mm = (3, 3, 3)
+    _, rows, columns = BeamGrid(mask, spacing_mm).mask.shape
     centre = np.array([30.0, 51.0, 66.0])
-    there = photon_dose(ct, mask, spacing_mm, centre, 12, (20, 111))
-    turned = [np.rot90(x, axes=(1, 2)) for x in (ct, mask)]  # new rows: old columns from their end
-    centre = np.array([30.0, 39 * 3 - 66.0, 51.0])
-    here = photon_dose(*turned, spacing_mm, centre, 12, (290, 21))
+    there = _dose(ct, mask, spacing_mm, centre, 12, (20, 111))
+    turned = [np.rot90(x, axes=(1, 2)).copy() for x in (ct, mask)]  # rows: columns from their end
+    assert rows == columns
+    centre = np.array([30.0, (columns - 1) * 3 - 66.0, 51.0])
+    here = _dose(*turned, spacing_mm, centre, 12, (290, 21))
     np.testing.assert_allclose(here, np.rot90(there, axes=(1, 2)), rtol=1e-9, atol=1e-12)
 
 
@@ -93,41 +103,82 @@ def test_beams_come_from_where_they_say():
     mask = np.ones((6, 30, 30), bool)
     centre = np.array([9.0, 43.5, 43.5])
     front, left = (
-        photon_dose(np.zeros(mask.shape), mask, (3, 3, 3), centre, 20, (angle,))[3]
-        for angle in (0, 90)
+        _dose(np.zeros(mask.shape), mask, (3, 3, 3), centre, 20, (angle,))[3] for angle in (0, 90)
     )
     assert front[2, 15] > 1.3 * front[27, 15] and left[15, 27] > 1.3 * left[15, 2]
 
 
+def test_small_voxels_are_joined_into_blocks_that_keep_what_a_ray_passes():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((9, 30, 31), bool)
+    mask[1:8, 3:28, 2:29] = rng.random((7, 25, 27)) < 0.8
+    mask[1, 3, 2] = mask[7, 27, 28] = True
+    grid = BeamGrid(mask, (3.0, 0.9, 0.6))
+    assert grid.spacing_mm == pytest.approx((3.0, 1.8, 1.8))
+    assert grid.mask.shape == (7, 13, 9)
+    hu = rng.normal(0, 300, mask.shape)
+    density = grid.of(hu, mass_density)
+    expected = np.where(mask, mass_density(hu), 0).sum((1, 2)) / (2 * 3)
+    np.testing.assert_allclose(density.sum((1, 2)), expected[1:8])
+    assert density[2, 3, 4] == pytest.approx(
+        np.where(mask, mass_density(hu), 0)[3, 9:11, 14:17].mean()
+    )
+
+
 def test_dosimetry_is_normalised_on_the_real_ct():
     ct, sct, mask = _head()
-    doses = dosimetry(ct, sct, mask, (3, 3, 3))
+    plan = Dosimetry(ct, mask, (3, 3, 3))
+    scores, doses = plan.scores(sct)
+    grid = plan.grid
     assert doses.reference[doses.target].mean() == pytest.approx(100)
-    assert not doses.reference[~mask].any() and (doses.target | doses.body == mask).all()
-    centre, radius = target_sphere(mask, (3, 3, 3))
-    fluence = photon_dose(ct, mask, (3, 3, 3), centre, radius)
-    scale = 100 / fluence[doses.target].mean()
-    np.testing.assert_allclose(
-        doses.evaluated, scale * photon_dose(sct, mask, (3, 3, 3), centre, radius)
+    assert not doses.reference[~grid.mask].any()
+    assert (doses.target | doses.body == grid.mask).all()
+    real, synthetic = (
+        photon_dose(depths_of(grid.of(hu, mass_density), grid), grid, target_sphere(grid))
+        for hu in (ct, sct)
     )
-    differences = doses.differences()
-    assert differences["dmean"] == pytest.approx(doses.evaluated[doses.target].mean() - 100)
-    assert 1 < differences["d98"] < 10 and 1 < differences["d2"] < 10  # less bone, more dose
-    assert doses.gamma_pass_rate(1, 1) < doses.gamma_pass_rate(3, 3) <= 100
-    same = dosimetry(ct, np.where(mask, ct, 2000), mask, (3, 3, 3))
-    assert set(same.differences().values()) == {0} and same.gamma_pass_rate(2, 2) == 100
+    scale = 100 / real[doses.target].mean()
+    np.testing.assert_allclose(doses.reference, scale * real)
+    np.testing.assert_allclose(doses.evaluated, scale * synthetic)
+    assert scores["delta_dmean"] == pytest.approx(doses.evaluated[doses.target].mean() - 100)
+    assert 1 < scores["delta_d98"] < 10 and 1 < scores["delta_d2"] < 10  # less bone, more dose
+    assert scores["gamma_local_1_1"] < scores["gamma_2_2"] <= 100
+    assert scores["range.mean_mm"] > 1
+    same, _ = plan.scores(np.where(mask, ct, 2000))
+    gammas = {name: 100 for name in same if name.startswith("gamma")}
+    assert same == pytest.approx({name: 0 for name in same} | gammas, abs=1e-9)
 
 
-def test_target_is_inside_the_body():
+def test_the_mean_dose_of_a_target_off_the_centre():
+    """Of water instead of 100 HU: each beam has passed less mass per area."""
+    mask = np.ones((20, 30, 30), bool)
+    plan = Dosimetry(np.full(mask.shape, 100), mask, (4, 4, 4))
+    scores, _ = plan.scores(np.zeros(mask.shape))
+    grid, found = plan.grid, []
+    for target in OFF_CENTRE:
+        depth = depths_of(np.ones(mask.shape), grid)[target.angle]
+        part = inside(grid, target_sphere(grid, target.shift, target.radius_mm))
+        depth = depth[part]
+        real, made = (np.exp(-MASS_ATTENUATION * rho * depth).mean() for rho in (1.076, 1))
+        found.append(100 * made / real - 100)
+    assert scores["delta_off_centre"] == pytest.approx(np.mean(found), rel=0.01)
+    assert scores["delta_off_centre"] > 1
+
+
+def test_targets_are_inside_the_body_and_off_its_centre():
     mask = np.zeros((10, 40, 40), bool)
     mask[:, 2:38, 2:8] = mask[:, 2:8, 2:38] = True  # L-shaped: its centroid is outside
-    centre, radius = target_sphere(mask, (2, 1, 1))
-    z, y, x = np.rint(centre / (2, 1, 1)).astype(int)
-    assert mask[z, y, x] and radius == pytest.approx(0.3 * 20)
-    doses = dosimetry(np.zeros(mask.shape), np.zeros(mask.shape), mask, (2, 1, 1))
-    assert doses.target.any() and not (doses.target & ~mask).any()
-    _, radius = target_sphere(np.ones((100, 100, 100), bool), (2, 2, 2))
-    assert radius == 25
+    grid = BeamGrid(mask, (2, 2, 2))
+    for target in (((0, 0, 0), 25), *(target[:2] for target in OFF_CENTRE)):
+        sphere = target_sphere(grid, *target)
+        z, y, x = np.rint(sphere.centre_mm / 2).astype(int)
+        assert grid.mask[z, y, x] and sphere.radius_mm == pytest.approx(min(target[1], 0.3 * 20))
+        assert inside(grid, sphere).any() and not (inside(grid, sphere) & ~grid.mask).any()
+    cube = BeamGrid(np.ones((100, 100, 100), bool), (2, 2, 2))
+    assert target_sphere(cube).radius_mm == 25
+    front = target_sphere(cube, *OFF_CENTRE[0][:2])
+    assert front.centre_mm.tolist() == pytest.approx([99, 49, 99], abs=1.1)
+    assert front.radius_mm == 10
 
 
 def test_dose_volume_histogram_of_a_ramp():
@@ -140,64 +191,8 @@ def test_dose_volume_histogram_of_a_ramp():
     )
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(1, 100), (1.019, 100), (0.981, 100), (1.021, 0)])
-def test_gamma_of_a_scaled_level_dose(scale, expected):
-    level = np.full((6, 8, 10), 70.0)
-    assert gamma_pass_rate(level, scale * level, (2, 2, 2), 2, 2) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("shift_mm", "expected"), [(1.85, 100), (2.1, 0)])
-def test_gamma_of_a_shifted_ramp(shift_mm, expected):
-    """On a slope of g % per mm gamma is shift x g / sqrt(2 ** 2 + (2 g) ** 2) at 2 % and 2 mm."""
-    x = np.arange(41) * 0.5
-    counted = (x >= 3) & (x <= 17)  # points beyond have a neighbour on one side only
-    slope = 100 / 17
-    assert (shift_mm * slope / np.hypot(2, 2 * slope) < 1) == (expected == 100)
-    reference, shifted = (
-        np.broadcast_to(slope * line, (8, 8, 41)) for line in (x * counted, x - shift_mm)
-    )
-    assert gamma_pass_rate(reference, shifted, (2, 2, 0.5), 2, 2) == expected
-
-
-def _doses():
-    ct, sct, mask = _head()
-    doses = dosimetry(ct, sct, mask, (3, 3, 3))
-    return doses.reference, doses.evaluated
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("criteria", [(1, 1), (1, 2)])
-def test_gamma_is_pymedphys_without_shortcuts(criteria):
-    reference, evaluated = _doses()
-    axes = tuple(np.arange(n) * 3.0 for n in reference.shape)
-    gamma = pymedphys.gamma(
-        axes,
-        reference,
-        axes,
-        evaluated,
-        *criteria,
-        lower_percent_dose_cutoff=10,
-        max_gamma=1.1,
-        interp_algo="scipy",
-    )
-    expected = 100 * np.mean(gamma[~np.isnan(gamma)] <= 1)
-    found = gamma_pass_rate(reference, evaluated, (3, 3, 3), *criteria)
-    assert 5 < found < 95
-    assert found == pytest.approx(expected, abs=1e-9)
-
-
-def test_gamma_of_evenly_spaced_points(monkeypatch):
-    reference, evaluated = _doses()
-    everywhere = gamma_pass_rate(reference, evaluated, (3, 3, 3), 1, 1)
-    monkeypatch.setattr(dose, "SEARCHED", 500)
-    some = gamma_pass_rate(reference, evaluated, (3, 3, 3), 1, 1)
-    assert some != everywhere and some == pytest.approx(everywhere, abs=4)
-    assert some == gamma_pass_rate(reference, evaluated, (3, 3, 3), 1, 1)
-
-
 def test_refusals():
-    ct, sct, mask = _head()
+    ct, _, mask = _head()
     for spacing_mm in ((3, 3), (0, 3, 3)):
         with pytest.raises(ConfigError, match="three positive distances"):
-            dosimetry(ct, sct, mask, spacing_mm)
+            Dosimetry(ct, mask, spacing_mm)

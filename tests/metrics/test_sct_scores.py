@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jax_pix2pix.metrics import protocols, sct_scores
-from jax_pix2pix.metrics.dose import dosimetry
+from jax_pix2pix.metrics.dose import SCORES, Dosimetry
 from jax_pix2pix.metrics.mask_scores import json_case, over_cases, score_masks
 from jax_pix2pix.metrics.structures import structure_scores, structures
 from tests.synthetic_ct import abdomen_pair
@@ -40,20 +40,21 @@ def test_scores_are_those_of_their_parts(pair, scores):
     bone = score_masks((sct > 250) & mask, (ct > 250) & mask, SPACING_MM)
     assert scores["bone.dice"] == bone["dice"] and 0.1 < bone["dice"] < 1
     assert scores["bone.hd95_mm"] == bone["hd95_mm"] > 0
-    doses = dosimetry(ct, sct, mask, SPACING_MM)
-    assert scores["gamma_3_3"] == doses.gamma_pass_rate(3, 3)
-    assert scores["gamma_2_2"] == doses.gamma_pass_rate(2, 2)
-    differences = doses.differences()
-    assert scores["delta_d98"] == differences["d98"] < 0  # 20 HU too bright attenuates more
-    assert scores["delta_body_dmean"] == differences["body_dmean"]
+    found, doses = Dosimetry(ct, mask, SPACING_MM).scores(sct)
+    assert {name: scores[name] for name in SCORES} == found and set(found) == set(SCORES)
+    assert scores["delta_d98"] < 0  # 20 HU too bright attenuates more
+    np.testing.assert_array_equal(scores.doses.evaluated, doses.evaluated)
 
 
 def test_a_structure_that_neither_volume_has_is_undefined(pair):
     ct, sct, mask = (x[:3] for x in pair)
     found = structure_scores(np.minimum(ct, 100), np.minimum(sct, 100), mask, SPACING_MM)
     assert np.isnan(found["bone.dice"]) and np.isnan(found["bone.hd95_mm"])
+    assert np.isnan(found["bone.dice.penalised"]) and np.isnan(found["bone.hd95_mm.penalised"])
     found = structure_scores(np.minimum(ct, 100), np.where(mask, 300, sct), mask, SPACING_MM)
-    assert found["bone.dice"] == 0
+    assert found["bone.dice"] == 0 and np.isnan(found["bone.hd95_mm"])
+    diagonal = np.sqrt(sum((n * mm) ** 2 for n, mm in zip(ct.shape, SPACING_MM, strict=True)))
+    assert found["bone.hd95_mm.penalised"] == pytest.approx(diagonal)
 
 
 def test_names_do_not_depend_on_the_volume(pair, scores):
@@ -86,6 +87,7 @@ def test_means_over_patients(scores):
     worse = {name: value + 1 for name, value in scores.items()}
     summary = over_cases([scores, worse], ["a", "b"])
     assert summary["synthrad2023.mae"]["mean"] == pytest.approx(scores["synthrad2023.mae"] + 0.5)
+    assert "gamma_2_2.best_control" in scores and "bone.dice.penalised" not in summary
     assert summary["gamma_2_2"]["interval_95"] == pytest.approx(
         (scores["gamma_2_2"], worse["gamma_2_2"])
     )

@@ -72,7 +72,7 @@ def test_messages_and_the_log_of_a_process(capsys, tmp_path):
 
 
 def test_tables_and_pictures_keep_names_on_their_lines():
-    score = {"dice": {"mean": 1.0, "interval_95": None}}
+    score = {"dice": {"mean": 1.0, "interval_95": None, "cases": 1, "undefined": 0}}
     assert len(table_of(HOSTILE, {HOSTILE: score}).splitlines()) == 2
     image = np.zeros((4, 4))
     line, lines = (np.asarray(grid([[image]], ["a"], [label], 160)) for label in ("a\\nb", "a\nb"))
