@@ -5,6 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.metrics import gamma
 from jax_pix2pix.metrics.beams import BeamGrid, Rays
 from jax_pix2pix.metrics.dose import (
     MASS_ATTENUATION,
@@ -125,7 +126,8 @@ def test_small_voxels_are_joined_into_blocks_that_keep_what_a_ray_passes():
     )
 
 
-def test_dosimetry_is_normalised_on_the_real_ct():
+def test_dosimetry_is_normalised_on_the_real_ct(monkeypatch):
+    monkeypatch.setattr(gamma, "SEARCHED", 30)  # points
     ct, sct, mask = _head()
     plan = Dosimetry(ct, mask, (3, 3, 3))
     scores, doses = plan.scores(sct)
@@ -149,8 +151,9 @@ def test_dosimetry_is_normalised_on_the_real_ct():
     assert same == pytest.approx({name: 0 for name in same} | gammas, abs=1e-9)
 
 
-def test_the_mean_dose_of_a_target_off_the_centre():
+def test_the_mean_dose_of_a_target_off_the_centre(monkeypatch):
     """Of water instead of 100 HU: each beam has passed less mass per area."""
+    monkeypatch.setattr(gamma, "SEARCHED", 1)
     mask = np.ones((20, 30, 30), bool)
     plan = Dosimetry(np.full(mask.shape, 100), mask, (4, 4, 4))
     scores, _ = plan.scores(np.zeros(mask.shape))
@@ -174,10 +177,10 @@ def test_targets_are_inside_the_body_and_off_its_centre():
         z, y, x = np.rint(sphere.centre_mm / 2).astype(int)
         assert grid.mask[z, y, x] and sphere.radius_mm == pytest.approx(min(target[1], 0.3 * 20))
         assert inside(grid, sphere).any() and not (inside(grid, sphere) & ~grid.mask).any()
-    cube = BeamGrid(np.ones((100, 100, 100), bool), (2, 2, 2))
+    cube = BeamGrid(np.ones((50, 50, 50), bool), (4, 4, 4))
     assert target_sphere(cube).radius_mm == 25
     front = target_sphere(cube, *OFF_CENTRE[0][:2])
-    assert front.centre_mm.tolist() == pytest.approx([99, 49, 99], abs=1.1)
+    assert front.centre_mm.tolist() == pytest.approx([98, 48, 98], abs=2.1)
     assert front.radius_mm == 10
 
 
