@@ -82,7 +82,8 @@ class Rays:
         spacing_mm = np.asarray(spacing_mm)
         self.step_mm = float(spacing_mm.min())
         reach_mm = np.linalg.norm((np.array(shape) + 1) * spacing_mm)
-        self._count = int(np.ceil(reach_mm / self.step_mm)) + 1
+        # Rounded: a spacing from a file is float32, and one more ray would shift all of them.
+        self._count = int(np.ceil(round(reach_mm / self.step_mm, 3))) + 1
         self._middle, self._middle_mm = (
             (self._count - 1) / 2,
             (np.array(shape) - 1) / 2 * spacing_mm,

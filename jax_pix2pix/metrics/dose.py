@@ -198,7 +198,8 @@ def target_sphere(grid, shift=(0, 0, 0), radius_mm=LARGEST_RADIUS_MM):
     voxels = np.argwhere(grid.mask) * grid.spacing_mm
     extent = voxels.max(0) - voxels.min(0) + grid.spacing_mm
     wanted = voxels.mean(0) + np.array(shift) * extent
-    centre = voxels[np.square(voxels - wanted).sum(1).argmin()]
+    # Rounded, so that of voxels as near the first is taken, also where a spacing is float32.
+    centre = voxels[np.round(np.square(voxels - wanted).sum(1), 2).argmin()]
     return Sphere(centre, min(radius_mm, SHARE * extent.min()))
 
 

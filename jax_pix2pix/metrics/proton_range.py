@@ -57,8 +57,10 @@ def paths(power, grid, spheres):
             at, ray = rays.places(np.array(centre))
             across = (np.arange(passed.shape[1]) - ray) * rays.step_mm
             half = radius**2 - across[:, None] ** 2 - from_centre[held] ** 2  # squared half chord
-            hit = np.nonzero(half >= 0)
-            end = np.clip(at + np.sqrt(half[hit]) / rays.step_mm, 0, len(passed) - 1.001)
+            hit = np.nonzero(half >= -1e-3)  # rays that graze the sphere count
+            end = np.clip(
+                at + np.sqrt(np.maximum(half[hit], 0)) / rays.step_mm, 0, len(passed) - 1.001
+            )
             low = end.astype(int)
             share = end - low
             found.append((1 - share) * passed[low, *hit] + share * passed[low + 1, *hit])

@@ -101,11 +101,12 @@ def test_volumes(folders):
             assert summary["mean"] == pytest.approx(np.mean(by_case), rel=1e-12)
             assert summary["interval_95"] == list(bootstrap_interval(by_case, range(3)))
             assert metric in results["protocols"] and metric in out
-    assert set(results["protocols"]) == {*part["overall"], "interval_95"}
+    assert set(results["protocols"]) == {*part["overall"], "penalised", "interval_95"}
     assert "in mm" in results["protocols"]["hd95_mm"] and "voxels" in results["protocols"]["dice"]
     assert results["regions"] == {"liver": "1+2", "tumour": "2"}
-    first = results["results"]["liver"]["by_case"]["2"].values()
-    assert out.splitlines()[1].split() == ["2", *(f"{value:.4f}" for value in [*first][1:])]
+    first = results["results"]["liver"]["by_case"]["2"]
+    shown = [f"{first[metric]:.4f}" for metric in results["results"]["liver"]["overall"]]
+    assert out.splitlines()[1].split() == ["2", *shown]
 
 
 def test_images(folders):

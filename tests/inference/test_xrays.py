@@ -107,7 +107,8 @@ def test_the_command_on_a_folder(runs, tmp_path):
     masks, maps = set(names), {name.replace(".png", "_uncertainty.png") for name in names}
     files = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     assert files == masks | maps
-    assert set(out.split()) == {str(output / name) for name in files}
+    paths = (line for line in out.splitlines() if not line.startswith("note: "))
+    assert set(paths) == {str(output / name) for name in files}
     for name, of in names.items():
         assert _mask(output / name).shape == images[of].shape[:2]
 
@@ -208,7 +209,9 @@ def test_what_was_finished_stays_when_a_file_cannot_be_read(runs, tmp_path):
     arguments = [f"--workdir={runs['grey']}", f"--input={tmp_path / 'in'}", f"--output={output}"]
     out, err = commands.run("launch.predict", *arguments, code=1, variables=untrained.QUIET)
     assert str(tmp_path / "in" / "b.png") in commands.error_line(err)
-    assert out.split() == [str(path) for path in output.iterdir()] == [str(output / "a.png")]
+    first, *notes = out.splitlines()
+    assert [first] == [str(path) for path in output.iterdir()] == [str(output / "a.png")]
+    assert all(note.startswith("note: ") for note in notes)
 
 
 def test_the_embedded_sample_without_its_masks(runs, tmp_path):
