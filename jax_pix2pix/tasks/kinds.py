@@ -23,7 +23,8 @@ KINDS = {
 }
 SPLITS = ("train", "validation", "test")
 # Options of an evaluation.
-OF_MASKS, OF_SAMPLES = ("mc_dropout", "largest_components"), ("count", "seed", "volumes")
+OF_MASKS = ("mc_dropout", "largest_components", "fill_holes")
+OF_SAMPLES = ("count", "seed", "volumes")
 MASKS = (XRAY_MASKS, CT_MASKS, RESIZED_CT_MASKS)
 
 
