@@ -22,7 +22,8 @@ from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.stores import storage
 from jax_pix2pix.runs.workdir_files import RECORD
-from jax_pix2pix.safety import named_files, safe_files
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.paths import expanded
 
 import tensorflow_datasets as tfds  # isort: skip  after the builder, which keeps it off the GPU
 
@@ -94,7 +95,7 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
     """
     module = _module(dataset)
     config = module.Config(**options)
-    source = Path(named_files.with_home(source))
+    source, data_dir = Path(expanded(source)), expanded(data_dir)
     if not source.is_dir() or not any(source.iterdir()):
         raise DataError(f"{source} is not a folder, or is empty: --source must hold the data")
     own = storage.local_folder(data_dir)
@@ -106,6 +107,7 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
     with _lock(directory.parent / "lock", own, wait):
         found = module.find(source, true_config)
         found.notes.extend(check_names(found.splits, found.names, source))
+        told = found.account.line(names.source(source) if names.key_id else None)
         is_prepared(data_dir, directory)
         if directory.exists():  # perhaps only here, if the last upload to a store was cut short
             prepared = _preparation(directory)
@@ -122,6 +124,7 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
                     "config.data.data_dir"
                 )
             storage.publish(data_dir, directory, prepared_files.SPLITS)
+            messages.info(told)
             messages.info(f"already prepared: {storage.url_of(data_dir, directory)}")
             return directory
         with _quiet_tfds():
@@ -137,7 +140,7 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
         storage.publish(data_dir, directory, prepared_files.SPLITS)
-    for line in builder.told_of_pairs:
+    for line in (*builder.told_of_pairs, told):
         messages.info(line)
     messages.info(f"prepared: {storage.url_of(data_dir, directory)}")
     chosen = _chosen(config, str)

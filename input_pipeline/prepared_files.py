@@ -67,8 +67,8 @@ def read_shards(directory, split):
 
     def lengths(text):
         found = {part["name"]: part["shardLengths"] for part in json.loads(text)["splits"]}
-        if not found[split]:
-            raise ValueError(f"its split {split} has no shard")
+        if set(map(str, found[split])) <= {"0"}:
+            return []
         lengths = [_whole(length) for length in found[split]]
         if max(lengths) > MAX_SHARD or sum(lengths) > MAX_RECORDS:
             raise ValueError(
@@ -78,6 +78,11 @@ def read_shards(directory, split):
         return lengths
 
     found = read(directory / SPLITS, "the splits of prepared data", lengths)
+    if not found:
+        raise DataError(
+            f"{directory} holds no example of the split {split}: use another split, or prepare the "
+            "data with patients in it"
+        )
     dataset = directory.parent.parent.name
     return [
         (f"{directory}/{dataset}-{split}.array_record-{i:05d}-of-{len(found):05d}", length)

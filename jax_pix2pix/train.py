@@ -23,6 +23,7 @@ from jax_pix2pix.runs.processes import same_everywhere
 from jax_pix2pix.runs.processes.first_process import on_first_process, refusing_together
 from jax_pix2pix.runs.stores.remote_workdir import as_given
 from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.paths import expanded
 from jax_pix2pix.start import Start
 from jax_pix2pix.tasks.kinds import has_scales
 
@@ -61,7 +62,7 @@ def train(config, directory, dataset, start=None):
         OSError: also if it holds links, pipes or devices.
         TrainingError: training went wrong.
     """
-    start = start or Start()
+    start, directory = start or Start(), expanded(directory)
     if not start.checked:
         check(config, start)
     try:

@@ -7,6 +7,7 @@ from absl import flags
 from jax_pix2pix.evaluation.compare import compare, table
 from jax_pix2pix.evaluation.report import write_json
 from jax_pix2pix.safety import named_files
+from jax_pix2pix.safety.accounts import save_table
 from launch.process import command
 from launch.process.progress import bar
 
@@ -32,12 +33,19 @@ def main():
     if FLAGS.output:
         _, path = write_json(FLAGS.output, results)
         print(f"protocols and values by case: {path}")
+        path = f"{os.path.splitext(FLAGS.output)[0]}_files.csv"
+        save_table(path, ["folder", "file", "what", "why"], results["files"])
+        print(f"files that were used and passed over: {path}")
 
 
 def _define_flags():
     """Not run at import: two commands may share a flag's name."""
     flags.DEFINE_string(
-        "predictions", None, "folder of masks: all .nii or .nii.gz, or all .png", required=True
+        "predictions",
+        None,
+        "folder of masks, at any depth: volumes (.nii, .nii.gz, .mha, .mhd, .nrrd or folders of "
+        "DICOM series), or pictures (.png, .tif, .gif)",
+        required=True,
     )
     flags.DEFINE_string("references", None, "folder with a mask for each prediction", required=True)
     flags.DEFINE_string("output", None, "JSON file for the scores and their protocols")

@@ -5,14 +5,19 @@
 A run of lidc_mask2ct takes masks, .npy or .png, and makes CT slices: 8-bit PNGs with
 config.data.image_size pixels a side.
 
-A run that makes masks of X-rays takes .png or JSRT's .IMG. In a folder it skips masks (mask/,
-ManualMask/). For a/NAME.png it writes a/NAME.png of the same size, with the values 0 and 255.
+A run that makes masks of X-rays takes .png, .jpg and .tif of 8 bits, or of 16 if they are grey,
+DICOM (CR, DX) and JSRT's .IMG. In a folder it passes over masks (mask/, ManualMask/, masks/). For
+a/NAME.jpg it writes a/NAME.png of the same size, with the values 0 and 255. DICOM is shown by its
+first window, and MONOCHROME1 is inverted; without a window, and where there are 16 bits, the
+percentiles 0.5 and 99.5 of the values become black and white. An orientation tag turns the X-ray
+upright, and its mask lies on the upright picture. A line tells each of these.
 
-A run that makes masks of CT takes volumes: .nii, .nii.gz, .mha, .mhd, .nrrd or the folder of a
-DICOM series. In a folder it skips labels (segmentation-N.nii, labelsTr/). For a/volume-N.nii it
-writes a/prediction-N.nii.gz, for other names a/NAME.nii.gz. The result is uint8, with the voxels,
-the axes and the affine of the volume; the values are 0 and 1, or the number of the class. A run of
-lung_segmenter sees the whole volume resized to one size, and its mask is interpolated back.
+A run that makes masks of CT takes volumes: .nii, .nii.gz, .mha, .mhd, .nrrd or folders of a DICOM
+series. In a folder it passes over labels (segmentation-N.nii, labelsTr/). For a/volume-N.nii it
+writes a/prediction-N.nii.gz, for other names and folders a/NAME.nii.gz; of one volume --output may
+be the file itself. The result is uint8, with the voxels, the axes and the affine of the volume; the
+values are 0 and 1, or the number of the class. A run of lung_segmenter sees the whole volume
+resized to one size, and its mask is interpolated back.
 
 A run that makes synthetic CT of MR takes volumes, .nii, .nii.gz, .mha, .mhd or .nrrd. It writes
 int16 volumes in HU, with the voxels, the axes and the affine of the MR. In the MR's own format the
@@ -20,7 +25,8 @@ geometry is the same bit for bit.
 
     python -m launch.predict --workdir=DIR --input=mr.nii.gz --output=sct.nii.gz
 
-Of a folder it takes all volumes but SynthRAD's other ones (ct.*, mask.*, sct.*, cbct.*). For
+Of a folder it takes all volumes but SynthRAD's other ones (ct.*, mask.*, sct.*, cbct.*). A DICOM
+series is refused, unless it lies below the folder of a volume that is taken. For
 a/NAME.mha it writes a/NAME.mha, for a/mr.mha a/sct.mha. The body, by which an MR is scaled, is that
 of --mask, or of mask.* beside mr.*, or is found; a line says which. In 3D, patches that overlap by
 half are blended with Gaussian weights.
@@ -32,10 +38,10 @@ scores, those of structures, distances, doses and controls included, beside sct.
 resamples MR and mask to the voxels of the reference, as its training data was, and writes the
 synthetic CT on these.
 
-If such a run learnt from pictures, it takes pictures of MR alone, .png or .jpg, grey or RGB,
+If such a run learnt from pictures, it takes pictures of MR alone, .png, .jpg or .tif, grey or RGB,
 without the CT side by side. For a/NAME.jpg it writes a/NAME.png, 8-bit grey, of the same size, in
-which 0 and 255 are config.data.image_window_hu. In a folder it skips CTs (B/, trainB/, valB/,
-testB/), and where there are volumes it skips pictures.
+which 0 and 255 are config.data.image_window_hu. In a folder it passes over CTs (B/, trainB/, valB/,
+testB/), and where there are volumes pictures. A run that learnt from volumes takes no pictures.
 
 Images are prepared as for training and evaluation. Probabilities are resized to the source's own
 pixels and then cut at the threshold; with several classes the most probable one is taken.
@@ -73,8 +79,11 @@ from the training volumes in turn, or from the volume --input: such a sample sho
 so that its voxels become smaller as --size grows. --reconstruct makes the training volumes of their
 fixed noise instead, reconstruction_0000 and so on, at most --count.
 
-A folder is read with all its subfolders, and the results lie as their sources do. A result appears
-under its name once it is complete, and replaces an earlier one.
+A folder is read with all its subfolders, but links to folders are not followed, and the results lie
+as their sources do. A result appears under its name once it is complete, and replaces an earlier
+one. At the end a line counts the files that were used, passed over, for which reason, and failed;
+files.csv in --output has them all. With --on_error=skip an input that cannot be used ends nothing
+else; the exit code is 1 then too.
 """
 
 from absl import flags
@@ -126,7 +135,7 @@ def predict(workdir, source, output, checkpoint=None, called=None, data_dir=None
     config = workdir_files.read_config(workdir)
     if data_dir and not has_scales(config):
         raise ConfigError("--data: only pyramids begin with training volumes, leave it out")
-    pairs = checks.check(config, workdir, asked)
+    pairs, account = checks.check(config, workdir, asked)
     workdir_files.check_trained(workdir)
     # Imported here, as it imports JAX, which takes longer than all the checks above.
     from jax_pix2pix.inference.run import open_run
@@ -135,7 +144,7 @@ def predict(workdir, source, output, checkpoint=None, called=None, data_dir=None
     if has_scales(config):
         _sample(run, asked, workdir, data_dir)
     else:
-        _predict_pairs(run, pairs, asked)
+        _predict_pairs(run, pairs, account, asked)
 
 
 def _sample(run, asked, workdir, data_dir):
@@ -151,16 +160,15 @@ def _sample(run, asked, workdir, data_dir):
             say(path)
 
 
-def _predict_pairs(run, pairs, asked):
+def _predict_pairs(run, pairs, account, asked):
     from jax_pix2pix.inference.folders import predict_pairs
     from launch.process.progress import bar, say
 
     reference = asked.options.get("reference")
     with bar("step") as progress:
-        predictions = predict_pairs(run, pairs, asked.output, progress, **asked.options)
+        predictions = predict_pairs(run, pairs, account, asked.output, progress, **asked.options)
         for path, written, prediction in predictions:
-            lines = list(written)
-            lines += [f"note: {note}" for note in prediction.notes]
+            lines = [*written, *(f"note: {note}" for note in prediction.notes)]
             if prediction.body_from:
                 lines.append(f"body mask: {prediction.body_from}")
             if reference:
@@ -191,7 +199,13 @@ def _define_flags():
     flags.DEFINE_string(
         "input", None, "input file or folder; pyramids take one, a volume, only with --from_scale"
     )
-    flags.DEFINE_string("output", None, "folder for the results, or a file for one synthetic CT")
+    flags.DEFINE_string("output", None, "folder for the results, or a file for that of one input")
+    flags.DEFINE_enum(
+        "on_error",
+        "stop",
+        checks.ON_ERROR,
+        "at an input that cannot be used: stop, or skip it and exit with code 1 after the others",
+    )
     flags.DEFINE_string("checkpoint", None, "best, last or a step; default best, for pyramids last")
     flags.DEFINE_integer(
         "mc_dropout",

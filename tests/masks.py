@@ -41,7 +41,7 @@ def save(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         path.write_bytes(content)
-    elif path.suffix == ".png":
+    elif path.suffix in (".png", ".tif", ".gif"):
         Image.fromarray(content).save(path)
     else:
         image = isinstance(content, nib.Nifti1Image)

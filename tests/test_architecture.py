@@ -249,7 +249,10 @@ OPENERS = {
     "nibabel.loadsave": set(),
     "pydicom": set(),
     "SimpleITK.ReadImage": {SAMPLES},
-    "SimpleITK.ImageFileReader": {"jax_pix2pix/imaging/formats/dicom.py"},
+    "SimpleITK.ImageFileReader": {
+        "jax_pix2pix/imaging/formats/dicom.py",
+        "jax_pix2pix/imaging/formats/dicom_xray.py",
+    },
     "SimpleITK.ImageSeriesReader": set(),
     "gzip.open": set(),
     "gzip.decompress": set(),

@@ -224,8 +224,8 @@ def test_results_go_into_files_of_their_kind(runs, path, tmp_path):
         volume.save("s3://bucket/sct.nii.gz")
     with pytest.raises(ConfigError, match="number=99: use 0 to 8"):
         volume.picture(99)
-    with pytest.raises(DataError, match="is the name of a file, and masks go into a folder"):
-        predict_files(runs["ct"], path, tmp_path / "mask.nii.gz")
+    with pytest.raises(DataError, match=r"is the name of a file, and this run writes \.nii, "):
+        predict_files(runs["ct"], path, tmp_path / "mask.png")
     assert [name.name for name in tmp_path.iterdir()] == ["head.nii.gz"]
 
 

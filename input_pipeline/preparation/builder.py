@@ -42,6 +42,7 @@ from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.workdir_files import RECORD
 from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.accounts import TABLE, Account
 from jax_pix2pix.safety.patterns import compiled
 
 import tensorflow_datasets as tfds  # isort: skip  after shards, which keep it off the GPU
@@ -65,6 +66,7 @@ class Found(NamedTuple):
     # Lines for the user and for preparation.json: where splits come from, ... A line that names
     # patients is a function of (patient -> the name to show) that gives it.
     notes: list
+    account: Account  # of all files below the source folder
     names: Names | None = None  # if patients are known by names that others chose
 
     def told(self, name=str):
@@ -238,10 +240,12 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _shard_iterators_per_split(self, dl_manager):
         splits = self._found.splits
         record = _summary(self._source, self._found, self.builder_config.options, self._names)
-        self._names.save(self._source, [item for items in splits.values() for item in items])
+        items = [item for items in splits.values() for item in items]
+        self._names.save(self._source, items, [row[0] for row in self._found.account.rows()])
         _report(record, self.unit, patient_names.told(splits, examples=self._names.key_id is None))
         # TFDS moves this directory into place when all is done.
         safe_files.write(self.data_path / RECORD, json.dumps(record, indent=1), self.data_path)
+        self._found.account.save(self.data_path / TABLE, self.data_path, self._names.path)
         self._adopt_finished_shards(record)
         self._progress.reset(total=sum(map(len, splits.values())))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.safety import named_files, safe_files
+from jax_pix2pix.safety.paths import expanded
 
 LENGTH = 12  # letters and digits of a pseudonym: 60 bits, so that a million patients do not collide
 # Classes that name nobody: those of the data sets, and regions of the body. Any other may be the
@@ -50,6 +51,10 @@ class TrueNames:
         del patient
         return name
 
+    def path(self, name):
+        """The name of any file below the source folder, also of one that is not used."""
+        return name
+
     def label(self, name):
         """The class of an item, which may be the name of a folder of the source."""
         return name
@@ -60,7 +65,7 @@ class TrueNames:
     def fingerprint(self, digest):
         return digest
 
-    def save(self, folder, items):
+    def save(self, folder, items, others=()):
         """Keeps the true names."""
 
 
@@ -82,7 +87,7 @@ class Pseudonyms(TrueNames):
             OSError: it could not be written.
         """
         # What a link leads to: it is read and replaced there.
-        self._path = Path(os.path.realpath(named_files.output(named_files.with_home(path))[0]))
+        self._path = Path(os.path.realpath(named_files.output(expanded(path))[0]))
         for folder in apart_from:
             if self._path.is_relative_to(Path(folder).resolve()):
                 raise DataError(
@@ -109,6 +114,9 @@ class Pseudonyms(TrueNames):
     def file(self, patient, name):
         return f"{self.patient(patient)}/F{self._code('file', name)}"
 
+    def path(self, name):
+        return f"F{self._code('file', name)}"
+
     def label(self, name):
         return name if names_nobody(name) else f"L{self._code('label', name)}"
 
@@ -120,12 +128,13 @@ class Pseudonyms(TrueNames):
         """A digest from which one cannot tell whether a guess of the files' names is right."""
         return hmac.new(self._key, digest.encode(), "sha256").hexdigest()
 
-    def save(self, folder, items):
+    def save(self, folder, items, others=()):
         """Adds the true names of a preparation to the file, readable by its owner alone.
 
         Args:
             folder: the source.
             items: of `Found.splits`.
+            others: names of all files that `path` is asked for.
 
         Raises:
             DataError: two patients have one pseudonym, which never happens by chance.
@@ -143,6 +152,7 @@ class Pseudonyms(TrueNames):
                 entry["files"][self.file(item.patient, item.file_name)] = item.file_name
                 if not names_nobody(item.label):
                     known.setdefault("classes", {})[self.label(item.label)] = item.label
+            known.setdefault("files", {}).update({self.path(name): name for name in others})
             if str(folder.resolve()) not in known["sources"]:
                 known["sources"].append(str(folder.resolve()))
             content = json.dumps({"about": ABOUT} | known, indent=1)

@@ -1,14 +1,15 @@
-"""A folder of source files: its entries and its fingerprint. No TensorFlow."""
+"""A folder of source files: its entries, its fingerprint and its account. No TensorFlow."""
 
 import hashlib
 import os
 from pathlib import Path
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import folder_files
+from jax_pix2pix.imaging.folder_files import no_candidate, not_looked_into
 from jax_pix2pix.imaging.volume_file import voxel_file
+from jax_pix2pix.safety.accounts import PASSED, USED, Account
 from jax_pix2pix.safety.shown import check_name
-
-THUMBNAILS = "Thumbs.db"  # hidden by Windows; published data sets hold some
 
 
 class SourceFolder:
@@ -21,16 +22,23 @@ class SourceFolder:
     def __init__(self, source):
         self.root = Path(source).resolve()
         self._digest = hashlib.sha256()
+        self._added = set()
 
     def entries(self, folder):
-        """The os.DirEntry of all that is not hidden in a folder, sorted by name.
+        """The os.DirEntry of a folder's folders and of the files that may be images, sorted.
+
+        What is passed over here, such as hidden files and texts, `account` tells.
 
         Raises:
             DataError: the folder, or something in it, is a link to outside of the source.
         """
         self._check_inside(Path(folder))
         with os.scandir(folder) as entries:
-            entries = [e for e in entries if not e.name.startswith(".") and e.name != THUMBNAILS]
+            entries = [
+                entry
+                for entry in entries
+                if not (not_looked_into if entry.is_dir() else no_candidate)(entry.name)
+            ]
         for entry in entries:
             if entry.is_symlink():
                 self._check_inside(Path(entry.path))
@@ -57,6 +65,7 @@ class SourceFolder:
         if not stat.st_size:
             raise DataError(f"{path} is empty: restore or remove it")
         self._digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        self._added.add(name)
         return name
 
     def add_volume(self, entry):
@@ -66,6 +75,44 @@ class SourceFolder:
         if beside and beside.is_file():  # reading the volume tells if it is missing
             self.add(beside)
         return name
+
+    def named(self, name):
+        """The path of a file of this name, whatever its case, in the root."""
+        found = [entry for entry in os.listdir(self.root) if entry.lower() == name.lower()]
+        return self.root / (name if name in found or not found else min(found))
+
+    def account(self, refuse_series=False):
+        """The Account of all below the root: what was added is used.
+
+        Args:
+            refuse_series: whether a patient would be left out who has a DICOM series and no volume.
+
+        Raises:
+            DataError: such a series lies there.
+        """
+        account, unused = Account(self.root), []
+        for entry in folder_files.listed(self.root):
+            if entry.name in self._added:
+                account.add(entry.name, USED)
+                continue
+            unused.append(entry)
+            named = f"a {entry.kind} that is no part of the layout"
+            account.add(entry.name, PASSED, entry.why or named)
+        series = folder_files.series_of(unused)
+        if refuse_series and (alone := folder_files.alone(series, self._added)):
+            raise DataError(
+                f"{self.root / alone[0]} holds DICOM files, {Path(series[alone[0]][0]).name} and "
+                "so on, beside no volume that is used, and this data set takes volumes only: "
+                "convert the series, or move it away"
+            )
+        return account
+
+    def check_three(self, items, what):
+        """Raises DataError if there are too few items for three splits."""
+        if len(items) < 3:
+            raise DataError(
+                f"{self.root} holds {len(items)} {what}, and there are three splits: add some"
+            )
 
     @property
     def fingerprint(self):

@@ -22,7 +22,8 @@ def read_table(path, columns, first_line, optional=()):
         optional: other columns to read, whose values may be missing; the rest is passed over.
 
     Returns:
-        A list of {column: stripped string}, one for each line but the first.
+        A list of (number of the line, {column: stripped string}), one for each line but the first
+        and those that are blank.
 
     Raises:
         DataError: it cannot be read or is too large, or lacks a column or a value.
@@ -53,7 +54,7 @@ def _rows(path, file, columns, first_line, optional):
         row = {name: values[at] if at < len(values) else "" for name, at in places.items()}
         if empty := [column for column in columns if not row[column]]:
             raise DataError(f"{path} has no {empty[0]} in line {number}: add it")
-        rows.append(row)
+        rows.append((number, row))
         if len(rows) > MAX_ROWS:
             raise DataError(f"{path} has more lines than the limit of {MAX_ROWS}: split it")
     return rows
@@ -75,6 +76,7 @@ def _lines(path, file):
                 f"{path} holds a character in line {number} that is no text: save it as CSV in "
                 "UTF-8"
             )
-        if line:
-            (values,) = csv.reader([line], strict=True)
-            yield number, [value.strip() for value in values]
+        (values,) = csv.reader([line], strict=True, skipinitialspace=True) if line else [[]]
+        values = [value.strip() for value in values]
+        if any(values):  # a spreadsheet writes blank lines as commas
+            yield number, values

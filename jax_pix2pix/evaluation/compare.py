@@ -9,8 +9,10 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation.mask_pairs import IMAGES, VOLUMES, find_pairs, read_pair
 from jax_pix2pix.imaging.geometry import NOTHING, UNKNOWN, given
 from jax_pix2pix.imaging.label_values import SOFT_WHITE, foreground, numbered
+from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.metrics import bootstrap, overlap, surface_distance
 from jax_pix2pix.metrics.mask_scores import PENALISED, json_case, over_cases, score_masks
+from jax_pix2pix.safety.paths import expanded
 from jax_pix2pix.safety.patterns import compiled
 from jax_pix2pix.safety.shown import shown
 
@@ -34,6 +36,7 @@ def compare(
 
     Args:
         predictions, references: folders of masks of equal names, see `mask_pairs.find_pairs`.
+            A line for each counts the files that were used and passed over.
         regions: names and labels, such as "liver:1+2,tumour:2"; None is the foreground, see
             `label_values.foreground`, which cuts soft edges of images alone.
         spacing_mm: (rows, columns) of images, without which distances are in pixels; or (slices,
@@ -51,7 +54,8 @@ def compare(
         DataError: a mask cannot be read, has no partner, is on another grid, or its values are not
             those of the regions.
     """
-    kind, pairs = find_pairs(predictions, references)
+    predictions, references = expanded(predictions), expanded(references)
+    kind, pairs, accounts = find_pairs(predictions, references)
     wanted = _regions(regions)
     user = NOTHING
     if kind == VOLUMES:
@@ -78,6 +82,8 @@ def compare(
         if progress:
             progress(done, len(pairs))
 
+    for account in accounts:
+        messages.info(account.line())
     texts = surface_distance.PROTOCOLS.items()
     distances = {
         _in_unit(name, unit): text.replace(" in mm", f" in {unit}") for name, text in texts
@@ -86,6 +92,7 @@ def compare(
         "predictions": os.path.abspath(predictions),
         "references": os.path.abspath(references),
         "cases": f"{kind}, each scored as a whole",
+        "files": [[account.folder, *row] for account in accounts for row in account.rows()],
         "regions": {name: region.labels for name, region in wanted.items()},
         "protocols": {
             **overlap.PROTOCOLS,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation import ct_slices, pyramid, segmentation, synthesis
 from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.safety.paths import expanded
 from jax_pix2pix.tasks import kinds
 
 EVALUATORS = {
@@ -45,6 +46,7 @@ class Evaluation:
         Returns:
             [(what it is, path)].
         """
+        folder = expanded(folder)
         below = folder if below is None else below
         return self._write(os.path.join(folder, self.split), self.results, below)
 

@@ -5,16 +5,16 @@ import re
 from typing import NamedTuple
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import folder_files, volume_file
+from jax_pix2pix.imaging.folder_files import DICOM, PICTURE, VOLUME
 from jax_pix2pix.imaging.geometry import NOTHING
-from jax_pix2pix.imaging.safe_io import read_grey_png
-from jax_pix2pix.imaging.volume_file import read_labels
+from jax_pix2pix.imaging.safe_io import read_label_picture
+from jax_pix2pix.safety.accounts import PASSED, USED, Account
 from jax_pix2pix.safety.shown import check_name
 
-VOLUMES, IMAGES = "NIfTI volumes", "PNG images"
-_NAME = re.compile(
-    r"(prediction-|segmentation-|volume-)?(?P<case>[^.].*?(?<!_uncertainty))(\.png|(?P<nifti>\.nii(\.gz)?))",
-    re.IGNORECASE,
-)
+VOLUMES, IMAGES = "volumes", "images"
+_PREFIX = re.compile("^(prediction-|segmentation-|volume-)(?=.)", re.IGNORECASE)
+_UNCERTAINTY = "_uncertainty"
 
 
 class MaskPair(NamedTuple):
@@ -23,34 +23,40 @@ class MaskPair(NamedTuple):
     reference: str
 
 
-def find_pairs(predictions, references):
-    """Pairs the masks of two folders by their names.
+class Pairs(NamedTuple):
+    kind: str  # VOLUMES or IMAGES
+    pairs: list  # of MaskPair, sorted by case, numbers by their value
+    accounts: tuple  # Account of each of the two folders
 
-    Files are .nii, .nii.gz or .png. The names of a pair are equal except for the ending and for a
-    prefix "prediction-", "segmentation-" or "volume-". Files named *_uncertainty are not masks and
-    are skipped.
+
+def find_pairs(predictions, references):
+    """Pairs the masks of two folders by their names and places below them.
+
+    Masks are volumes of any format that is read, folders of a DICOM series, or pictures. The
+    relative paths of a pair are equal except for their case, the ending, and a prefix of the name,
+    "prediction-", "segmentation-" or "volume-". Files named *_uncertainty are no masks.
 
     Returns:
-        (kind, pairs): VOLUMES or IMAGES, and [MaskPair] sorted by case, numbers by their value.
+        Pairs.
 
     Raises:
         DataError: a folder does not exist, or holds no masks or two of one case; the masks are of
             two kinds; one has no partner, or a name that could not be shown as it is.
     """
-    kinds, found = set(), []
+    kinds, found, accounts = {}, [], []
     for folder in (predictions, references):
-        masks = {}
-        for name, match in _names(folder):
-            case, path = match["case"], os.path.join(folder, name)
-            if case in masks:
-                raise DataError(f"{masks[case]} and {path} are both case {case}: remove one")
-            masks[case] = path
-            kinds.add(VOLUMES if match["nifti"] else IMAGES)
+        masks, account = {}, Account(folder)
+        for case, kind, path in _masks(folder, account):
+            key = case.casefold()
+            if key in masks:
+                raise DataError(f"{masks[key][1]} and {path} are both case {case}: remove one")
+            masks[key] = case, path
+            kinds.setdefault(kind, path)
         found.append(masks)
+        accounts.append(account)
     if len(kinds) > 1:
         raise DataError(
-            f"{predictions} and {references} hold NIfTI volumes and PNG images: compare one kind "
-            "at a time"
+            f"{kinds[VOLUMES]} is a volume and {kinds[IMAGES]} an image: compare one kind at a time"
         )
     predicted, present = found
     for mine, others, folder in (
@@ -59,11 +65,15 @@ def find_pairs(predictions, references):
     ):
         if alone := sorted(mine.keys() - others.keys(), key=_by_value):
             raise DataError(
-                f"{mine[alone[0]]} has no partner in {folder} (so {len(alone)} in all): "
+                f"{mine[alone[0]][1]} has no partner in {folder} (so {len(alone)} in all): "
                 "give them the same name, up to prediction-, segmentation- or volume-"
             )
-    cases = sorted(present, key=_by_value)
-    return kinds.pop(), [MaskPair(case, predicted[case], present[case]) for case in cases]
+    pairs = [
+        MaskPair(present[key][0], predicted[key][1], present[key][1])
+        for key in sorted(present, key=_by_value)
+    ]
+    (kind,) = kinds
+    return Pairs(kind, pairs, tuple(accounts))
 
 
 def read_pair(kind, pair, user=NOTHING):
@@ -80,13 +90,10 @@ def read_pair(kind, pair, user=NOTHING):
         DataError: a file cannot be read, or the two are not on one grid.
     """
     if kind == VOLUMES:
-        prediction, reference = (
-            read_labels(pair.prediction, user),
-            read_labels(pair.reference, user),
-        )
+        prediction, reference = (_labels(path, user) for path in pair[1:])
         values = reference.geometry.reordered(pair.reference, prediction, pair.prediction)
         return values, reference.values, reference.spacing_mm
-    prediction, reference = read_grey_png(pair.prediction), read_grey_png(pair.reference)
+    prediction, reference = map(read_label_picture, pair[1:])
     if prediction.shape != reference.shape:
         sizes = [" x ".join(map(str, mask.shape[::-1])) for mask in (prediction, reference)]
         raise DataError(
@@ -96,18 +103,45 @@ def read_pair(kind, pair, user=NOTHING):
     return prediction, reference, None
 
 
-def _names(folder):
-    """Lists the masks in a folder, as [(file name, match)]."""
+def _labels(path, user):
+    if not os.path.isdir(path):
+        return volume_file.read_labels(path, user)
+    from jax_pix2pix.imaging.formats import dicom  # imported late: SimpleITK is slow to import
+
+    return dicom.read_labels(path)
+
+
+def _masks(folder, account):
+    """Yields (case, kind, path) of the masks below a folder, and enters its files."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
+        entries = folder_files.listed(folder)
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror}): give a folder") from error
-    found = [(name, match) for name in names if (match := _NAME.fullmatch(name))]
-    for name, _ in found:
-        check_name(os.path.join(folder, name))
+    found = {name: (name, VOLUMES) for name in folder_files.series_of(entries)}
+    for entry in entries:
+        why = entry.why
+        if not why and entry.kind in (VOLUME, PICTURE):
+            if entry.kind == VOLUME:
+                stem, kind = volume_file.without_ending(entry.name), VOLUMES
+            else:
+                stem, kind = os.path.splitext(entry.name)[0], IMAGES
+            if stem.lower().endswith(_UNCERTAINTY):
+                why = "an uncertainty"
+            else:
+                found[entry.name] = stem, kind
+        if entry.kind not in (VOLUME, PICTURE, DICOM) or why:
+            account.add(entry.name, PASSED, why or f"a {entry.kind} and no mask")
+    for name, (stem, kind) in sorted(found.items()):
+        path = os.path.normpath(os.path.join(folder, name))
+        check_name(path)
+        account.add(name, USED)
+        place, last = os.path.split(stem)
+        yield os.path.join(place, _PREFIX.sub("", last)), kind, path
     if not found:
-        raise DataError(f"{folder} holds no .nii, .nii.gz or .png masks")
-    return found
+        raise DataError(
+            f"{folder} holds no masks: {', '.join(volume_file.ENDINGS)}, folders of DICOM series, "
+            "or pictures"
+        )
 
 
 def _by_value(name):

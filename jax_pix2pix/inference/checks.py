@@ -9,6 +9,7 @@ from jax_pix2pix.imaging.safe_io import read_mask
 from jax_pix2pix.inference import inputs
 from jax_pix2pix.inference.files import check_place
 from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs.workdir_files import SOURCES_NOTE
 from jax_pix2pix.tasks import kinds
 
 FORMATS = tuple(ending.removeprefix(".") for ending in volume_file.ENDINGS)
@@ -26,7 +27,15 @@ class Sampling(NamedTuple):
     reconstruct: bool = False
 
 
-OPTIONS = (*MASK_OPTIONS, *CT_OPTIONS, *Sampling._fields, "format", *geometry.OPTIONS)
+OPTIONS = (
+    *MASK_OPTIONS,
+    *CT_OPTIONS,
+    *Sampling._fields,
+    "format",
+    "on_error",
+    *geometry.OPTIONS,
+)
+ON_ERROR = ("stop", "skip")
 
 
 class Asked(NamedTuple):
@@ -45,7 +54,8 @@ def check(config, workdir, asked):
     """Checks a request to a run for the errors that can be found without JAX.
 
     Returns:
-        [(path of an input, path of its result)]; [] for samples. Results of masks have no ending.
+        ([(path of an input, path of its result)], Account of the folder of the inputs, or None
+        where one input was named); ([], None) for samples.
 
     Raises:
         ConfigError: an option does not fit the run.
@@ -61,13 +71,13 @@ def check(config, workdir, asked):
             check_sampling(config, bool(asked.source), sampling)
             if form not in FORMATS:
                 raise ConfigError(f"format={form}: use one of {', '.join(FORMATS)}")
-            pairs = []
+            pairs, account = [], None
         else:
-            pairs = _pairs(config, kind, asked)
+            pairs, account = _pairs(config, kind, workdir, asked)
     if asked.source and not pairs:
         volume_file.read_geometry(asked.source, _given(asked.options))
     check_place(pairs[0][1] if pairs else os.path.join(asked.output, "samples.png"))
-    return pairs
+    return pairs, account
 
 
 def sampling_of(options):
@@ -79,12 +89,15 @@ def sampling_of(options):
 def _check_options(config, kind, workdir, asked):
     """Raises ConfigError for options that do not fit a run of this kind."""
     fitting = {
-        kinds.XRAY_MASKS: MASK_OPTIONS,
-        kinds.CT_MASKS: (*MASK_OPTIONS, *geometry.OPTIONS),
-        kinds.RESIZED_CT_MASKS: (*MASK_OPTIONS, *geometry.OPTIONS),
-        kinds.SYNTHETIC_CT: (*CT_OPTIONS, *geometry.OPTIONS),
+        kinds.CT_SLICES: ("on_error",),
+        kinds.XRAY_MASKS: (*MASK_OPTIONS, "on_error"),
+        kinds.CT_MASKS: (*MASK_OPTIONS, "on_error", *geometry.OPTIONS),
+        kinds.RESIZED_CT_MASKS: (*MASK_OPTIONS, "on_error", *geometry.OPTIONS),
+        kinds.SYNTHETIC_CT: (*CT_OPTIONS, "on_error", *geometry.OPTIONS),
         kinds.CT_SAMPLES: (*Sampling._fields, "format", *geometry.OPTIONS[:-1]),
     }
+    if (on_error := asked.options.get("on_error", "stop")) not in ON_ERROR:
+        raise ConfigError(f"on_error={on_error}: use {' or '.join(ON_ERROR)}")
     for name in asked.options:
         if name not in fitting.get(kind, ()):
             whose = [kinds.KINDS[other] for other, names in fitting.items() if name in names]
@@ -98,19 +111,21 @@ def _check_options(config, kind, workdir, asked):
         raise ConfigError("the input is missing: give a file or a folder of what the run takes")
 
 
-def _pairs(config, kind, asked):
+def _pairs(config, kind, workdir, asked):
     source, output, options = asked
     pictures = kind == kinds.SYNTHETIC_CT and inputs.is_picture_input(source, output)
+    if kind == kinds.SYNTHETIC_CT:
+        check_learnt_from(workdir_files.notes_of_data(workdir, SOURCES_NOTE), pictures)
     check_pictures(config, pictures or kind in (kinds.XRAY_MASKS, kinds.CT_SLICES))
     if kind in kinds.MASKS:
         mask_options(config, *(options.get(name) for name in MASK_OPTIONS[:3]))
     if kind == kinds.XRAY_MASKS:
-        return inputs.xrays(source, output)
+        return inputs.xray_pictures(source, output)
     _given(options)
     if kind in (kinds.CT_MASKS, kinds.RESIZED_CT_MASKS):
-        pairs = inputs.ct_volumes(source, output)
+        pairs, account = inputs.ct_volumes(source, output)
         _check_series(options, [path for path, _ in pairs])
-        return pairs
+        return pairs, account
     if kind == kinds.CT_SLICES:
         found = inputs.label_masks(source, output)
         if not os.path.isdir(source):
@@ -141,6 +156,22 @@ def _check_series(options, paths):
             f"series={options['series']}: there is no folder of DICOM slices to take it from, "
             "leave it out"
         )
+
+
+def check_learnt_from(notes, pictures):
+    """Raises ConfigError if a run is given pictures and learnt from volumes, or the reverse.
+
+    Args:
+        notes: those of SOURCES_NOTE in the record of its data; runs of old have none.
+    """
+    for note in notes:
+        learnt = note.removeprefix(SOURCES_NOTE)
+        given = "pictures" if pictures else "volumes"
+        if learnt != given:
+            raise ConfigError(
+                f"the input is of {given}, and this run learnt from {learnt}, which are scaled in "
+                f"another way: give {learnt}"
+            )
 
 
 def check_pictures(config, pictures):

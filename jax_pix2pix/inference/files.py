@@ -4,39 +4,62 @@ import contextlib
 import errno
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging import folder_files
+from jax_pix2pix.imaging.folder_files import DICOM, SERIES, VOLUME
 from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.accounts import PASSED, USED, Account
 from jax_pix2pix.safety.shown import check_name
 
 
-def find(source, output, endings):
-    """Finds files with these endings: one by its path, or all below a folder.
+class Inputs(NamedTuple):
+    """The inputs of a request.
 
-    Hidden files and those below `output` are skipped.
+    Attributes:
+        folder: of the names.
+        names: relative paths of files, and of the folders of DICOM series; sorted.
+        account: of all files below the folder, or None where one input was named.
+    """
+
+    folder: str
+    names: list
+    account: Account | None
+
+    @property
+    def one(self):
+        """Whether the user named the one input, and no folder to be searched."""
+        return self.account is None or self.names == ["."]
+
+
+def find(source, output, takes, passed=lambda name: ""):
+    """Finds inputs: one by its path, or all below a folder.
 
     Args:
-        endings: of their names, in lower case.
+        takes: kinds of `folder_files`; with SERIES, a folder's DICOM files are one input.
+        passed: relative path of a file that could be taken -> why it is passed over, or "".
 
     Returns:
-        (folder, names relative to it, sorted); no names where no file has such an ending.
+        Inputs; no names where there is nothing of these kinds.
 
     Raises:
-        DataError: there is nothing at `source`, `output` is the folder of the files, or a name
-            could not be shown or written as it is.
+        DataError: there is nothing at `source`; `output` is the folder of the files; a name could
+            not be shown or written as it is; or DICOM files lie beside a volume, or in a folder
+            without inputs of a run that takes none, so that some would be left out.
     """
     if not os.path.exists(source):
         raise DataError(f"{source} does not exist: give a file or a folder")
     if not os.path.isdir(source):
         folder, name = os.path.split(source)
-        names = [name]
+        names = [name] if folder_files.kind_of(source)[0] in takes else []
+        inputs = Inputs(folder, names, None)
     else:
-        folder, names = source, sorted(_below(source, output))
-    check_apart(folder, output)
-    names = [name for name in names if name.lower().endswith(endings)]
-    for name in names:
-        check_name(os.path.join(folder, name))
-    return folder, names
+        inputs = _below(source, output, takes, passed)
+    check_apart(inputs.folder, output)
+    for name in inputs.names:
+        check_name(os.path.join(inputs.folder, name))
+    return inputs
 
 
 def check_apart(folder, output):
@@ -56,33 +79,38 @@ def check_distinct(results):
         first[result] = name
 
 
-def results(source, output, names, endings, result_name, others=()):
+def results(source, output, inputs, endings, result_name, others=()):
     """Places results: each in the folder `output`, or the only one in the file `output`.
 
     Args:
-        source: a file or a folder; `names` are those found there.
+        source: a file or a folder; `inputs` are the Inputs found there.
         endings: an `output` with one of these is a file.
         result_name: name of a file -> name of its result in a folder.
         others: paths of other inputs, or None.
 
     Returns:
-        {name: path of its result}.
+        [(path of an input, path of its result)].
 
     Raises:
-        DataError: `output` is a file and `source` a folder; two files would have one result; or a
-            result would replace `source` or one of the others.
+        DataError: `output` is a file and `source` a folder, or a file of another kind; two files
+            would have one result; or a result would replace `source` or one of the others.
     """
     if output.lower().endswith(endings):
-        if os.path.isdir(source):
+        if not inputs.one:
             raise DataError(f"{output} is one file and {source} a folder: give a folder to both")
-        paths = {names[0]: output}
+        paths = {inputs.names[0]: output}
+    elif output.lower().endswith(tuple(folder_files.BY_ENDING)):
+        raise DataError(
+            f"{output} is the name of a file, and this run writes {', '.join(endings)}: give one "
+            "of these, or a folder"
+        )
     else:
-        paths = {name: os.path.join(output, result_name(name)) for name in names}
+        paths = {name: os.path.join(output, result_name(name)) for name in inputs.names}
     check_distinct(paths)
     for path in filter(None, (source, *others)):
         if os.path.realpath(path) in map(os.path.realpath, paths.values()):
             raise DataError(f"{path} would be replaced by the result: give another output")
-    return paths
+    return [(os.path.normpath(os.path.join(inputs.folder, n)), path) for n, path in paths.items()]
 
 
 def check_place(path):
@@ -126,14 +154,32 @@ def replacing(path, below=None):
         raise OSError(f"{path} cannot be written ({error.strerror or error})") from error
 
 
-def _below(root, output):
-    for folder, folders, names in os.walk(root):
-        folders[:] = [
-            name
-            for name in folders
-            if name[0] != "."
-            and os.path.realpath(os.path.join(folder, name)) != os.path.realpath(output)
-        ]
-        for name in names:
-            if name[0] != ".":
-                yield os.path.relpath(os.path.join(folder, name), root)
+def _below(source, output, takes, passed):
+    """The Inputs of a folder."""
+    entries = folder_files.listed(source, output)
+    series = folder_files.series_of(entries)
+    account, names, volumes = Account(source), [], []
+    for entry in entries:
+        why = entry.why or passed(entry.name)
+        if not why and entry.kind in takes:
+            names.append(entry.name)
+            volumes += [entry.name] if entry.kind == VOLUME else []
+        elif not (entry.kind == DICOM and SERIES in takes):
+            account.add(entry.name, PASSED, why or f"a {entry.kind}, which this run does not take")
+    if SERIES in takes:
+        for name in volumes:
+            if files := series.get(os.path.dirname(name) or "."):
+                raise DataError(
+                    f"{os.path.join(source, name)} lies beside a DICOM series, {files[0]} and so "
+                    "on: put each into a folder of its own, so that it is clear which is meant"
+                )
+        names += series
+    elif VOLUME in takes and (lone := folder_files.alone(series, names)):
+        raise DataError(
+            f"{os.path.normpath(os.path.join(source, lone[0]))} holds DICOM files, "
+            f"{os.path.basename(series[lone[0]][0])} and so on, which this run does not take: "
+            "convert the series to a volume, or move it away"
+        )
+    for name in names:
+        account.add(name, USED)
+    return Inputs(source, sorted(names), account)

@@ -3,48 +3,56 @@
 import functools
 import os
 
-from jax_pix2pix.errors import ConfigError
+from jax_pix2pix.errors import ConfigError, DataError
+from jax_pix2pix.imaging import volume_file
 from jax_pix2pix.imaging.geometry import OPTIONS, given
 from jax_pix2pix.inference import sample_pictures, sources
-from jax_pix2pix.inference.checks import Asked, check, sampling_of
+from jax_pix2pix.inference.checks import CT_OPTIONS, Asked, check, sampling_of
 from jax_pix2pix.inference.samples import samples
+from jax_pix2pix.inference.sources import PATHS
+from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.accounts import FAILED, LEFT, TABLE, USED
+from jax_pix2pix.safety.paths import expanded
 from jax_pix2pix.tasks import kinds
-
-SUFFIX = {  # endings of predicted masks
-    kinds.XRAY_MASKS: ".png",
-    kinds.CT_MASKS: ".nii.gz",
-    kinds.RESIZED_CT_MASKS: ".nii.gz",
-}
 
 
 def predict_files(run, source, output, progress=None, **options):
     """Predicts from a file or from all files below a folder; results keep their sources' layout.
 
+    Of a folder it ends with a line that counts the files that were used, passed over and failed,
+    and writes files.csv, a table of them, into `output`.
+
     Args:
         run: Run, not of a pyramid.
-        source: a file, or a folder of them at any depth; `launch.predict` says what is skipped.
-        output: a folder, or for one synthetic CT a file.
+        source: a file, or a folder of them at any depth; `launch.predict` says what is passed over.
+        output: a folder, or for one input a file.
         progress: (number of the file, files, done, total) -> None, within each file.
-        **options: mask, mc_dropout, threshold, largest_components, spacing_mm, axes, geometry and
-            series of `Run.predict`; and reference, for one synthetic CT: the path of its real CT.
-            The source must lie on its voxels; with config.data.resample the result is made on them.
+        **options: mask, mc_dropout, threshold, largest_components, fill_holes, spacing_mm, axes,
+            geometry and series of `Run.predict`; reference, for one synthetic CT: the path of its
+            real CT, on whose voxels the source must lie, or with config.data.resample the result
+            is made; and on_error, "stop" at the first file that cannot be used, or "skip" it.
 
     Returns:
         Iterator of (path of the input, paths of the results, Prediction), each once it is written.
 
     Raises:
         ConfigError, DataError, OSError: as `checks.check`, before the first file; and for each.
+            With on_error="skip" a DataError at the end says how many files failed.
     """
     options = {name: value for name, value in options.items() if value is not None}
     if run.kind == kinds.CT_SAMPLES:
         raise ConfigError("a pyramid has no input to predict from: use sample_files")
-    pairs = check(run.config, run.workdir, Asked(str(source), str(output), options))
-    return predict_pairs(run, pairs, str(output), progress, **options)
+    for name in CT_OPTIONS:
+        if isinstance(options.get(name), PATHS):
+            options[name] = expanded(options[name])
+    source, output = expanded(source), expanded(output)
+    pairs, account = check(run.config, run.workdir, Asked(source, output, options))
+    return predict_pairs(run, pairs, account, output, progress, **options)
 
 
-def predict_pairs(run, pairs, output, progress=None, **options):
-    """`predict_files` of what `checks.check` found: [(path of an input, path of its result)]."""
+def predict_pairs(run, pairs, account, output, progress=None, on_error="stop", **options):
+    """`predict_files` of what `checks.check` found."""
     reference = options.pop("reference", None)
     if run.kind == kinds.SYNTHETIC_CT and reference:
         if run.config.data.resample:
@@ -54,27 +62,69 @@ def predict_pairs(run, pairs, output, progress=None, **options):
             user = given(**{name: options.get(name) for name in OPTIONS})
             grid, own = (sources.geometry_of(one, user) for one in (reference, path))
             own.check_same_grid(path, grid, reference, "resample the latter")
-    return _written(run, pairs, output, options, progress)
+    if account is None:
+        return _written(run, pairs, output, options, progress)
+    return _accounted(run, pairs, account, output, options, progress, on_error)
 
 
-def _written(run, pairs, output, options, progress):
-    for number, (path, result, prediction) in enumerate(_each(run, pairs, options, progress), 1):
+def _accounted(run, pairs, account, output, options, progress, on_error):
+    """Yields what `_written` does, and keeps the account of the folder of the inputs."""
+    names = {path: os.path.relpath(path, account.folder) for path, _ in pairs}
+    for name in names.values():
+        account.add(name, LEFT)
+
+    def failed(path, error):
+        account.add(names[path], FAILED, error)
+        if on_error == "stop":
+            raise error
+        messages.warning(f"{error}")
+
+    table = os.path.join(output, TABLE)
+    if pairs[0][1] == output:  # of one series
+        table = f"{volume_file.without_ending(output)}_{TABLE}"
+    try:
+        for path, written, prediction in _written(run, pairs, output, options, progress, failed):
+            account.add(names[path], USED, "; ".join(prediction.notes))
+            yield path, written, prediction
+    finally:
+        account.save(table, os.path.dirname(table) or ".")
+        messages.info(account.line())
+    if bad := account.names(FAILED):
+        of = "all" if len(bad) == len(pairs) else f"{len(bad)} of"
+        raise DataError(
+            f"{of} {len(pairs)} inputs failed, see {table}; the first: {account.why(bad[0])}"
+        )
+
+
+def _written(run, pairs, output, options, progress, failed=None):
+    each = enumerate(_each(run, pairs, options, progress, failed), 1)
+    for number, (path, result, prediction) in each:
         below = None if result == output else output
-        yield path, prediction.save(result + SUFFIX.get(run.kind, ""), below), prediction
+        yield path, prediction.save(result, below), prediction
         if progress:
             progress(number, len(pairs), 1, 1)
 
 
-def _each(run, pairs, options, progress):
-    """Yields (path, path of the result, Prediction)."""
+def _each(run, pairs, options, progress, failed):
+    """Yields (path, path of the result, Prediction).
+
+    failed: (path, DataError) -> None for an input that cannot be used; without it that is raised.
+    """
     if run.kind == kinds.CT_SLICES:
-        predictions = run.predictor.each([path for path, _ in pairs])
-        for (path, result), prediction in zip(pairs, predictions, strict=True):
-            yield path, result, prediction
+        places = dict(pairs)
+        for path, prediction in run.predictor.each(list(places), failed):
+            yield path, places[path], prediction
         return
     for number, (path, result) in enumerate(pairs, 1):
         told = functools.partial(progress, number, len(pairs)) if progress else None
-        yield path, result, run.predict(path, progress=told, **options)
+        try:
+            prediction = run.predict(path, progress=told, **options)
+        except DataError as error:
+            if failed is None:
+                raise
+            failed(path, error)
+        else:
+            yield path, result, prediction
 
 
 def sample_files(run, output, source=None, dataset=None, progress=None, **options):
@@ -95,7 +145,8 @@ def sample_files(run, output, source=None, dataset=None, progress=None, **option
         ConfigError, DataError, OSError: as `checks.check` and `samples`.
     """
     options = {name: value for name, value in options.items() if value is not None}
-    check(run.config, run.workdir, Asked(source, str(output), options))
+    source, output = source and expanded(source), expanded(output)
+    check(run.config, run.workdir, Asked(source, output, options))
     sampling, form = sampling_of(options)
     opened = {name: options[name] for name in OPTIONS if name in options}
     kind = "reconstruction" if sampling.reconstruct else "sample"

@@ -1,77 +1,73 @@
 """Finds the inputs of each kind of run in a folder, and the paths of their results.
 
-Nothing is decoded, so that unfit inputs are refused before a run is opened.
+Nothing is decoded, so that unfit inputs are refused before a run is opened. What finds inputs
+returns ([(path of an input, path of its result)], Account of the folder or None), see `files`.
 """
 
 import functools
 import os
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging import volume_file
-from jax_pix2pix.imaging.formats.dicom_elements import is_dicom
+from jax_pix2pix.imaging import volume_file, xrays
+from jax_pix2pix.imaging.folder_files import ARRAY, PICTURE, SERIES, VOLUME
 from jax_pix2pix.imaging.safe_io import PICTURES
-from jax_pix2pix.imaging.xrays import JSRT
-from jax_pix2pix.inference.files import check_apart, check_distinct, find, results
-from jax_pix2pix.safety.shown import check_name
+from jax_pix2pix.inference.files import find, results
 
-MASKS = {"mask", "ManualMask"}  # folders of X-rays' masks in the layouts that preparation reads
-CTS = {"B", "trainB", "valB", "testB"}  # folders of CT pictures in these layouts
+MASKS = {"mask", "manualmask"}  # folders of X-rays' masks in the layouts that preparation reads
+CTS = {"b", "trainb", "valb", "testb"}  # folders of CT pictures in these layouts
 SYNTHRAD = {"mr", "cbct", "ct", "mask", "sct"}  # the names of a patient's volumes
 
 
-def xrays(source, output):
-    """Finds [(path of an X-ray, path of its mask without an ending)].
+def xray_pictures(source, output):
+    """Finds X-rays, and the paths of their masks.
 
     Raises:
-        DataError: there are no X-rays, or two would have one result.
+        DataError: there are no X-rays; or as `files.find` and `files.results`.
     """
-    folder, names = find(source, output, (".png", JSRT))
-    if os.path.isdir(source):
-        names = [name for name in names if not MASKS & set(name.split(os.sep)[:-1])]
-    if not names:
+    inputs = find(source, output, xrays.KINDS, functools.partial(_in_folders, MASKS, "a mask"))
+    if not inputs.names:
         raise DataError(
-            f"{source} is no X-ray and holds none: this run takes .png, JSRT's .IMG, or a folder "
-            "of them"
+            f"{source} is no X-ray and holds none: this run takes {xrays.ENDINGS}, or a folder of "
+            "them"
         )
-    return _in_folder(folder, output, {name: os.path.splitext(name)[0] for name in names})
+    return results(source, output, inputs, (".png",), _as_png), inputs.account
 
 
 def ct_volumes(source, output):
-    """Finds [(path of a volume or a DICOM series' folder, path of its mask without an ending)].
+    """Finds volumes and folders of DICOM series, and the paths of their masks.
 
     Raises:
-        DataError: there are no volumes, or two would have one result.
+        DataError: there are none; or as `files.find` and `files.results`.
     """
-    folder, names = find(source, output, volume_file.ENDINGS)
-    if os.path.isdir(source):
-        names = [name for name in names if not _is_reference(name)]
-        if not names and any(is_dicom(entry) for entry in _files(source)):
-            name = os.path.basename(os.path.realpath(source))
-            return [(source, os.path.join(output, name))]
-    if not names:
+    inputs = find(source, output, (VOLUME, SERIES), _of_labels)
+    if not inputs.names:
         raise DataError(
             f"{source} is no CT volume and holds none: this run takes "
-            f"{', '.join(volume_file.ENDINGS)}, a folder of them, or the folder of a DICOM series"
+            f"{', '.join(volume_file.ENDINGS)}, the folder of a DICOM series, or a folder of them"
         )
-    return _in_folder(folder, output, {name: _mask_name(name) for name in names})
+    own = os.path.basename(os.path.realpath(source))  # names the mask of a series
+    named = functools.partial(_mask_name, own=own)
+    return results(source, output, inputs, volume_file.ENDINGS, named), inputs.account
 
 
 def label_masks(source, output):
-    """Finds [(path of a mask of classes, path of its CT slice)].
+    """Finds masks of classes, .npy and .png, and the paths of their CT slices.
 
-    The masks are the file, or every .npy below a folder, or without one every .png. CT slices
-    beside the masks, with `_slice_` in their names as for preparation, are left out.
+    CT slices beside the masks, with `_slice_` in their names as for preparation, are passed over.
 
     Raises:
-        DataError: there are no masks, the results would lie among them, or a name could not be
-            shown or written as it is.
+        DataError: there are no masks; or as `files.find` and `files.results`.
     """
-    folder, names = _label_masks(source)
-    check_apart(folder, output)
-    return [
-        (os.path.join(folder, name), os.path.join(output, os.path.splitext(name)[0] + ".png"))
-        for name in names
-    ]
+
+    def passed(name):
+        if "_slice_" in name.lower():
+            return "a CT slice"
+        return "" if name.lower().endswith((".npy", ".png")) else "a picture, and no PNG"
+
+    inputs = find(source, output, (ARRAY, PICTURE), passed)
+    if not inputs.names:
+        raise DataError(f"{source}: holds no .npy and no .png masks")
+    return results(source, output, inputs, (".png",), _as_png), inputs.account
 
 
 def is_picture_input(source, output):
@@ -79,48 +75,45 @@ def is_picture_input(source, output):
 
     Raises DataError, as `files.find` does.
     """
-    _, names = find(source, output, PICTURES + volume_file.ENDINGS)
+    names = find(source, output, (PICTURE, VOLUME)).names
     return bool(names) and all(name.lower().endswith(PICTURES) for name in names)
 
 
 def mr_pictures(source, output):
-    """Finds [(path of a picture of MR, path of its synthetic CT)].
+    """Finds pictures of MR, and the paths of their synthetic CTs.
 
     Raises:
-        DataError: all pictures are of CTs; or as `files.results`.
+        DataError: all pictures are of CTs; or as `files.find` and `files.results`.
     """
-    folder, names = find(source, output, PICTURES)
-    if os.path.isdir(source):
-        names = [name for name in names if not CTS & set(name.split(os.sep)[:-1])]
-    if not names:
-        raise DataError(f"{source} holds pictures in {', '.join(sorted(CTS))} only: give the MR's")
-    paths = results(
-        source, output, names, (".png",), lambda name: f"{os.path.splitext(name)[0]}.png"
-    )
-    return [(os.path.join(folder, name), result) for name, result in paths.items()]
+    inputs = find(source, output, (PICTURE,), functools.partial(_in_folders, CTS, "a CT"))
+    if not inputs.names:
+        raise DataError(f"{source} holds pictures in B, testB, trainB, valB only: give the MR's")
+    return results(source, output, inputs, (".png",), _as_png), inputs.account
 
 
 def mr_volumes(source, output, modality, others=()):
-    """Finds [(path of a source volume, path of its synthetic CT)].
+    """Finds source volumes, and the paths of their synthetic CTs.
 
     Args:
         modality: "mr", "cbct" or "ct".
         others: paths of other inputs, or None.
 
     Raises:
-        DataError: there are no volumes of the modality; or as `files.results`.
+        DataError: there are no volumes of the modality; or as `files.find` and `files.results`.
     """
-    folder, names = find(source, output, volume_file.ENDINGS)
-    if os.path.isdir(source):
-        names = [name for name in names if stem(name) not in SYNTHRAD - {modality}]
-    if not names:
+
+    def passed(name):
+        other = name.lower().endswith(volume_file.ENDINGS) and stem(name) in SYNTHRAD - {modality}
+        return "a volume of the patient that is no source" if other else ""
+
+    inputs = find(source, output, (VOLUME,), passed)
+    if not inputs.names:
         raise DataError(
             f"{source} is no volume and holds none of {modality.upper()}: this run takes "
-            f"{', '.join(volume_file.ENDINGS)}, pictures (.png, .jpg), or a folder of them"
+            f"{', '.join(volume_file.ENDINGS)}, pictures (.png, .jpg, .tif), or a folder of them"
         )
     named = functools.partial(_sct_name, modality=modality)
-    paths = results(source, output, names, volume_file.ENDINGS, named, others)
-    return [(os.path.join(folder, name), result) for name, result in paths.items()]
+    return results(source, output, inputs, volume_file.ENDINGS, named, others), inputs.account
 
 
 def stem(name):
@@ -128,48 +121,30 @@ def stem(name):
     return os.path.basename(volume_file.without_ending(name)).lower()
 
 
-def _in_folder(folder, output, names):
-    """Paths of {name: name of its result}, all of which are distinct."""
-    if output.lower().endswith((*volume_file.ENDINGS, ".png")):
-        raise DataError(f"{output} is the name of a file, and masks go into a folder: give that")
-    paths = {name: os.path.join(output, result) for name, result in names.items()}
-    check_distinct(paths)
-    return [(os.path.join(folder, name), result) for name, result in paths.items()]
+def _in_folders(folders, what, name):
+    """What a file is if it lies below one of these folders, whose names are in lower case."""
+    return what if folders & set(name.lower().split(os.sep)[:-1]) else ""
 
 
-def _is_reference(name):
+def _of_labels(name):
     """Tells whether a file below a folder holds labels, in the layouts that preparation reads."""
-    folder, name = os.path.split(name)
-    return name.startswith("segmentation-") or os.path.basename(folder) == "labelsTr"
+    folder, name = os.path.split(name.lower())
+    of_layout = name.startswith("segmentation-") or os.path.basename(folder) == "labelstr"
+    return "labels" if of_layout else ""
 
 
-def _files(folder):
-    return [entry.path for entry in os.scandir(folder) if entry.is_file()]
+def _as_png(name):
+    return f"{os.path.splitext(name)[0]}.png"
 
 
-def _mask_name(name):
-    folder, name = os.path.split(name)
-    name = volume_file.without_ending(name)
-    if name.startswith("volume-"):
-        name = f"prediction-{name.removeprefix('volume-')}"
-    return os.path.join(folder, name)
-
-
-def _label_masks(source):
-    """Finds the masks of `label_masks`. -> (folder, names)."""
-    if not os.path.isdir(source):
-        return os.path.split(source)[0], [os.path.split(source)[1]]
-    files = sorted(
-        os.path.relpath(os.path.join(folder, name), source)
-        for folder, _, names in os.walk(source)
-        for name in names
-    )
-    for ending in (".npy", ".png"):
-        if found := [n for n in files if n.lower().endswith(ending) and "_slice_" not in n]:
-            for name in found:
-                check_name(os.path.join(source, name))
-            return source, found
-    raise DataError(f"{source}: holds no .npy and no .png masks")
+def _mask_name(name, own):
+    """The name of a volume's mask, or of that of a series in the folder NAME, as NAME.nii.gz."""
+    folder, name = os.path.split(own if name == "." else name)
+    if name.lower().endswith(volume_file.ENDINGS):
+        name = volume_file.without_ending(name)
+    if name.lower().startswith("volume-"):
+        name = f"prediction-{name[len('volume-') :]}"
+    return os.path.join(folder, f"{name}.nii.gz")
 
 
 def _sct_name(name, modality):

@@ -90,17 +90,18 @@ class _Masks:
             return (probabilities[..., 0] > threshold).astype(np.uint8)
         return probabilities.argmax(-1).astype(np.uint8)
 
-    def prediction(self, labels, deviation, options, clean_up, **fields):
+    def prediction(self, labels, deviation, options, clean_up, notes=(), **fields):
         """A Prediction. A map of one pass, which is 0, would look like certainty: there is none.
 
         clean_up: (largest_components, fill_holes).
+        notes: on how the source was read.
         """
         labels = cleaned(labels, *clean_up)
         note = border_note(labels > 0)
         highest = max(self.classes - 1, 1)
         passes, _ = options
         fields |= {"uncertainty": deviation if passes > 1 else None, "highest_label": highest}
-        return Prediction(labels, LABEL, notes=(note,) if note else (), **fields)
+        return Prediction(labels, LABEL, notes=(*notes, note) if note else notes, **fields)
 
 
 class XrayMasks(_Masks):
@@ -119,7 +120,8 @@ class XrayMasks(_Masks):
         options = self.options(mc_dropout, threshold, largest_components)
         data = self.data
         channels = data.source_channels
-        image = sources.picture_of(given, lambda path: read_xray(path, channels), channels)
+        read = functools.partial(read_xray, channels=channels)
+        image, notes = sources.picture_of(given, read, channels)
         stored = stored_xray(image, data.stored_size, data.source_channels)
         outputs = self.probabilities(options[0])(evaluation_image(stored, data.image_size)[None])
         mean, deviation = (maps[0] for maps in outputs)
@@ -131,7 +133,9 @@ class XrayMasks(_Masks):
         if progress:
             progress(1, 1)
         clean_up = largest_components, fill_holes
-        return self.prediction(labels, native_deviation, options, clean_up, source=grey)
+        return self.prediction(
+            labels, native_deviation, options, clean_up, source=grey, notes=tuple(notes)
+        )
 
 
 class CTMasks(_Masks):

@@ -12,6 +12,7 @@ from jax_pix2pix.imaging.formats import nifti
 from jax_pix2pix.imaging.volume import Geometry, Volume
 from jax_pix2pix.inference.files import replacing
 from jax_pix2pix.runs.stores.storage import is_remote
+from jax_pix2pix.safety.paths import expanded
 
 HU, LABEL, GREY = "HU", "label", "grey"  # units
 SHOWN = (2, 98)  # percentiles of a source that are black and white in a picture
@@ -38,7 +39,8 @@ class Prediction:
         uncertainty: float32 standard deviation of the foreground's probability over the passes of
             Monte Carlo dropout, on the same voxels; None without it.
         highest_label: of a mask, whose 8-bit picture spreads the labels over 0 to 255.
-        notes: what looks wrong with the values, in words.
+        notes: in words how the source was read, where that is not plain, and what looks wrong with
+            the values.
     """
 
     values: np.ndarray
@@ -72,7 +74,7 @@ class Prediction:
             DataError: the name has another ending.
             OSError: the file cannot be written, or a folder below `below` is a link.
         """
-        path = os.fspath(path)
+        path = expanded(path)
         if is_remote(path):
             raise DataError(f"{path} is in a store: save to a folder, and copy it there")
         if self.geometry is None:

@@ -28,6 +28,8 @@ from jax_pix2pix.metrics.sct_scores import CTScorer
 from jax_pix2pix.runs import workdir_files
 from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.runs.workdir import load_state
+from jax_pix2pix.runs.workdir_files import MASKS_NOTE, SOURCES_NOTE
+from jax_pix2pix.safety.paths import expanded
 from jax_pix2pix.tasks import kinds
 
 PREDICTORS = {
@@ -54,8 +56,9 @@ def load(workdir, checkpoint=None):
         WorkdirError: there is no such run or checkpoint, or it is damaged.
         UnreachableError: the store cannot be reached now.
     """
-    with remote_workdir.copied(str(workdir)) as folder:
-        return open_run(folder, checkpoint, str(workdir))
+    workdir = expanded(workdir)
+    with remote_workdir.copied(workdir) as folder:
+        return open_run(folder, checkpoint, workdir)
 
 
 def open_run(folder, checkpoint=None, called=None):
@@ -64,7 +67,8 @@ def open_run(folder, checkpoint=None, called=None):
     folder = workdir_files.finest(str(folder))
     which = workdir_files.default_checkpoint(folder) if checkpoint is None else str(checkpoint)
     config, system, state, step = load_state(folder, which)
-    return Run(config, system, state, step, called, which, workdir_files.mask_notes(folder))
+    notes = workdir_files.notes_of_data(folder, (MASKS_NOTE, SOURCES_NOTE))
+    return Run(config, system, state, step, called, which, notes)
 
 
 class Run:
@@ -77,13 +81,16 @@ class Run:
         generator, discriminator: Network of each, with its weights.
         step: number of the checkpoint's step.
         workdir, checkpoint: what it was opened from.
-        mask_notes: what the record of the training data says about body masks.
+        mask_notes, source_notes: what the record of the training data says about body masks, and
+            about what its sources are.
     """
 
-    def __init__(self, config, system, state, step, workdir, checkpoint, mask_notes=()):
+    def __init__(self, config, system, state, step, workdir, checkpoint, notes=()):
         self.config, self.system, self.step = config, system, step
         self.generator, self.discriminator = state.generator, state.discriminator
-        self.workdir, self.checkpoint, self.mask_notes = workdir, checkpoint, mask_notes
+        self.workdir, self.checkpoint = workdir, checkpoint
+        self.mask_notes = [note for note in notes if note.startswith(MASKS_NOTE)]
+        self.source_notes = [note for note in notes if note.startswith(SOURCES_NOTE)]
         self.kind = kinds.kind_of(config)
 
     def __repr__(self):
@@ -244,9 +251,10 @@ class Run:
 
     def _mask_scores(self, prediction, reference, affine, user):
         if prediction.geometry is None:
-            from jax_pix2pix.imaging.safe_io import read_grey_png
+            from jax_pix2pix.imaging.safe_io import Picture, read_label_picture
 
-            labels = sources.picture_of(reference, read_grey_png)
+            given = sources.picture_of(reference, lambda path: Picture(read_label_picture(path)))
+            labels = given.pixels
             name = reference if isinstance(reference, sources.PATHS) else "the reference"
         else:
             volume, name = sources.volume_of(reference, "labels", affine, user)

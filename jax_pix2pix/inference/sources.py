@@ -5,13 +5,22 @@ import os
 import numpy as np
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging import hounsfield, label_values, mr_background, volume_file
+from jax_pix2pix.imaging import (
+    folder_files,
+    hounsfield,
+    label_values,
+    mr_background,
+    volume_file,
+)
 from jax_pix2pix.imaging.formats import nifti
 from jax_pix2pix.imaging.formats.voxels import to_intensity
 from jax_pix2pix.imaging.geometry import NOTHING, by, settled
 from jax_pix2pix.imaging.geometry import given as given_by_user
+from jax_pix2pix.imaging.safe_io import Picture
 from jax_pix2pix.imaging.volume import Volume, check_affine
 from jax_pix2pix.logs.messages import messages
+from jax_pix2pix.safety.accounts import PASSED, USED, Account
+from jax_pix2pix.safety.paths import expanded
 
 PATHS = (str, os.PathLike)
 READERS = {
@@ -27,10 +36,22 @@ VALUES = {  # (values of an array, name) -> those that the reader of a file give
 
 
 def read_series(folder, user=NOTHING):
-    """Reads the CT of the one DICOM series in a folder, or of the one that the user has named."""
+    """Reads the CT of the one DICOM series in a folder, or of the one that the user has named.
+
+    What else lies there is told.
+    """
     from jax_pix2pix.imaging.formats import dicom  # imported late: SimpleITK is slow to import
 
-    return dicom.read_series(folder, user.series)
+    volume = dicom.read_series(folder, user.series)
+    account = Account(folder)
+    for entry in folder_files.listed(folder, deep=False):
+        if entry.kind == folder_files.DICOM:
+            account.add(entry.name, USED)
+        else:
+            account.add(entry.name, PASSED, entry.why or f"a {entry.kind} and no slice")
+    if account.names(PASSED):
+        messages.info(account.line())
+    return volume
 
 
 def geometry_of(path, user=NOTHING):
@@ -58,7 +79,7 @@ def volume_of(given, kind, affine=None, user=NOTHING):
             dimensions, or cannot be read.
     """
     if isinstance(given, PATHS):
-        path = os.fspath(given)
+        path = expanded(given)
         if affine is not None:
             raise DataError(f"{path} has its own affine: leave affine out")
         if os.path.isdir(path):
@@ -144,16 +165,17 @@ def read_volume(path, kind="intensity", **options):
 
 
 def picture_of(given, read, channels=1):
-    """Pixels of a picture: of a file, or an array uint8 as `read` gives it.
+    """The Picture of a file, or of an array uint8.
 
     Args:
+        read: path -> Picture.
         channels: 1 or 3; an array of 3 is [rows, columns, 3] or, grey, [rows, columns].
 
     Raises:
         DataError: it is neither, or cannot be read.
     """
     if isinstance(given, PATHS):
-        return read(given)
+        return read(expanded(given))
     shape = getattr(given, "shape", ())
     grey, coloured = len(shape) == 2, len(shape) == 3 and shape[-1] == channels == 3
     pixels = isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.size
@@ -163,4 +185,4 @@ def picture_of(given, read, channels=1):
         raise DataError(
             f"{kind} of shape {shape} is no picture: give a path, or an array of uint8, {wanted}"
         )
-    return given
+    return Picture(given)

@@ -16,10 +16,11 @@ from jax_pix2pix.imaging.resizing import evaluation_image
 from jax_pix2pix.imaging.safe_io import PICTURES, read_picture
 from jax_pix2pix.imaging.volume import Geometry, Volume
 from jax_pix2pix.inference import inputs, sources
-from jax_pix2pix.inference.checks import check_pictures
+from jax_pix2pix.inference.checks import check_learnt_from, check_pictures
 from jax_pix2pix.inference.prediction import GREY, HU, Prediction
 from jax_pix2pix.inference.sliding_window import blend, by_slices
 from jax_pix2pix.logs.messages import messages
+from jax_pix2pix.safety.paths import expanded
 
 
 class SyntheticCT:
@@ -53,7 +54,9 @@ class SyntheticCT:
             DataError: a file cannot be read, or the mask is not on the volume's voxels and nothing
                 is resampled.
         """
-        if isinstance(given, sources.PATHS) and os.fspath(given).lower().endswith(PICTURES):
+        pictures = isinstance(given, sources.PATHS) and os.fspath(given).lower().endswith(PICTURES)
+        check_learnt_from(self._run.source_notes, pictures)
+        if pictures:
             if mask is not None or grid is not None or affine is not None:
                 raise ConfigError("mask, grid and affine are of volumes, and this is a picture")
             return self._of_picture(given, progress)
@@ -90,7 +93,7 @@ class SyntheticCT:
         """A picture of the size of the source, in which 0 and 255 are data.image_window_hu."""
         data = self.data
         check_pictures(self._run.config, True)
-        grey = read_picture(path)
+        grey = read_picture(expanded(path))
         stored = prepared_picture(grey, data)
         (hu,) = np.asarray(self._run.outputs(stored[None]))
         hu = native(hu[..., 0], grey.shape)
@@ -112,6 +115,7 @@ class SyntheticCT:
         if isinstance(grid, Geometry | Volume):
             return grid if isinstance(grid, Geometry) else grid.geometry
         messages.info(f"MR and mask are resampled, as for training, to the voxels of {grid}")
+        grid = expanded(grid)
         geometry = sources.geometry_of(grid, user)
         geometry.needed_spacing_mm(grid, "resampling")
         return geometry

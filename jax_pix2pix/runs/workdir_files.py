@@ -16,6 +16,7 @@ from jax_pix2pix.tasks.kinds import has_scales
 
 RECORD = "preparation.json"  # how a data set was prepared; a run keeps a copy
 MASKS_NOTE = "body masks from files"  # the start of a note in that record
+SOURCES_NOTE = "sources are "  # the start of another: "pictures" or "volumes"
 _WANDB = re.compile(r"(scale_\d+/)?wandb")  # folders in which W&B makes links of its own
 
 
@@ -231,11 +232,11 @@ def _read_json(workdir, path):
     return content
 
 
-def mask_notes(workdir):
-    """The notes on masks from files in the record of a run's data; [] without a sound record."""
+def notes_of_data(workdir, start):
+    """The notes that begin so in the record of a run's data; [] without a sound record."""
     try:
         notes = _read_json(workdir, os.path.join(workdir, RECORD))["notes"]
-        return [note for note in notes if note.startswith(MASKS_NOTE)]
+        return [note for note in notes if note.startswith(start)]
     except (WorkdirError, OSError, KeyError, TypeError, AttributeError):
         return []  # old runs have none
 

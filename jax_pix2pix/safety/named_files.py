@@ -11,19 +11,6 @@ _DESCRIPTOR = re.compile(r"/dev/fd/(\d{1,9})|/proc/self/fd/(\d{1,9})|/dev/std(ou
 MAX_LINKS = 40  # as many as the system follows
 
 
-def with_home(path):
-    """A path that the user named, with the home folder in place of "~".
-
-    Raises:
-        OSError: there is no such user.
-    """
-    expanded = os.path.expanduser(os.fspath(path))
-    if expanded.startswith("~"):
-        user = expanded.partition("/")[0]
-        raise OSError(f"{expanded}: {user} has no home folder here: write ./{user} for a folder")
-    return expanded
-
-
 def check_output(path):
     """Raises OSError if `safe_files.writing` could not write to a file that the user named.
 

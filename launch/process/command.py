@@ -27,6 +27,7 @@ from jax_pix2pix.errors import (
 from jax_pix2pix.logs import messages
 from jax_pix2pix.logs.process_log import logger
 from jax_pix2pix.runs.stores.storage import Unreachable
+from jax_pix2pix.safety.paths import with_home
 from jax_pix2pix.safety.redaction import redacted
 from jax_pix2pix.safety.shown import ShownStream, is_plain, shown
 from launch.process import config_names, gc_tuning, start_signals
@@ -95,7 +96,7 @@ def _parse_flags(argv):
         given = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
         for argument in given:
             _check_plain(argument)
-        return flags.FLAGS([argv[0], *config_names.with_paths(given)])
+        return flags.FLAGS([argv[0], *config_names.with_paths(map(with_home, given))])
     except ConfigError as error:
         _exit(error)
     except (AttributeError, KeyError) as error:

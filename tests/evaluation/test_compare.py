@@ -88,6 +88,11 @@ def test_volumes(folders):
     (references / "notes.txt").write_text("is no mask")
     out, results = _results(folders, "--regions=liver:1+2,tumour:2")
 
+    assert f"files of {references}: 3 used, 1 passed over (1 a text or a table: notes.txt)" in out
+    rows = (folders[0].parent / "new" / "scores_files.csv").read_text().splitlines()
+    assert rows[0] == "folder,file,what,why" and len(rows) == 1 + 3 + 4 == 1 + len(results["files"])
+    assert f"{references},notes.txt,passed over,a text or a table" in rows
+    out = out[out.index("liver  ") :]
     assert list(results["results"]) == ["liver", "tumour"]
     for region, values in (("liver", (1, 2)), ("tumour", (2,))):
         part = results["results"][region]
@@ -180,7 +185,7 @@ def test_undefined_scores_are_left_out_and_counted(folders):
         "with_penalty": pytest.approx((0.95 + diagonal) / 2), "cases_with_penalty": 2,
     }  # fmt: skip
     assert part["overall"]["dice"]["mean"] == 0.25 and part["overall"]["dice"]["undefined"] == 0
-    defined, penalty, penalised = (line.split() for line in out.splitlines()[-4:-1])
+    defined, penalty, penalised = (line.split() for line in out.splitlines()[-6:-3])
     assert " ".join(defined) == f"cases where defined{' 2 of 2' * 4}{' 1 of 2' * 2}"
     assert penalty[:3] == ["mean", "with", "penalty"]
     assert penalty[3:] == ["0.2500", "0.1667", "-", "-", "3.6766", "3.4516"]
@@ -223,7 +228,9 @@ def test_a_bad_file_among_many_is_one_line(folders):
             save(folder / f"{case}.png", np.zeros((4, 5), np.uint8))
     (folders[0] / "2.png").write_bytes(b"text")
     _, err = _compare(folders, code=1)
-    assert "predictions/2.png cannot be read as a PNG image" in commands.error_line(err)
+    assert "predictions/2.png cannot be read as a PNG, TIFF or GIF image" in commands.error_line(
+        err
+    )
 
 
 def _compared(folders, **options):

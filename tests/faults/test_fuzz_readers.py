@@ -27,6 +27,7 @@ from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.imaging import safe_io, volume_file
 from jax_pix2pix.imaging.formats.dicom import read_series
 from jax_pix2pix.imaging.memory import MAX_BYTES
+from jax_pix2pix.imaging.xrays import read_xray
 from jax_pix2pix.losses import perceptual, segmenter
 from tests.imaging.test_dicom import ORIGIN, STEP
 from tests.imaging.test_dicom import write_slice as write_dicom
@@ -135,6 +136,11 @@ def dicom(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def xray(folder):
+    write_dicom(folder / "a.dcm", VOXELS[0], ORIGIN, modality="DX")
+    return {"a.dcm": (folder / "a.dcm").read_bytes()}
+
+
 def vgg16(folder):
     channels, arrays = 3, {}
     for number in (number for block in perceptual.BLOCKS for number in block):
@@ -203,7 +209,7 @@ CASES = {
     ),
     "png, right checksums": (
         of("a.png", encoded(np.stack([GREY] * 3, -1), "png")), "a.png",
-        lambda folder: safe_io.read_png(folder / "a.png", 3), with_checksums, 300,
+        lambda folder: safe_io.read_deep_picture(folder / "a.png", 3).pixels, with_checksums, 300,
     ),
     "png mask": (
         of("a.png", encoded(GREY > 99, "png")), "a.png", reads(safe_io.read_binary_mask, "a.png"),
@@ -211,6 +217,12 @@ CASES = {
     ),
     "jpeg": (
         of("a.jpg", encoded(GREY, "jpeg")), "a.jpg", reads(safe_io.read_picture, "a.jpg"), None, 300
+    ),
+    "tiff": (
+        of("a.tif", encoded(GREY, "tiff")), "a.tif", reads(safe_io.read_picture, "a.tif"), None, 200
+    ),
+    "dicom of an X-ray": (
+        xray, "a.dcm", lambda folder: read_xray(folder / "a.dcm", 1).pixels, None, 100
     ),
     "gif": (
         of("a.gif", encoded(np.uint8(255) * (GREY > 99), "gif")), "a.gif",

@@ -107,6 +107,16 @@ def tensor(shape, start, stop, dtype="F32"):
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 
 
+def tiff(width, height, *more):
+    """A TIFF of 8-bit grey, of a header alone."""
+    tags = [(0x0100, width), (0x0101, height), (0x0102, 8), (0x0103, 5), (0x0106, 1), *more]
+    place = 0x0144 if more else 0x0111
+    tags += [(place, 200), (place + 1 if more else 0x0117, 9)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags))
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags))
+    return (head + entries).ljust(209, b"\0")
+
+
 def bombs(folder):
     """Writes the bombs. -> {name of a file: what the message must say}."""
     zipped, zlibbed = deflated(31), deflated(15)
@@ -129,6 +139,8 @@ def bombs(folder):
         "text.png": (png(4, 4, b"", (b"zTXt", b"x\0\0" + zlibbed)), "cannot be read"),
         "huge.jpg": (jpeg + b"\0\0\x3f\0\xff\xd9", "cannot be read|limit"),
         "huge.gif": (gif, "limit"),
+        "huge.tif": (tiff(60000, 60000), "limit"),
+        "tile.tif": (tiff(4, 4, (0x0142, 60000), (0x0143, 60000)), "limit"),
         "terabytes.npy": (npy("|u1", (2**21, 2**21)), "limit"),
         "negative.npy": (npy("<f8", (-(2**31), -(2**31))), "limit|cannot be read"),
         "twice negative.npy": (npy("|u1", (-4, -4)), r"cannot be read .*\(-4, -4\)"),
@@ -182,7 +194,8 @@ from jax_pix2pix.imaging import safe_io, volume_file
 from jax_pix2pix.losses.tensor_file import read_tensors
 READERS = {
     ".png": safe_io.read_grey_png, ".jpg": safe_io.read_picture, ".gif": safe_io.read_binary_mask,
-    ".npy": safe_io.read_mask_npy, ".csv": lambda path: read_table(path, ("a",), "a"),
+    ".tif": safe_io.read_picture, ".npy": safe_io.read_mask_npy,
+    ".csv": lambda path: read_table(path, ("a",), "a"),
     ".safetensors": lambda path: read_tensors(str(path), str(path)),
 }
 limit = int(sys.argv[2])

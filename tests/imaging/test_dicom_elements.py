@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.formats import dicom_elements, dicom_frames
-from jax_pix2pix.imaging.formats.dicom_elements import plain_slice
+from jax_pix2pix.imaging.formats.dicom import read_series
+from jax_pix2pix.imaging.formats.dicom_elements import is_dicom, plain_slice
 from tests.imaging.test_dicom import EXPLICIT_LITTLE_ENDIAN, ORIGIN, element, write_slice
 
 PUBLISHED = sorted(Path(nibabel.__file__).parent.rglob("*.dcm"))  # of scanners
@@ -132,6 +133,41 @@ def test_other_syntaxes(tmp_path, syntax, code):
     path.write_bytes(with_syntax(meta, syntax) + code(body))
     check_same(path, tmp_path)
     np.testing.assert_array_equal(read(path)[1][0], 2.0 * PIXELS - 7)
+
+
+def raw(path, how):
+    """Takes the preamble off a file, and with `how` group 2 too: older programs write them so."""
+    meta, body = explicit(path)
+    path.write_bytes(
+        {"group 2": meta[132:] + body, "explicit": body, "implicit": in_implicit(body)}[how]
+    )
+    return path
+
+
+@pytest.mark.parametrize("how", ["group 2", "explicit", "implicit"])
+def test_files_without_a_preamble(tmp_path, how):
+    path = raw(tmp_path / "IM1", how)
+    assert is_dicom(path)
+    (tmp_path / "copy.dcm").write_bytes(plain_slice(path))
+    np.testing.assert_array_equal(read(tmp_path / "copy.dcm")[1][0], PIXELS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x08\0\x16\0", b"\x08\0\x16\0text and so on", b"\x08\0\x77\0UI\2\0", b"\2" * 200],
+)
+def test_other_files_are_no_dicom(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    assert not is_dicom(tmp_path / "a")
+
+
+def test_no_slice_of_a_series_is_lost_for_want_of_a_preamble(tmp_path):
+    values = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)
+    for k, pixels in enumerate(values):
+        write_slice(tmp_path / f"IM{k}", pixels, (0, 0, k))
+    content = (tmp_path / "IM3").read_bytes()
+    (tmp_path / "IM3").write_bytes(content[132:])
+    np.testing.assert_array_equal(read_series(tmp_path).values, values)
 
 
 def test_sequences_and_private_elements_are_passed_over(tmp_path):

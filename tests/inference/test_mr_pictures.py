@@ -1,5 +1,8 @@
 """Pictures of synthetic CT from launch.predict: network inputs, recomputed results, refusals."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import SimpleITK as sitk
 from ml_collections import ConfigDict
 from PIL import Image
 
+import jax_pix2pix
 from configs import mri2ct, mri2ct_3d
 from input_pipeline import pipeline, prepared
 from input_pipeline.prepare import prepare
@@ -14,6 +18,7 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.inference.synthetic_ct import prepared_picture
 from jax_pix2pix.runs.workdir import load_run
+from jax_pix2pix.runs.workdir_files import RECORD, SOURCES_NOTE
 from launch.predict import predict
 from tests import untrained
 from tests.inference.test_ct_volumes import resized
@@ -112,8 +117,10 @@ def test_of_a_folder_all_sources_and_no_cts(runs, tmp_path, capsys):
     Image.fromarray(pair("P2")[0]).convert("RGB").save(coloured)
     predict(str(runs / "2d"), str(source), str(output))
     results = [output / f"{of}.png" for of in ("more/P2", *(f"{s}A/P1_slice3" for s in SPLITS))]
-    assert sorted(path for path in output.rglob("*") if path.is_file()) == sorted(results)
-    assert sorted(capsys.readouterr().out.split()) == sorted(map(str, results))
+    files = sorted(path for path in output.rglob("*") if path.is_file())
+    assert files == sorted((*results, output / "files.csv"))
+    told = capsys.readouterr().out.splitlines()[:-1]
+    assert sorted(told) == sorted(map(str, results))
     with Image.open(coloured) as image:
         expected = _grey(runs, np.asarray(image.convert("L")))
     assert np.abs(_read(results[0]) - expected).max() <= 1
@@ -125,7 +132,25 @@ def test_where_volumes_are_pictures_are_passed_over(runs, tmp_path):
     values = np.repeat(pair("P1")[0][None], 3, 0)
     sitk.WriteImage(sitk.GetImageFromArray(values), str(source / "mr.nrrd"))
     predict(str(runs / "2d"), str(source), str(tmp_path / "out"))
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["sct.nrrd"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["files.csv", "sct.nrrd"]
+    table = (tmp_path / "out" / "files.csv").read_text()
+    assert 'overview/P1.png,passed over,"a picture, which this run does not take"' in table
+
+
+@pytest.mark.parametrize("learnt", ["volumes", "pictures"])
+def test_a_run_takes_what_it_learnt_from(runs, tmp_path, learnt):
+    workdir = shutil.copytree(runs / "2d", tmp_path / "run")
+    (workdir / RECORD).write_text(json.dumps({"notes": [f"{SOURCES_NOTE}{learnt}"]}))
+    write(tmp_path, ["pictures"], "P1")
+    volume = sitk.GetImageFromArray(np.repeat(pair("P1")[0][None], 3, 0))
+    sitk.WriteImage(volume, str(tmp_path / "mr.nrrd"))
+    other, given = ("mr.nrrd", "volumes") if learnt == "pictures" else ("pictures", "pictures")
+    said = f"the input is of {given}, and this run learnt from {learnt}"
+    with pytest.raises(ConfigError, match=said):
+        predict(str(workdir), str(tmp_path / other), str(tmp_path / "out"))
+    path = next((tmp_path / "pictures").iterdir()) if learnt == "volumes" else tmp_path / other
+    with pytest.raises(ConfigError, match=said):
+        jax_pix2pix.load(workdir).predict(path)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def sources(tmp_path_factory):
         nib.save(nib.Nifti1Image(hu, np.eye(4)), folder / name)
     (folder / "labels" / "segmentation-0.nii").write_bytes((folder / "ct.nii").read_bytes())
     (folder / "bad.nii").write_bytes((folder / "ct.nii").read_bytes()[:-9])
-    Image.fromarray(np.full((8, 8), 9, np.uint16)).save(folder / "deep.png")
+    Image.fromarray(np.full((8, 8, 4), 9, np.uint8)).save(folder / "alpha.png")
     (folder / "empty").mkdir()
     return folder
 
@@ -58,7 +58,7 @@ REFUSALS = [
     ("xray", "ct.nii", {}, "ct.nii is no X-ray and holds none: this run takes .png"),
     ("xray", "volumes", {}, "volumes is no X-ray and holds none"),
     ("xray", "absent.png", {}, "absent.png does not exist"),
-    ("xray", "deep.png", {}, "deep.png is not 8-bit grey or RGB"),
+    ("xray", "alpha.png", {}, "alpha.png is not 8-bit grey or RGB"),
     ("xray", "twice", {}, "would both become"),
     ("liver", "xray.png", {}, "xray.png is no CT volume and holds none: this run takes .nii"),
     ("liver", "images", {}, "images is no CT volume and holds none"),

@@ -36,7 +36,7 @@ class _Watched:
     """A run that records all inputs of its network, in the order of calls."""
 
     def __init__(self, predictor, config):
-        self.config, self.shown, self.mask_notes = config, [], ()
+        self.config, self.shown, self.mask_notes, self.source_notes = config, [], (), ()
         self.system = self.generator = None
         self.predictor = predictor(self)
         self.predictor.probabilities = lambda passes: self._probabilities

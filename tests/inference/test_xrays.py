@@ -106,9 +106,10 @@ def test_the_command_on_a_folder(runs, tmp_path):
     names = {"a.png": "a.PNG", "deeper/b.png": "deeper/b.png", "deeper/c.png": "deeper/c.png"}
     masks, maps = set(names), {name.replace(".png", "_uncertainty.png") for name in names}
     files = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-    assert files == masks | maps
-    paths = (line for line in out.splitlines() if not line.startswith("note: "))
-    assert set(paths) == {str(output / name) for name in files}
+    assert files == masks | maps | {"files.csv"}
+    *told, last = [line for line in out.splitlines() if not line.startswith("note: ")]
+    assert set(told) == {str(output / name) for name in masks | maps}
+    assert last.startswith(f"files of {source}: 3 used, 4 passed over (")
     for name, of in names.items():
         assert _mask(output / name).shape == images[of].shape[:2]
 
@@ -202,16 +203,19 @@ def test_dropout_is_on_by_default_where_the_config_says_so(runs, tmp_path):
     assert (default != none).any()
 
 
-def test_what_was_finished_stays_when_a_file_cannot_be_read(runs, tmp_path):
-    _save(tmp_path / "in" / "a.png", _xray((40, 40)))
+def test_what_cannot_be_read_is_skipped_and_the_command_fails(runs, tmp_path):
+    for name in ("a", "c"):
+        _save(tmp_path / "in" / f"{name}.png", _xray((40, 40)))
     (tmp_path / "in" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
     output = tmp_path / "out"
     arguments = [f"--workdir={runs['grey']}", f"--input={tmp_path / 'in'}", f"--output={output}"]
-    out, err = commands.run("launch.predict", *arguments, code=1, variables=untrained.QUIET)
-    assert str(tmp_path / "in" / "b.png") in commands.error_line(err)
-    first, *notes = out.splitlines()
-    assert [first] == [str(path) for path in output.iterdir()] == [str(output / "a.png")]
-    assert all(note.startswith("note: ") for note in notes)
+    out, err = commands.run(
+        "launch.predict", *arguments, "--on_error=skip", code=1, variables=untrained.QUIET
+    )
+    assert f"1 of 3 inputs failed, see {output}/files.csv; the first" in err.splitlines()[-1]
+    assert str(tmp_path / "in" / "b.png") in err.splitlines()[-1]
+    told = [line for line in out.splitlines() if not line.startswith("note: ")]
+    assert told[:2] == [str(output / "a.png"), str(output / "c.png")]
 
 
 def test_the_embedded_sample_without_its_masks(runs, tmp_path):

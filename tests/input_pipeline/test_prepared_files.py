@@ -167,9 +167,6 @@ DAMAGED = {
     "no split": (
         "dataset_info.json", lambda info: info.update(splits=info["splits"][1:]), "no 'train'"
     ),
-    "no shard": (
-        "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=[]), "no shard"
-    ),
     "a long shard": (
         "dataset_info.json", lambda info: info["splits"][0].update(shardLengths=["100000000"]),
         "above the limits of 262144 and 10000000",
@@ -190,6 +187,19 @@ def test_what_does_not_fit_is_one_line(data, harm):
     name, edit, said = DAMAGED[harm]
     change(data, name, edit)
     assert said in refusal(data, name)
+
+
+@pytest.mark.parametrize("lengths", [[], ["0"]])
+def test_an_empty_split_is_one_line(data, lengths):
+    def emptied(info):
+        for split in info["splits"]:
+            if split["name"] == "test":
+                split["shardLengths"] = lengths
+
+    change(data, "dataset_info.json", emptied)
+    with pytest.raises(DataError, match="holds no example of the split test: use another split"):
+        prepared.examples(data, "test")
+    assert prepared.examples(data, "train")
 
 
 def test_arrays_have_the_size_of_the_config(data):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jax_pix2pix.safety import named_files, safe_files
+from jax_pix2pix.safety import named_files, paths, safe_files
 from jax_pix2pix.safety.safe_files import UnsafeFileError
 
 
@@ -215,8 +215,8 @@ def test_an_output_is_checked_before_the_work(tmp_path):
 
 def test_a_user_without_a_home_is_told():
     with pytest.raises(OSError, match=r"~nosuch/x: ~nosuch has no home folder here: write"):
-        named_files.with_home("~nosuch/x")
-    assert named_files.with_home("~/x") == os.path.expanduser("~/x")
+        paths.expanded("~nosuch/x")
+    assert paths.expanded("~/x") == os.path.expanduser("~/x")
 
 
 def test_trees_with_links_or_pipes_are_refused(tmp_path):

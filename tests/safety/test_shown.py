@@ -93,7 +93,7 @@ def _prepare(folder, name):
 
 READERS = {  # by the ending of a file that they take
     "prepare": (_prepare, "nii"),
-    "find": (lambda folder, name: inputs.xrays(folder, folder / "out"), "png"),
+    "find": (lambda folder, name: inputs.xray_pictures(folder, folder / "out"), "png"),
     "masks": (lambda folder, name: inputs.label_masks(folder, folder / "out"), "npy"),
     "pairs": (lambda folder, name: find_pairs(folder, folder), "png"),
     "dicom": (lambda folder, name: dicom.read_series(folder), "dcm"),

@@ -36,7 +36,8 @@ CLASSES = ("with_nodules", "clean")
 SALT = "lidc_masks"
 NAME = re.compile(
     r"(?P<patient>\w[\w.-]*?)_((?P<slice>slice)|(?P<mask>combined|lung)_mask)_(?P<index>\d+)"
-    r"\.(?(mask)(npy|png)|png)"
+    r"\.(?(mask)(npy|png)|png)",
+    re.IGNORECASE,
 )
 
 
@@ -129,7 +130,8 @@ def find(source, config):
     if "val" in splits:
         splits["validation"] = splits.pop("val")
     splits, notes = split(splits, config, SALT)
-    return Found(splits, folder.fingerprint, notes, Names(config.patient_pattern))
+    names = Names(config.patient_pattern)
+    return Found(splits, folder.fingerprint, notes, folder.account(), names)
 
 
 def _check_each_slice_once(root, items):
@@ -156,7 +158,7 @@ def _pairs(folder, class_folder, pattern):
                 "or PATIENT_combined_mask_0001.npy: rename or remove it"
             )
         name = folder.add(entry)
-        table = masks[match["mask"]] if match["mask"] else slices
+        table = masks[match["mask"].lower()] if match["mask"] else slices
         key = match["patient"], int(match["index"])
         if key in table:
             raise DataError(f"{entry.path} and {folder.root / table[key]} are the same: remove one")

@@ -28,14 +28,18 @@ from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.label_values import numbered
 from jax_pix2pix.imaging.planes import stored_image, stored_labels, stored_spacing_mm
-from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_labels
+from jax_pix2pix.imaging.volume_file import read_ct, read_geometry, read_labels, without_ending
 
 TUMOUR = 2  # 1 is liver
 REGIONS = {"liver, with its tumours": (1, TUMOUR)}
 SALT = "liver_ct"
 LAYOUTS = {  # patterns of "folder/file"
-    "LiTS": re.compile(r"[^/]*/((?P<labels>segmentation)|volume)-(?P<number>\d+)\.nii(\.gz)?"),
-    "MSD": re.compile(r"((?P<labels>labels)|images)Tr/liver_(?P<number>\d+)\.nii(\.gz)?"),
+    "LiTS": re.compile(
+        r"[^/]*/((?P<labels>segmentation)|volume)-(?P<number>\d+)\.nii(\.gz)?", re.IGNORECASE
+    ),
+    "MSD": re.compile(
+        r"((?P<labels>labels)|images)Tr/liver_(?P<number>\d+)\.nii(\.gz)?", re.IGNORECASE
+    ),
 }
 OBLIQUE_DEGREES = 1.0  # a larger tilt is reported
 
@@ -149,7 +153,7 @@ def find(source, config):
     notes = [*notes, *geometry.notes(grids)]
     if oblique:
         notes = [*notes, builder.note_oblique(oblique)]
-    return Found(splits, folder.fingerprint, notes)
+    return Found(splits, folder.fingerprint, notes, folder.account(refuse_series=True))
 
 
 def _split(planes, config):
@@ -193,8 +197,7 @@ def _pairs(folder):
             f"{folder.root} holds LiTS and task 3 of the MSD, which are the same patients: keep one"
         )
     return [
-        (Path(images[key]).name.partition(".nii")[0], images[key], labels[key])
-        for key in sorted(images)
+        (without_ending(Path(images[key]).name), images[key], labels[key]) for key in sorted(images)
     ]
 
 

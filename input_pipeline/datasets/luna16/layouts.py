@@ -49,6 +49,7 @@ def find_series(folder, with_masks):
         if is_mask and not with_masks:
             continue
         table, name = masks if is_mask else volumes, without_ending(entry.name)
+        name = name.casefold() if is_mask else name
         if name in table:
             raise DataError(
                 f"{entry.path} and {folder.root / table[name][0]} are the same series: remove one"
@@ -59,13 +60,14 @@ def find_series(folder, with_masks):
             f"{folder.root} holds no volume ({', '.join(ENDINGS)}): --source must hold LUNA16's "
             "subset0 to subset9, or other chest CT"
         )
-    if with_masks and (missing := sorted(volumes.keys() - masks.keys())):
+    missing = sorted(name for name in volumes if name.casefold() not in masks)
+    if with_masks and missing:
         raise DataError(
             f"{folder.root / volumes[missing[0]][0]} has no lung mask: add {MASKS}/{missing[0]}.mhd"
         )
     patients = _patients(folder, volumes)
     return [
-        Series(patients[name], name, path, _subset(parents), masks.get(name, ("",))[0])
+        Series(patients[name], name, path, _subset(parents), masks.get(name.casefold(), ("",))[0])
         for name, (path, parents) in sorted(volumes.items())
     ]
 
@@ -157,14 +159,12 @@ def _hold_out(patients, fraction):
 
 def _patients(folder, volumes):
     """{series: patient} from the table; without a table each series is a patient."""
-    path = folder.root / TABLE
+    path = folder.named(TABLE)
     if not path.exists():
         return {name: name for name in volumes}
     folder.add(path)
     found = {}
-    for number, row in enumerate(
-        read_table(path, ("seriesuid", "patient"), "seriesuid,patient"), 2
-    ):
+    for number, row in read_table(path, ("seriesuid", "patient"), "seriesuid,patient"):
         if found.setdefault(row["seriesuid"], row["patient"]) != row["patient"]:
             raise DataError(
                 f"{path} gives {row['seriesuid']} a second patient in line {number}: keep one"

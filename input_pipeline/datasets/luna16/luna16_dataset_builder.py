@@ -117,9 +117,10 @@ def find(source, config):
         notes = [*notes, builder.note_oblique(oblique)]
     planes = {name: _planes(chosen, config) for name, chosen in splits.items()}
     names = None
-    if not (folder.root / layouts.TABLE).exists():
+    if not folder.named(layouts.TABLE).exists():
         names = Names(settled_by=f"say who is who in {layouts.TABLE}, columns seriesuid,patient")
-    return Found(planes, folder.fingerprint, notes, names)
+    account = folder.account(refuse_series=True)
+    return Found(planes, folder.fingerprint, notes, account, names)
 
 
 def _planes(found, config):

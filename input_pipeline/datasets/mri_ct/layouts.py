@@ -1,6 +1,6 @@
 """The layouts of pairs of a source, MR or cone beam CT, and a CT on disk. No TensorFlow.
 
-Pictures, PNG or JPEG, whose names are equal without ending: the source in A, the CT in B:
+Pictures, PNG, JPEG or TIFF, whose names are equal without ending: the source in A, the CT in B:
 
     trainA/ trainB/ [valA/ valB/] [testA/ testB/]
     A/ B/                           or A/train/ B/train/ [A/val/ B/val/] [A/test/ B/test/]
@@ -37,7 +37,9 @@ COLUMNS = ("patient", "source", "ct")
 # A folder with such a name is a study, 2024-03-01 or 20240301_120000 for instance.
 DATE = re.compile(r"(19|20)\d\d[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])([-_.T ].*)?")
 INNER, OUTER = r"(?:.*/)?([^/]+)/[^/]+", r"(?:.*/)?([^/]+)/[^/]+/[^/]+"  # patterns of the patient
-VOLUME = re.compile(f"(?P<what>{'|'.join(MODALITIES)}|mask)({'|'.join(map(re.escape, ENDINGS))})")
+VOLUME = re.compile(
+    f"(?P<what>{'|'.join(MODALITIES)}|mask)({'|'.join(map(re.escape, ENDINGS))})", re.IGNORECASE
+)
 
 
 class Pictures(NamedTuple):
@@ -120,35 +122,39 @@ def _pictures(folder, source_place, ct_place, *without_splits):
             raise DataError(f"{path} has no partner in {other}/: add it or remove the file")
         if not table:
             raise DataError(f"{folder.root / sources} holds no pictures: add some")
-        pairs[split] = [Pictures(stem, name, others[stem]) for stem, name in table.items()]
+        pairs[split] = [
+            Pictures(Path(name).stem, name, others[stem]) for stem, name in table.items()
+        ]
     return pairs
 
 
 def _stems(folder, place):
-    """{name without ending: name} of a folder's pictures."""
+    """{name without ending, whatever its case: name} of a folder's pictures."""
     if not (folder.root / place).is_dir():
         raise DataError(f"{folder.root / place} is not a folder: the layout needs it")
     table = {}
     for entry in folder.entries(folder.root / place):
         match = PICTURE.fullmatch(entry.name)
         if not match:
-            raise DataError(f"{entry.path} is not called NAME.png or .jpg: convert or remove it")
-        name = folder.add(entry)
-        if match["stem"] in table:
             raise DataError(
-                f"{entry.path} and {folder.root / table[match['stem']]} have the same name: "
-                "remove one"
+                f"{entry.path} is not called NAME.png, .jpg or .tif: convert or remove it"
             )
-        table[match["stem"]] = name
+        name = folder.add(entry)
+        stem = match["stem"].casefold()
+        if stem in table:
+            raise DataError(
+                f"{entry.path} and {folder.root / table[stem]} have the same name: remove one"
+            )
+        table[stem] = name
     return table
 
 
 def _from_table(folder, *_):
-    path = folder.root / TABLE
+    path = folder.named(TABLE)
     folder.add(path)
     pairs = []
     rows = read_table(path, COLUMNS, "patient,source,ct or patient,source,ct,mask", ["mask"])
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         fields = {key: row.get(key, "") for key in (*COLUMNS, "mask")}
         names = {}
         for column in ("source", "ct", "mask"):
@@ -214,11 +220,10 @@ def _patients(folder, path, modality):
         if entry.is_dir(follow_symlinks=False):  # a link's target is found in its own place
             yield from _patients(folder, entry.path, modality)
         elif match := VOLUME.fullmatch(entry.name):
-            if match["what"] in files:
-                raise DataError(
-                    f"{entry.path} and {files[match['what']].path} are the same: remove one"
-                )
-            files[match["what"]] = entry
+            what = match["what"].lower()
+            if what in files:
+                raise DataError(f"{entry.path} and {files[what].path} are the same: remove one")
+            files[what] = entry
     if not files.keys() & set(MODALITIES):
         return
     for what in dict.fromkeys((modality, "ct")):
@@ -264,9 +269,14 @@ def _has_pictures(root):
     )
 
 
+def has_table(root):
+    """Whether there is a table, whatever the case of its name."""
+    return any(name.lower() == TABLE for name in os.listdir(root))
+
+
 def _has_volumes(root):
     """Whether there are volumes and no table, which would take precedence."""
-    return not (root / TABLE).exists() and any(
+    return not has_table(root) and any(
         VOLUME.fullmatch(name) for *_, names in os.walk(root) for name in names
     )
 
@@ -275,6 +285,6 @@ LAYOUTS = {  # (whether a root has the layout, what lists such a SourceFolder)
     "trainA and trainB": (_has("trainA", "trainB"), _train_a),
     "A and B": (_has("A", "B"), _a_b),
     "pictures side by side": (_has_pictures, _side_by_side),
-    TABLE: (lambda root: (root / TABLE).is_file(), _from_table),
+    TABLE: (has_table, _from_table),
     "folders of patients": (_has_volumes, _by_folder),
 }

@@ -43,7 +43,7 @@ from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import mr_pictures, mr_volumes
 from jax_pix2pix.imaging.planes import PLANES
-from jax_pix2pix.runs.workdir_files import MASKS_NOTE
+from jax_pix2pix.runs.workdir_files import MASKS_NOTE, SOURCES_NOTE
 
 SALT = "mri_ct"
 OBLIQUE_DEGREES = 1.0  # a larger tilt is reported
@@ -144,9 +144,13 @@ def find(source, config):
     for name, planes in given.items():
         if not planes:
             raise DataError(f"{folder.root} holds no picture of {name} with a body: add some")
+    if given.keys() == {"train"}:
+        folder.check_three(given["train"], "slices that show a body")
     splits, notes = _split(folder.root, given, config)
     notes += _same_numbers(given)
     notes += geometry.notes(grids)
+    volumes = isinstance(pairs["train"][0], layouts.Volumes)
+    notes.append(f"{SOURCES_NOTE}{'volumes' if volumes else 'pictures'}")
     masked = sum(isinstance(pair, layouts.Volumes) and bool(pair.mask) for pair in pairs["train"])
     if masked:
         notes.append(f"{MASKS_NOTE}: {masked} of {len(pairs['train'])}")
@@ -157,7 +161,9 @@ def find(source, config):
     if blank:
         notes.append(f"{blank} pictures that show no body are left out")
     names = _names(pairs["train"], folder.root, config.patient_pattern)
-    return Found(splits, folder.fingerprint, notes, names)
+    by_folder = volumes and not layouts.has_table(folder.root)  # a table names whom it means
+    account = folder.account(refuse_series=by_folder)
+    return Found(splits, folder.fingerprint, notes, account, names)
 
 
 def _planes(root, pairs, config):

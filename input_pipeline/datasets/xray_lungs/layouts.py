@@ -1,12 +1,16 @@
 """The layouts of published sets of chest X-rays with lung masks on disk. No TensorFlow.
 
-Nothing is decoded. Anything beside the folders of a layout is ignored.
+Images are PNG, JPEG, TIFF or DICOM, masks any picture. Nothing is decoded. Anything beside the
+folders of a layout is passed over.
 """
 
 import os
 from typing import NamedTuple
 
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.folder_files import BY_ENDING, DICOM, JSRT, PICTURE, kind_of
+
+IMAGES, MASKS = (PICTURE, DICOM), (PICTURE,)
 
 
 class Xray(NamedTuple):
@@ -18,7 +22,7 @@ def find_xrays(folder):
     """Recognises the layout of a source folder and pairs its images with their masks.
 
     Returns:
-        (name of the layout, {stem: Xray}, number of images left out because they have no mask).
+        (name of the layout, [Xray], number of images left out because they have no mask).
 
     Raises:
         DataError: none or several layouts fit; a file is misnamed, unpaired, empty or a link to
@@ -39,18 +43,18 @@ def find_xrays(folder):
     return name, xrays, left_out
 
 
-# One function per layout, which returns ({stem: Xray}, number of images left out).
+# One function per layout, which returns ([Xray], number of images left out).
 
 
 def _img_mask(folder):
-    images = _files(folder, folder.root / "img", ".png")
-    return _paired(folder, images, {"mask": _files(folder, folder.root / "mask", ".png")}), 0
+    images = _files(folder, folder.root / "img", IMAGES)
+    return _paired(folder, images, {"mask": _files(folder, folder.root / "mask", MASKS)}), 0
 
 
 def _montgomery(folder):
-    images = _files(folder, folder.root / "CXR_png", ".png")
+    images = _files(folder, folder.root / "CXR_png", IMAGES)
     masks = {
-        f"{side} mask": _files(folder, folder.root / "ManualMask" / f"{side}Mask", ".png")
+        f"{side} mask": _files(folder, folder.root / "ManualMask" / f"{side}Mask", MASKS)
         for side in ("left", "right")
     }
     return _paired(folder, images, masks), 0
@@ -58,8 +62,8 @@ def _montgomery(folder):
 
 def _shenzhen(folder):
     """Shenzhen: 566 of its 662 images have a mask."""
-    images = _files(folder, folder.root / "CXR_png", ".png")
-    masks = _files(folder, folder.root / "mask", ".png", tail="_mask")
+    images = _files(folder, folder.root / "CXR_png", IMAGES)
+    masks = _files(folder, folder.root / "mask", MASKS, tail="_mask")
     with_mask = {stem: name for stem, name in images.items() if stem in masks}
     return _paired(folder, with_mask, {"mask": masks}), len(images) - len(with_mask)
 
@@ -67,14 +71,14 @@ def _shenzhen(folder):
 def _jsrt(folder):
     images, masks = {}, {"left mask": {}, "right mask": {}}
     for place in _img_folders(folder.root):
-        images = _files(folder, place, ".img", images, others=True)
+        images = _files(folder, place, (JSRT,), images, others=True)
     for archive in ("", "scratch"):  # SCR's archive unpacks into "scratch"
         for fold in ("", "fold1/masks", "fold2/masks"):
             for side in ("left", "right"):
                 for space in (" ", "_"):
                     place = folder.root / archive / fold / f"{side}{space}lung"
                     if place.is_dir():
-                        _files(folder, place, ".gif", masks[f"{side} mask"])
+                        _files(folder, place, MASKS, masks[f"{side} mask"])
     return _paired(folder, images, masks), 0
 
 
@@ -100,11 +104,12 @@ LAYOUTS = {  # (whether a root has the layout, what lists such a SourceFolder)
 }
 
 
-def _files(folder, place, ending, table=None, tail="", others=False):
-    """Adds a folder's files, called NAME<tail><ending>, to a table {NAME: file's name}.
+def _files(folder, place, kinds, table=None, tail="", others=False):
+    """Adds a folder's files, called NAME<tail>.ending, to a table {NAME, whatever its case: name}.
 
     Args:
-        others: whether there may be other files, which are ignored.
+        kinds: of `folder_files`, that the files are.
+        others: whether there may be other files, which are passed over.
 
     Returns:
         The table, a new one if None was given.
@@ -113,13 +118,12 @@ def _files(folder, place, ending, table=None, tail="", others=False):
     if not place.is_dir():
         raise DataError(f"{place} is not a folder: the layout needs it")
     for entry in folder.entries(place):
-        stem, dotted = os.path.splitext(entry.name)
-        if dotted.lower() != ending or not stem.removesuffix(tail) or not stem.endswith(tail):
+        kind, stem = kind_of(entry.path)[0], stem_of(entry.name).casefold()
+        if kind not in kinds or not stem.removesuffix(tail) or not stem.endswith(tail):
             if others:
                 continue
-            raise DataError(
-                f"{entry.path} is not called NAME{tail}{ending}: rename, convert or remove it"
-            )
+            wanted = f"NAME{tail}.png" + ", .jpg, .tif or DICOM" * (DICOM in kinds)
+            raise DataError(f"{entry.path} is not called {wanted}: rename, convert or remove it")
         stem, name = stem.removesuffix(tail), folder.add(entry)
         if stem in table:
             raise DataError(
@@ -129,14 +133,20 @@ def _files(folder, place, ending, table=None, tail="", others=False):
     return table
 
 
+def stem_of(name):
+    """The name of an image without its folder and ending; DICOM files may have no ending."""
+    name = os.path.basename(name)
+    stem, ending = os.path.splitext(name)
+    return stem if ending.lower() in BY_ENDING else name
+
+
 def _paired(folder, images, masks):
-    """{stem: Xray} from a table of images and {mask's kind: table of masks}, of equal stems."""
+    """[Xray] from a table of images and {mask's kind: table of masks}, of equal stems."""
     for what, table in masks.items():
         for stem in sorted(images.keys() ^ table.keys()):
             missing = what if stem in images else "image"
             path = folder.root / (images | table)[stem]
             raise DataError(f"{path} has no {missing}: add the {missing} or remove the file")
-    return {
-        stem: Xray(name, tuple(table[stem] for table in masks.values()))
-        for stem, name in images.items()
-    }
+    return [
+        Xray(name, tuple(table[stem] for table in masks.values())) for stem, name in images.items()
+    ]

@@ -2,7 +2,7 @@
 
 The source folder has one of four layouts, which is recognised:
 
-    img/NAME.png                            mask/NAME.png
+    img/NAME.png (.jpg, .tif, DICOM)        mask/NAME.png
     CXR_png/NAME.png                        ManualMask/{leftMask,rightMask}/NAME.png    Montgomery
     CXR_png/NAME.png                        mask/NAME_mask.png                          Shenzhen
     NAME.IMG                                fold{1,2}/masks/{left,right} lung/NAME.gif  JSRT, SCR
@@ -10,10 +10,14 @@ The source folder has one of four layouts, which is recognised:
 Images of Shenzhen without a mask are left out. JSRT's images may be in All247images/ and SCR's
 masks in scratch/, as their archives unpack, or in left_lung/ and right_lung/.
 
-PNGs are 8-bit grey or colour. 16-bit ones are refused, because the file does not say which part of
-their range holds the picture. JSRT's 12-bit values rise with the film's blackness, so its lungs are
-bright. They are inverted, so that bone is white as in the other sets, and scaled to 8 bits. A
-mask's values above 127 are lung. The masks of both lungs are united.
+Images may be PNG, JPEG, TIFF or DICOM (CR, DX), 8-bit grey or colour, or 16-bit grey; what the
+name of a picture ends in decides nothing. DICOM is shown by its first window, and MONOCHROME1 is
+inverted. Where there is no window, and in pictures of 16 bits, the percentiles 0.5 and 99.5 of the
+image become black and white. The tag of orientation that cameras and viewers write turns image and
+mask, each by its own. Notes in the record tell which of these the source has. JSRT's
+12-bit values rise with the film's blackness, so its lungs are bright. They are inverted, so that
+bone is white as in the other sets, and scaled to 8 bits. A mask's values above 127 are lung. The
+masks of both lungs are united.
 
 X-rays are resized to stored_size x stored_size: the image bilinearly with antialiasing, the mask to
 the nearest pixel. An X-ray that is not square is stretched, as in the published system. Stretching
@@ -26,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.datasets.xray_lungs.layouts import find_xrays
+from input_pipeline.datasets.xray_lungs.layouts import find_xrays, stem_of
 from input_pipeline.preparation import builder
 from input_pipeline.preparation.builder import Found, Pixels
 from input_pipeline.preparation.pairs import Pair
@@ -36,7 +40,7 @@ from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.safe_io import check_same_size, read_binary_mask
 from jax_pix2pix.imaging.slices import resize
-from jax_pix2pix.imaging.xrays import read_xray, stored_image
+from jax_pix2pix.imaging.xrays import read_xray, reading_notes, stored_image
 
 SALT = "xray_lungs"
 VIEW = re.compile(r".*_view_(\d+)")  # of several pictures of one patient
@@ -90,7 +94,7 @@ class Builder(builder.Builder):
         config = self.builder_config
         size = config.stored_size
         path = source / item.file_name
-        image = read_xray(path, config.source_channels)
+        image = read_xray(path, config.source_channels).pixels
         mask = np.zeros((size, size), np.uint8)
         for name in item.mask_names:
             part = read_binary_mask(source / name)
@@ -121,14 +125,17 @@ def find(source, config):
     folder = SourceFolder(source)
     layout, xrays, left_out = find_xrays(folder)
     items = []
-    for stem, xray in xrays.items():
+    for xray in xrays:
+        stem = stem_of(xray.file_name)
         match = re.match(config.patient_pattern, stem)
         patient = patient_of(match, config.patient_pattern, folder.root / xray.file_name)
         view = VIEW.fullmatch(stem)
         items.append(Image(patient, int(view[1]) if view else 0, layout, *xray))
     items.sort()
+    folder.check_three(items, "X-rays with masks")
     splits, notes = split({"train": items}, config, SALT)
     if left_out:
         notes.append(f"{left_out} images without a mask are left out")
+    notes += reading_notes([folder.root / item.file_name for item in items])
     names = Names(config.patient_pattern) if layout in NAMED_BY_US else None
-    return Found(splits, folder.fingerprint, notes, names)
+    return Found(splits, folder.fingerprint, notes, folder.account(), names)

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import hounsfield
+from jax_pix2pix.imaging.folder_files import DICOM_ENDINGS, no_candidate
 from jax_pix2pix.imaging.formats.dicom_elements import (
     ACQUISITION,
     DESCRIPTION,
@@ -64,8 +65,26 @@ def read_series(folder, series=""):
             sheared by a tilted gantry, or lie at unequal distances, because one is missing or there
             twice; or `hounsfield.check_hu` refuses the values.
     """
+    volume = _stacked(folder, series)
+    return Volume(hounsfield.as_hu(volume.values, folder), volume.geometry)
+
+
+def read_labels(folder):
+    """Reads a mask that is stored as a series, as `read_series` does. -> Volume of uint8.
+
+    Raises:
+        DataError: as `read_series`, or a value is not in [0, 255].
+    """
+    volume = _stacked(folder)
+    if volume.values.min() < 0 or volume.values.max() > 255:
+        raise DataError(f"{folder} holds values outside [0, 255]: give a mask")
+    return Volume(volume.values.astype(np.uint8), volume.geometry)
+
+
+def _stacked(folder, series=""):
+    """The Volume of int16 of a series, as its rescaled numbers are."""
     told = _of_one_series(folder, _told(folder), series.partition("/")[0])
-    with _no_warnings(), tempfile.TemporaryDirectory() as copies:
+    with no_warnings(), tempfile.TemporaryDirectory() as copies:
         copy = Path(copies, "slice.dcm")
         slices = [_Slice(path, texts, copy) for path, texts in told.items()]
         slices = _of_one_volume(folder, slices, series)
@@ -75,12 +94,11 @@ def read_series(folder, series=""):
         for value, one in zip(values, slices, strict=True):
             value[...] = one.hu()
     # NIfTI counts the axes from columns to slices.
-    values = np.ascontiguousarray(geometry.to_pictures(values.transpose()))
-    return Volume(hounsfield.as_hu(values, folder), geometry)
+    return Volume(np.ascontiguousarray(geometry.to_pictures(values.transpose())), geometry)
 
 
 @contextlib.contextmanager
-def _no_warnings():
+def no_warnings():
     """Keeps ITK from printing what is a DataError here, and about files that are not DICOM."""
     before = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -91,16 +109,16 @@ def _no_warnings():
 
 
 def _files(folder):
-    """Finds the DICOM files of a folder; those that are hidden and a DICOMDIR are none."""
+    """Finds the DICOM files of a folder, among those that `folder_files` takes for candidates."""
     found = []
     for path in sorted(Path(folder).glob("*")):
-        if path.name == "DICOMDIR" or path.name[0] == "." or not path.is_file():
+        if no_candidate(path.name) or not path.is_file():
             continue
-        with _of_a_slice(path):
+        with of_a_file(path):
             if is_dicom(path, folder):
                 check_name(str(path))
                 found.append(path)
-            elif not path.stat().st_size or path.suffix.lower() == ".dcm":
+            elif not path.stat().st_size or path.suffix.lower() in DICOM_ENDINGS:
                 raise ValueError("empty, or it does not begin as DICOM does")
     if not found:
         raise DataError(f"{folder} holds no DICOM series: give the folder that its slices lie in")
@@ -111,7 +129,7 @@ def _told(folder):
     """Reads which volume each file belongs to: {path: {tag: text}}."""
     told = {}
     for path in _files(folder):
-        with _of_a_slice(path):
+        with of_a_file(path):
             told[path] = membership(path, path.parent)
     return told
 
@@ -168,16 +186,17 @@ def _choice(folder, counts, wanted):
 
 
 @contextlib.contextmanager
-def _of_a_slice(path):
+def of_a_file(path, kind="a DICOM slice"):
+    """Raises errors of a block that reads a DICOM file as a DataError that names it."""
     try:
         yield
     except DataError:
         raise
     except (OSError, ValueError) as error:
-        raise unreadable(path, "a DICOM slice", error) from error
+        raise unreadable(path, kind, error) from error
     except RuntimeError as error:
         # ITK's text has many lines; the last one tells what happened.
-        raise unreadable(path, "a DICOM slice", str(error).splitlines()[-1]) from error
+        raise unreadable(path, kind, str(error).splitlines()[-1]) from error
 
 
 class _Slice:
@@ -224,7 +243,7 @@ class _Slice:
         return hounsfield.rounded(self.path, hu).astype(np.int16)
 
     def _read(self, read):
-        with _of_a_slice(self.path):
+        with of_a_file(self.path):
             self._copy.write_bytes(plain_slice(self.path, self.path.parent))
             return read()
 

@@ -46,14 +46,33 @@ COPIED = {  # in the order of a file: names, place in the patient, and how pixel
     (0x0028, 0x0103): b"US", (0x0028, 0x0120): b"US", (0x0028, 0x0121): b"US",
     (0x0028, 0x1052): b"DS", (0x0028, 0x1053): b"DS",
 }  # fmt: skip
+SHOWN = {(0x0028, 0x1050): b"DS", (0x0028, 0x1051): b"DS", (0x0028, 0x1056): b"CS"}  # the window
+# The first elements that files have in these groups, in which all files begin.
+FIRST = {0x0002: range(2), 0x0008: (0x0000, 0x0001, 0x0005, 0x0006, 0x0008, 0x0012, 0x0016, 0x0018)}
 # The pixels, as they are stored and twice as ITK and NumPy hold them in float64.
 HELD = (np.uint32, np.float64, np.float64, np.float64)
 
 
 def is_dicom(path, below=None):
-    """Tells whether a regular file begins as DICOM files do."""
+    """Tells whether a regular file begins as DICOM files do: with a preamble or, as older programs
+    write them, with the first element of group 2 or 8."""
     with open_to_read(path, below) as file:
-        return file.read(PREAMBLE)[PREAMBLE - 4 :] == b"DICM"
+        begin = file.read(PREAMBLE)
+        return begin[PREAMBLE - 4 :] == b"DICM" or _begins_raw(begin, _size(file))
+
+
+def _begins_raw(begin, size):
+    """Tells whether the first bytes of a file are an element as `FIRST` has them, and its length
+    is one that it may have."""
+    if len(begin) < 8:
+        return False
+    group, element = struct.unpack("<HH", begin[:4])
+    if element not in FIRST.get(group, ()):
+        return False
+    if begin[4:6] in SHORT:
+        return struct.unpack("<H", begin[6:8])[0] <= min(MAX_TEXT, size)
+    explicit = begin[4:6] in LONG and begin[6:8] == b"\0\0"
+    return explicit or struct.unpack("<I", begin[4:8])[0] <= min(MAX_TEXT, size)
 
 
 def membership(path, below=None):
@@ -78,7 +97,7 @@ def plain_slice(path, below=None):
     """Makes a file of the one slice that a DICOM file holds, for GDCM to read.
 
     Args:
-        path: of a file with a preamble.
+        path: of a file that `is_dicom`.
         below: as for `safe_files.open_to_read`.
 
     Returns:
@@ -89,11 +108,27 @@ def plain_slice(path, below=None):
         DataError: it holds no single slice of numbers, or too large a one.
         OSError: it cannot be opened.
     """
+    return plain_image(path, below)[1]
+
+
+def plain_image(path, below=None, instead=None):
+    """Makes the file of `plain_slice`, and tells what the original says.
+
+    Args:
+        instead: {tag of COPIED: value} that the file gets in place of its own.
+
+    Returns:
+        ({tag of COPIED or SHOWN: bytes, or a number of 16 bits}, bytes of the file).
+
+    Raises:
+        As `plain_slice`.
+    """
     with open_to_read(path, below) as file:
         meta, syntax = _meta(file)
         elements = _Elements(_inflated(file) if syntax == DEFLATED else file, syntax)
-        found = {tag: elements.value(length) for tag, length in elements if tag in COPIED}
-        for tag in (tag for tag in found if COPIED[tag] == b"US"):
+        kinds = COPIED | SHOWN
+        found = {tag: elements.value(length) for tag, length in elements if tag in kinds}
+        for tag in (tag for tag in found if kinds[tag] == b"US"):
             found[tag] = elements.number(found[tag])
         if found.get(MODALITY, b"").strip(b"\0 ") == b"CT" and PHOTOMETRIC in found:
             # MONOCHROME1 is a wish of how to show HU (PS3.3, C.7.6.3.1.2), but ITK inverts them.
@@ -115,12 +150,13 @@ def plain_slice(path, below=None):
             pixels = _element(PIXELS, b"OW", elements.native(rows * columns * bits // 8, bits))
     head = b"".join(_element(tag, b"UI", meta[tag]) for tag in META if tag in meta)
     length = _element((0x0002, 0), b"UL", struct.pack("<I", len(head)))
+    written = found | (instead or {})
     body = [
-        _element(tag, kind, found[tag])
+        _element(tag, kind, written[tag])
         for tag, kind in COPIED.items()
-        if found.get(tag) not in (None, b"")
+        if written.get(tag) not in (None, b"")
     ]
-    return b"".join([bytes(PREAMBLE - 4), b"DICM", length, head, *body, pixels])
+    return found, b"".join([bytes(PREAMBLE - 4), b"DICM", length, head, *body, pixels])
 
 
 class _Elements:
@@ -226,9 +262,14 @@ class _Elements:
 
 
 def _meta(file):
-    """Reads ({tag: value} of META, transfer syntax); leaves the file after group 2."""
-    file.seek(PREAMBLE)
-    meta, size = {SYNTAX: IMPLICIT.encode()}, _size(file)
+    """Reads ({tag: value} of META, transfer syntax); leaves the file after group 2.
+
+    Without a syntax, which a file without group 2 has not, its first element tells whether kinds
+    are stated.
+    """
+    if file.read(PREAMBLE)[PREAMBLE - 4 :] != b"DICM":
+        file.seek(0)
+    meta, size = {}, _size(file)
     while True:
         header = file.read(8)
         if len(header) < 8 or header[:2] != b"\x02\0":
@@ -242,6 +283,9 @@ def _meta(file):
         file.seek(length - len(value), os.SEEK_CUR)
         if tag in META:
             meta[tag] = value.rstrip(b"\0 ")
+    if SYNTAX not in meta:
+        stated = header[4:6] in SHORT or header[4:6] in LONG
+        meta[SYNTAX] = (EXPLICIT if stated else IMPLICIT).encode()
     syntax = meta[SYNTAX].decode("latin-1")
     if syntax not in (IMPLICIT, EXPLICIT, BIG_ENDIAN, DEFLATED, *ENCAPSULATED):
         raise ValueError(f"its transfer syntax {syntax[:64]!a} is not known, save it uncompressed")
@@ -261,6 +305,7 @@ def _inflated(file):
 
 
 def _size(file):
+    """Bytes of a file, whose place stays."""
     place = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(place)

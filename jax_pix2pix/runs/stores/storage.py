@@ -19,7 +19,8 @@ from typing import Any
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.logs.messages import messages
 from jax_pix2pix.runs.stores import object_names, store_errors
-from jax_pix2pix.safety import named_files, safe_files
+from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.paths import expanded
 from jax_pix2pix.safety.redaction import redacted, redacted_value
 
 SCHEMES = ("gs", "s3", "file", "memory")  # the last two are for tests
@@ -73,7 +74,7 @@ def cache_folder(url):
 
 def local_folder(data_dir):
     """Where prepared data is read and written: data_dir, or the local copy of a store's."""
-    return cache_folder(data_dir) if is_remote(data_dir) else Path(named_files.with_home(data_dir))
+    return cache_folder(data_dir) if is_remote(data_dir) else Path(expanded(data_dir))
 
 
 class Store:

@@ -273,8 +273,9 @@ def two_of_a_name(source):
 
 
 def another_file(source):
-    (source / "trainA" / "notes.txt").write_text("x")
-    return source / "trainA" / "notes.txt", "is not called NAME.png"
+    (source / "trainA" / "notes.txt").write_text("x")  # is passed over
+    (source / "trainA" / "a.bmp").write_text("x")
+    return source / "trainA" / "a.bmp", "is not called NAME.png"
 
 
 def other_size(source):

@@ -13,6 +13,8 @@ from configs import liver, xray_lungs
 from input_pipeline.datasets.xray_lungs.xray_lungs_dataset_builder import Config, find
 from input_pipeline.prepare import options_of, prepare
 from jax_pix2pix.errors import DataError
+from jax_pix2pix.imaging.xrays import read_xray
+from tests.imaging.test_dicom import write_slice
 from tests.input_pipeline.conftest import read_split
 
 SIZE = 16
@@ -362,8 +364,8 @@ def empty_image(source):
 
 def other_ending(source):
     path, _ = first(source)
-    path.rename(path.with_suffix(".jpg"))
-    return path.with_suffix(".jpg"), "not called NAME.png"
+    path.rename(path.with_suffix(".bmp"))
+    return path.with_suffix(".bmp"), "not called NAME.png"
 
 
 def ending_in_another_case(source):
@@ -399,7 +401,7 @@ def two_images(source):
     for path in source.rglob("*.png"):
         if "0001" not in path.name:
             path.unlink()
-    return "example(s)", "cannot be split"
+    return f"{source} holds ", " X-rays with masks, and there are three splits"
 
 
 def not_an_image(source):
@@ -408,8 +410,9 @@ def not_an_image(source):
     return path, "cannot be read as a PNG"
 
 
-def deep_image(source):
-    path, _ = first(source)
+def deep_mask(source):
+    _, stem = first(source)
+    path = mask_paths(source, "img_mask", stem)[0]
     save(path, np.zeros((20, 24), np.uint16))
     return path, "16-bit"
 
@@ -442,7 +445,7 @@ BY_NAME = [
     ending_in_another_case, folder_among_images, link_outside, masks_outside,
     names_that_differ_in_case, two_images,
 ]  # fmt: skip
-BY_CONTENT = [not_an_image, deep_image, other_mask_size, classes_as_mask, coloured_mask]
+BY_CONTENT = [not_an_image, deep_mask, other_mask_size, classes_as_mask, coloured_mask]
 
 
 @pytest.mark.parametrize("spoil", [*BY_NAME, *BY_CONTENT], ids=lambda spoil: spoil.__name__)
@@ -550,3 +553,44 @@ def test_the_config_names_every_option(variant):
     assert options["patient_pattern"] == Config().patient_pattern
     for variant in ("", "as_published", "tumour", "quickstart"):
         assert options_of(liver.get_config(variant).data)["split_by"] in ("volume", "slice")
+
+
+def test_images_of_every_kind_are_used_and_the_rest_is_told(tmp_path, capfd):
+    source = write_layout(tmp_path / "source", "img_mask")
+    stems = STEMS["img_mask"]
+    whole = read_xray(source / "img" / f"{stems[0]}.png", 1).pixels
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    for stem, ending in zip(stems, ("jpg", "tif", "PNG", "", "jpg"), strict=False):
+        path = source / "img" / f"{stem}.png"
+        pixels = read_xray(path, 1).pixels
+        path.unlink()
+        other = path.with_name(stem + f".{ending}" * bool(ending))
+        mask = source / "mask" / f"{stem}.png"
+        mask.rename(mask.with_name(f"{stem.lower()}.png"))
+        if stem == stems[0]:  # the image lies on its side, its mask does not
+            Image.fromarray(np.rot90(pixels)).save(other, exif=tags, quality=100)
+        elif not ending:
+            write_slice(other, pixels.astype(np.int16), (0, 0, 0), modality="CR")
+        else:
+            deep = pixels.astype(np.uint16) * 256 if ending == "tif" else pixels
+            Image.fromarray(deep).save(other, format="png" if ending == "PNG" else None)
+    (source / "img" / "README").write_text("x")
+    (source / "notes.csv").write_text("x")
+    directory = prepared(source, tmp_path / "data")
+    found = {
+        os.path.basename(record["file_name"]): record["image"][..., 0]
+        for split in ("train", "validation", "test")
+        for record in read_split(directory, split)
+    }
+    assert len(found) == len(stems)
+    name = f"{stems[0]}.jpg"
+    np.testing.assert_allclose(found[name], resized(whole, "BILINEAR"), atol=3)
+    notes = json.loads((directory / "preparation.json").read_text())["notes"]
+    for told in ("1 DICOM: by their window", "1 of 16 bits: by", "1 turned upright by"):
+        assert any(note.startswith(told) for note in notes), told
+    out = capfd.readouterr().out
+    assert f"files of {source}: {2 * len(stems)} used, 2 passed over (2 a text or a table:" in out
+    rows = list(csv.reader((directory / "files.csv").read_text().splitlines()))
+    assert ["img/README", "passed over", "a text or a table"] in rows
+    assert [f"img/{name}", "used", ""] in rows and len(rows) == 1 + 2 * len(stems) + 2

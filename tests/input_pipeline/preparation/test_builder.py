@@ -74,7 +74,7 @@ def find(source, config):
             name = folder.add(entry)
             depth = len(np.load(entry.path, mmap_mode="r"))
             splits[split] += [Slice(Path(name).stem, k, "", name) for k in range(depth)]
-    return builder.Found(splits, folder.fingerprint, ["three folders"])
+    return builder.Found(splits, folder.fingerprint, ["three folders"], folder.account())
 
 
 @pytest.fixture

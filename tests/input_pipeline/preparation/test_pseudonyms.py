@@ -40,6 +40,7 @@ def _prepared(source, data_dir, table):
 
 
 def test_no_name_is_in_any_file(source, tmp_path, table):
+    (source / "train" / "Mustermann.txt").write_text("passed over")
     directory = _prepared(source, tmp_path / "data", table)
     everything = b"".join(
         os.fsencode(path) + (path.read_bytes() if path.is_file() else b"")
@@ -63,6 +64,9 @@ def test_no_name_is_in_any_file(source, tmp_path, table):
     }
     assert ("Doe-John", "train/clean/Doe-John_slice_0002.png") in back and len(back) == 7
     assert json.loads((directory / "preparation.json").read_text())["pseudonyms"]
+    files = (directory / "files.csv").read_text().splitlines()
+    (passed,) = [line.split(",")[0] for line in files if "passed over" in line]
+    assert known["files"][passed] == "train/Mustermann.txt"
 
 
 def test_one_file_gives_a_patient_one_pseudonym_everywhere(source, tmp_path, table):

@@ -1,5 +1,7 @@
 """What every command does with text that comes from elsewhere: flags, prints and errors."""
 
+import os
+
 import pytest
 
 from tests.commands import error_line, python
@@ -12,7 +14,7 @@ from launch.process import command
 flags.DEFINE_string("label", "", "")
 flags.DEFINE_list("labels", [], "")
 def main():
-    print("case a\\x1b[2J\\udcff Müller")
+    print("case a\\x1b[2J\\udcff Müller" + flags.FLAGS.label)
     print("\\r 5%|", file=sys.stderr)
     raise DataError("a\\x1b[2J\\u202eb\\udcff is damaged")
 command.run(main)
@@ -47,9 +49,9 @@ def test_a_file_of_flags_holds_none_either(tmp_path):
 
 
 def test_what_is_printed_acts_on_no_terminal():
-    code, out, err = _ended("--label=Müller")
+    code, out, err = _ended("--label=~/Müller")
     # The pipe is read as text, in which a return is the end of a line.
-    assert (code, out) == (1, "case a\\x1b[2J\\xff Müller\n")
+    assert (code, out) == (1, f"case a\\x1b[2J\\xff Müller{os.path.expanduser('~')}/Müller\n")
     assert err == "\n 5%|\n" + "error: a\\x1b[2J\\u202eb\\xff is damaged\n"
 
 
