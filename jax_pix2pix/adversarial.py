@@ -109,12 +109,13 @@ class System:
         """
         if self.fixed_noise:
             return self.fixed_noise(batch["index"][:, 0]), self.target(batch["source"])
-        varied = self.augmentation if key is not None else None
-        if varied:
-            batch = varied.move(jax.random.fold_in(key, 0), batch)
-        source, degrade = self.source(batch["source"]), self.degrade
-        if varied:
-            source = varied.recolour(jax.random.fold_in(key, 1), source)
+        augmentation, degrade = self.augmentation, self.degrade
+        if augmentation and key is not None:
+            batch = augmentation.move(jax.random.fold_in(key, 0), batch)
+            source = self.source(batch["source"])
+            source = augmentation.recolour(jax.random.fold_in(key, 1), source)
+        else:
+            source = self.source(batch["source"])
         if degrade and key is not None:
             source = degrade(key, source)
         elif degrade:

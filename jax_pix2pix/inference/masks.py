@@ -204,6 +204,7 @@ class ResizedCTMasks(_Masks):
         mc_dropout=None,
         threshold=None,
         largest_components=0,
+        fill_holes=False,
         spacing_mm=None,
         axes=None,
         geometry=None,
@@ -245,7 +246,7 @@ class ResizedCTMasks(_Masks):
             labels,
             back(deviation) if options[0] > 1 else None,
             options,
-            largest_components,
+            (largest_components, fill_holes),
             geometry=volume.geometry,
             source=hu,
         )

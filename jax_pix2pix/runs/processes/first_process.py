@@ -140,7 +140,7 @@ def arrays_of_first_process(tree, like) -> Any:
     return structure.unflatten(multihost_utils.broadcast_one_to_all(mine))
 
 
-def _meet(message, decide, seconds):
+def _meet(message, decide, seconds) -> Any:
     """Gives process 0 this process's message. -> its verdict, {"value"} or {"refusal"}.
 
     On process 0 that of a decide that raised holds its error as "raised" too.
@@ -156,7 +156,7 @@ def _meet(message, decide, seconds):
     )
 
 
-def meet(client, process, processes, key, message, decide, seconds):
+def meet(client, process, processes, key, message, decide, seconds) -> Any:
     """As `_meet`, with the coordinator's client and this process's place among the others."""
     end = time.monotonic() + seconds
 
