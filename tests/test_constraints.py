@@ -51,7 +51,8 @@ def test_no_installer_on_other_machines_goes_without_hashes():
     found = 0
     for path in files:
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        assert not re.search(r"\b(curl|wget)\b", text), path
+        fetched = re.search(r"\b(curl|wget)\b(?!.*metadata\.google\.internal)", text)
+        assert not fetched, path  # a machine's own metadata are no program
         for line in text.splitlines():
             if re.search(r"\bpip(\b.*)? install\b", line) and "echo" not in line:
                 found += 1

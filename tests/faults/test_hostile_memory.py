@@ -112,7 +112,8 @@ def test_volumes_that_become_large(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     voxels = np.zeros((40, 40, 40), np.int16)
-    save(source / "a.nii", voxels, srow_x=[50, 0, 0, 0], srow_y=[0, 50, 0, 0], srow_z=[0, 0, 50, 0])
+    rows = {"srow_x": [50, 0, 0, 0], "srow_y": [0, 50, 0, 0], "srow_z": [0, 0, 50, 0]}
+    save(source / "a.nii", voxels, **rows, qform_code=0, pixdim=[1, 50, 50, 50, 0, 0, 0, 0])
     config = luna16.Config(isotropic_mm=1.0)
     with pytest.raises(DataError, match=r"a\.nii has 2000 x 2000 x 2000 pixels, which take"):
         luna16.find(source, config)

@@ -24,7 +24,7 @@ def _at(*origin, spacing=(1, 1, 1)):
 
 
 def _volume(folder, affine, shape=LARGE, name="ct.nii", **fields):
-    values = np.zeros(shape, np.int16)
+    values = np.resize(np.int16([-1000, 40]), shape)  # air and tissue
     return save(folder / name, values, affine, **fields)
 
 

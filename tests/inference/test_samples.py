@@ -14,6 +14,7 @@ from input_pipeline import pipeline, prepared
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import volume_resizing
+from jax_pix2pix.imaging.geometry import NOTHING
 from jax_pix2pix.inference import samples
 from jax_pix2pix.inference.sampling import sample
 from jax_pix2pix.runs.workdir import load_run
@@ -170,7 +171,7 @@ def test_a_file_of_other_voxels_than_training_had(runs, tmp_path):
     sitk.WriteImage(image, str(tmp_path / "ct.mha"))
     config, *_ = _load(runs / "3d", 2)
     config.data.isotropic_mm = 2.0
-    read = samples._read(str(tmp_path / "ct.mha"), None, config, (9, 12, 15))
+    read = samples._read(str(tmp_path / "ct.mha"), None, NOTHING, config, (9, 12, 15))
     # The middles of pairs of voxels. With aligned corners nothing is left to resize then.
     places = [np.arange(9), np.arange(12) * 2 + 0.5, np.arange(15) * 2 + 0.5]
     expected = volume_resizing.linear(hu, places) / 1000
@@ -179,7 +180,7 @@ def test_a_file_of_other_voxels_than_training_had(runs, tmp_path):
 
     config.data.isotropic_mm, config.data.crops = 0.0, 2
     with pytest.raises(ConfigError, match="has 9 x 24 x 30 voxels, but this run learnt from crops"):
-        samples._read(str(tmp_path / "ct.mha"), None, config, (9, 12, 15))
+        samples._read(str(tmp_path / "ct.mha"), None, NOTHING, config, (9, 12, 15))
     same = samples._read(str(tmp_path / "ct.mha"), None, config, (9, 24, 30))
     np.testing.assert_allclose(same.image, hu / 1000, atol=1e-6)
 

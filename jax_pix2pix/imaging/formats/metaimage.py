@@ -22,9 +22,8 @@ from jax_pix2pix.imaging.formats.text_header import (
     numbers,
     shown,
 )
-from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
+from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume, writing
 from jax_pix2pix.imaging.geometry import settled
-from jax_pix2pix.safety.safe_files import writing
 
 TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",

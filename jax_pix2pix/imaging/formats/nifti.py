@@ -9,12 +9,12 @@ import nibabel as nib
 import numpy as np
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
+from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume, writing
 from jax_pix2pix.imaging.geometry import NOTHING, affine_of, by, settled, towards
 from jax_pix2pix.imaging.memory import DEFLATE_RATIO
 from jax_pix2pix.imaging.safe_io import unreadable
 from jax_pix2pix.imaging.volume import check_affine
-from jax_pix2pix.safety.safe_files import open_to_read, writing
+from jax_pix2pix.safety.safe_files import open_to_read
 
 HEADERS = {  # by the first field, the header's length; with the signature
     348: (nib.Nifti1Header, b"n+1"),

@@ -14,9 +14,8 @@ from jax_pix2pix.imaging.formats.text_header import (
     numbers,
     shown,
 )
-from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume
+from jax_pix2pix.imaging.formats.voxels import check_shape, to_volume, writing
 from jax_pix2pix.imaging.geometry import settled
-from jax_pix2pix.safety.safe_files import writing
 
 _NAMES = {
     "i1": ("signed char", "int8", "int8_t"),

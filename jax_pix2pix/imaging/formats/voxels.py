@@ -1,10 +1,13 @@
 """Checks the voxels of a file: their bytes and their values."""
 
+import os
+
 import numpy as np
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.memory import check_memory
 from jax_pix2pix.imaging.volume import Volume
+from jax_pix2pix.safety import safe_files
 
 # Beside the voxels as they are stored: the values, and two copies while a body mask is found, a
 # volume is resampled or its intensity scaled.
@@ -51,3 +54,8 @@ def to_intensity(path, plane):
     if np.isinf(plane).any():
         raise DataError(f"{path} holds voxels that are infinite or too large: correct them")
     return plane
+
+
+def writing(path):
+    """`safe_files.writing` that replaces a link of the user's own too, as its name may mislead."""
+    return safe_files.writing(path, os.path.dirname(os.fspath(path)) or os.curdir)

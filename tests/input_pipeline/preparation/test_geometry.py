@@ -25,7 +25,8 @@ STATED = np.array([[-0.8, 0, 0, 90], [0, -0.7, 0, 80], [0, 0, 2.5, -300], [0, 0,
 
 def _write(folder, number, affine):
     rng = np.random.default_rng(number)
-    ct = rng.integers(-1000, 1000, (SIDE, SIDE, 2)).astype(np.int16)
+    ct = np.full((SIDE, SIDE, 2), -1000, np.int16)
+    ct[5:120, 10:60] = rng.integers(0, 80, (115, 50, 2))  # a body, in which the liver lies
     labels = np.zeros(ct.shape, np.uint8)
     labels[10:99, 20:40] = 1
     save(folder / f"volume-{number}.nii", ct, affine)

@@ -140,7 +140,6 @@ OWN = {"train": items(3), "test": [Item("T1", 0), Item("T2", 0)]}
         (OWN | {"validation": [Item("V", 0)]}, {"test_patients": "P0"}, {"validation": {"V"}}),
         (OWN | {"validation": [Item("V", 0)]}, {"test_patients": "V"}, {"test": {"V"}}),
     ],
-    ids=str,
 )
 def test_named_patients_are_held_out(given, options, expected):
     splits, notes = split(given, config(**options), "salt")
