@@ -99,7 +99,7 @@ def _table(path, changed, size):
     del changed, size
     table = {}
     first_line = f"file_name and any of {', '.join(COLUMNS)}"
-    for row in read_table(path, ("file_name",), first_line, COLUMNS):
+    for _, row in read_table(path, ("file_name",), first_line, COLUMNS):
         name = row["file_name"]
         if name in table:
             raise DataError(f"{path} names {name} twice: keep one line")

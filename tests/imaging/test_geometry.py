@@ -143,7 +143,7 @@ def _two(path, sform, qform, shape=(40, 30, 20), qcode=1):
     header.set_qform(qform, code=1)
     header.set_sform(sform, code=1)
     header["qform_code"] = qcode
-    nib.Nifti1Image(np.zeros(shape, np.int16), None, header).to_filename(path)
+    nib.Nifti1Image(np.resize(np.int16([-1000, 40]), shape), None, header).to_filename(path)
     return path
 
 

@@ -181,7 +181,7 @@ def test_a_file_of_other_voxels_than_training_had(runs, tmp_path):
     config.data.isotropic_mm, config.data.crops = 0.0, 2
     with pytest.raises(ConfigError, match="has 9 x 24 x 30 voxels, but this run learnt from crops"):
         samples._read(str(tmp_path / "ct.mha"), None, NOTHING, config, (9, 12, 15))
-    same = samples._read(str(tmp_path / "ct.mha"), None, config, (9, 24, 30))
+    same = samples._read(str(tmp_path / "ct.mha"), None, NOTHING, config, (9, 24, 30))
     np.testing.assert_allclose(same.image, hu / 1000, atol=1e-6)
 
 
