@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import folder_files
-from jax_pix2pix.imaging.folder_files import no_candidate, not_looked_into
+from jax_pix2pix.imaging.folder_files import is_folder, no_candidate, not_looked_into
 from jax_pix2pix.imaging.volume_file import voxel_file
 from jax_pix2pix.safety.accounts import PASSED, USED, Account
 from jax_pix2pix.safety.shown import check_name
@@ -37,7 +37,7 @@ class SourceFolder:
             entries = [
                 entry
                 for entry in entries
-                if not (not_looked_into if entry.is_dir() else no_candidate)(entry.name)
+                if not (not_looked_into if is_folder(entry) else no_candidate)(entry.name)
             ]
         for entry in entries:
             if entry.is_symlink():

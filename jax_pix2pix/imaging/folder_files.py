@@ -55,6 +55,14 @@ def not_looked_into(name):
     return "made by the system" if name.lower() in SYSTEM else ""
 
 
+def is_folder(entry):
+    """Whether an os.DirEntry is a folder; no link is that leads nowhere, or to itself."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def no_candidate(name):
     """Why a file of this name is no candidate, whatever it holds; "" if it may be."""
     if why := not_looked_into(name):
@@ -105,9 +113,10 @@ def listed(root, apart=None, deep=True):
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 name = os.path.relpath(entry.path, root)
-                if entry.is_dir() and not deep:
+                folder = is_folder(entry)
+                if folder and not deep:
                     continue
-                if entry.is_dir():
+                if folder:
                     why = not_looked_into(entry.name)
                     if not why and entry.is_symlink():
                         why = "a linked folder, which is not followed"
@@ -119,7 +128,7 @@ def listed(root, apart=None, deep=True):
                         waiting.append(entry.path)
                 elif why := no_candidate(entry.name):
                     found.append(Entry(name, "", why))
-                elif entry.is_file():
+                elif os.path.isfile(entry.path):
                     found.append(Entry(name, *kind_of(entry.path)))
                 else:
                     why = "a link that leads nowhere" if entry.is_symlink() else "no regular file"

@@ -185,7 +185,7 @@ def test_undefined_scores_are_left_out_and_counted(folders):
         "with_penalty": pytest.approx((0.95 + diagonal) / 2), "cases_with_penalty": 2,
     }  # fmt: skip
     assert part["overall"]["dice"]["mean"] == 0.25 and part["overall"]["dice"]["undefined"] == 0
-    defined, penalty, penalised = (line.split() for line in out.splitlines()[-6:-3])
+    defined, penalty, penalised = (line.split() for line in out.splitlines()[-5:-2])
     assert " ".join(defined) == f"cases where defined{' 2 of 2' * 4}{' 1 of 2' * 2}"
     assert penalty[:3] == ["mean", "with", "penalty"]
     assert penalty[3:] == ["0.2500", "0.1667", "-", "-", "3.6766", "3.4516"]
