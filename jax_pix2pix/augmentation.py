@@ -19,9 +19,13 @@ def augmentation(config):
     """The Augmentation of config.augment; None if all of it is off.
 
     Raises:
-        ConfigError: intensities of a source of labels are to be changed.
+        ConfigError: fields are missing or unknown, or intensities of a source of labels are to be
+            changed.
     """
     fields = dict(config.augment)
+    known = {field.name for field in dataclasses.fields(Augmentation)} - {"labels", "fills"}
+    if fields.keys() != known:
+        raise ConfigError(f"config.augment has not the fields {', '.join(sorted(known))}")
     if not any(value for name, value in fields.items() if name != "share"):
         return None
     data = config.data

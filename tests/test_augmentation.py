@@ -166,6 +166,10 @@ def test_misfits_are_named():
     with pytest.raises(ConfigError, match=r"config.augment.noise=0.1: the source is a mask"):
         _made(lidc_mask2ct, noise=0.1)
     assert _made(lidc_mask2ct, rotation_degrees=5.0).labels == ("source",)
+    config = xray_lungs.get_config()
+    config.augment.shear = 1.0
+    with pytest.raises(ConfigError, match=r"config.augment has not the fields blur, brightness"):
+        augmentation(config)
     config = ct_pyramid_2d.get_config()
     config.augment.rotation_degrees = 5.0
     with pytest.raises(ConfigError, match=r"config.augment: a pyramid"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.evaluation import ct_slices, pyramid, segmentation, synthesis
 from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs.known_patients import MANIFEST, read_known, scored_and_seen
 from jax_pix2pix.safety.paths import expanded
 from jax_pix2pix.tasks import kinds
 
@@ -73,8 +74,25 @@ def evaluate(run, dataset, split=None, progress=None, **options):
     split = kinds.evaluated_split(run.config, split, options)
     _check_data(run.config.data, dataset.data)
     header = {"split": split, "checkpoint": run.checkpoint, "step": run.step}
+    seen, told = _seen(run, dataset, split)
     results, table, write = EVALUATORS[run.kind](run, dataset, split, progress, **options)
-    return Evaluation(split, header | results, table, write)
+    return Evaluation(split, header | seen | results, "\n".join([table, *told]), write)
+
+
+def _seen(run, dataset, split):
+    """Who of the scored patients was seen before. -> (entry of the results, lines of the table)."""
+    if run.kind == kinds.CT_SAMPLES:  # made from noise, and judged by what they memorise
+        return {}, []
+    scored = [one for one in read_known(dataset.directory) if one.split == split]
+    patients = {one.patient for one in scored}
+    if not run.known:
+        return {"seen": None}, [f"seen in training: not known, {run.workdir} has no {MANIFEST}"]
+    found = scored_and_seen(run.known, scored)
+    by_name = sum(how == "name" for how in found.values())
+    line = f"seen in training or validation: {len(found)} of {len(patients)} scored patients" + (
+        f", {by_name} by name, {len(found) - by_name} by pixels" if found else ""
+    )
+    return {"seen": {"patients": len(patients), "seen": found}}, [line]
 
 
 def _check_data(own, given):

@@ -87,6 +87,8 @@ def _write(config, pages, path, results, below):
         "checkpoint": f"{results['checkpoint']}, step {results['step']}",
         "slices": sum(patient.images for patient in pages),
     }
+    if seen := results["seen"]:
+        facts["seen in training"] = f"{len(seen['seen'])} of {seen['patients']} patients"
     if results["spacing_unknown"]:
         facts["spacing unknown"] = f"{len(results['spacing_unknown'])} patients"
     title = f"Synthetic CT, {results['split']} split"

@@ -204,6 +204,7 @@ def report_volume(run, prediction, source, reference, path, **options):
         "reference": str(reference),
         "mask": prediction.body_from,
         "spacing_mm": prediction.spacing_mm or UNKNOWN,
+        "notes": "; ".join(prediction.notes) or "none",
     }
     patient = page(about["input"], len(ct), seen, prediction.spacing_mm, scores)
     found = about | results({"model": [scores]}, [patient], GRID, {})

@@ -5,6 +5,8 @@ sct = run.predict("mr.nii.gz")
 sct.save("sct.nii.gz")
 """
 
+import contextlib
+import dataclasses
 import functools
 import inspect
 
@@ -22,10 +24,12 @@ from jax_pix2pix.inference.ct_slices import CTSlices
 from jax_pix2pix.inference.masks import CTMasks, ResizedCTMasks, XrayMasks
 from jax_pix2pix.inference.prediction import LABEL, Prediction
 from jax_pix2pix.inference.samples import samples
+from jax_pix2pix.inference.seen import seen_before
 from jax_pix2pix.inference.synthetic_ct import SyntheticCT
 from jax_pix2pix.metrics.mask_scores import score_masks
 from jax_pix2pix.metrics.sct_scores import CTScorer
 from jax_pix2pix.runs import workdir_files
+from jax_pix2pix.runs.known_patients import read_known
 from jax_pix2pix.runs.stores import remote_workdir
 from jax_pix2pix.runs.workdir import load_state
 from jax_pix2pix.runs.workdir_files import MASKS_NOTE, SOURCES_NOTE
@@ -68,7 +72,10 @@ def open_run(folder, checkpoint=None, called=None):
     which = workdir_files.default_checkpoint(folder) if checkpoint is None else str(checkpoint)
     config, system, state, step = load_state(folder, which)
     notes = workdir_files.notes_of_data(folder, (MASKS_NOTE, SOURCES_NOTE))
-    return Run(config, system, state, step, called, which, notes)
+    known = []
+    with contextlib.suppress(DataError):  # runs of old have no such record
+        known = read_known(folder)
+    return Run(config, system, state, step, called, which, notes, known)
 
 
 class Run:
@@ -83,12 +90,13 @@ class Run:
         workdir, checkpoint: what it was opened from.
         mask_notes, source_notes: what the record of the training data says about body masks, and
             about what its sources are.
+        known: list of known_patients.Known, whom it was trained on; empty where that is not known.
     """
 
-    def __init__(self, config, system, state, step, workdir, checkpoint, notes=()):
+    def __init__(self, config, system, state, step, workdir, checkpoint, notes=(), known=()):
         self.config, self.system, self.step = config, system, step
         self.generator, self.discriminator = state.generator, state.discriminator
-        self.workdir, self.checkpoint = workdir, checkpoint
+        self.workdir, self.checkpoint, self.known = workdir, checkpoint, known
         self.mask_notes = [note for note in notes if note.startswith(MASKS_NOTE)]
         self.source_notes = [note for note in notes if note.startswith(SOURCES_NOTE)]
         self.kind = kinds.kind_of(config)
@@ -163,7 +171,10 @@ class Run:
                     f"{', '.join(known)}"
                 )
         check_pictures(self.config, self.kind in (kinds.XRAY_MASKS, kinds.CT_SLICES))
-        return predictor(source, **options)
+        prediction = predictor(source, **options)
+        if seen := seen_before(self, source, prediction):
+            prediction = dataclasses.replace(prediction, notes=(*prediction.notes, seen))
+        return prediction
 
     def sample(self, count=16, seed=0, *, from_scale=0, size=None, reconstruct=False, **given):
         """Draws samples of a pyramid.

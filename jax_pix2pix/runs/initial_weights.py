@@ -17,6 +17,7 @@ from jax_pix2pix.runs.file_digests import NAME as DIGESTS
 from jax_pix2pix.runs.processes.first_process import arrays_of_first_process, on_first_process
 from jax_pix2pix.runs.stores import remote_workdir, storage
 from jax_pix2pix.safety import safe_files
+from jax_pix2pix.safety.paths import expanded
 from jax_pix2pix.safety.redaction import redacted
 from jax_pix2pix.sharding import placed
 from jax_pix2pix.tasks.kinds import has_scales
@@ -133,7 +134,7 @@ def _named(run):
             f"--init_from={redacted(run)}: a key, password or token would be written to {RECORD}: "
             "give it by an environment variable"
         )
-    return run if storage.is_remote(run) else os.path.abspath(os.path.expanduser(run))
+    return run if storage.is_remote(run) else os.path.abspath(expanded(run))
 
 
 def _read(directory):
@@ -142,7 +143,8 @@ def _read(directory):
     try:
         record = safe_files.read_json(path, directory)
         texts = [record["run"], record["checkpoint"], *(x["digest"] for x in record["scales"])]
-        if all(isinstance(text, str) for text in texts):
+        steps = [type(scale["step"]) is int for scale in record["scales"]]
+        if all(steps) and all(isinstance(text, str) for text in texts):
             return record
     except FileNotFoundError:
         return None

@@ -17,6 +17,7 @@ from jax_pix2pix.safety.tables import records
 MANIFEST = "manifest.csv"
 COLUMNS = ("split", "patient", "file_name", "examples", "pixels")
 MAX_BYTES = 2**27  # some 400 bytes a volume, 200 a picture
+MOST_COMPARED = 10**7  # pairs of prints, some ten seconds
 SEEN = ("train", "validation")  # by which weights, or the choice of a checkpoint, were decided
 
 
@@ -89,6 +90,32 @@ def sightings(known, path="", planes=None, shown=str):
         if one.patient.casefold() in names or own == tail[-len(own) :]:
             found.setdefault(one.file_name, Sighting(one, "name"))
     return list(found.values())
+
+
+def scored_and_seen(known, scored):
+    """Which of the patients that are scored were seen in training or validation.
+
+    Args:
+        known: of the run, from `read_known`.
+        scored: rows of Known of the data that are scored.
+
+    Returns:
+        {patient: "name" or "pixels"} of those that were, sorted.
+    """
+    seen = [one for one in known if one.split in SEEN]
+    names, prints = {one.patient for one in seen}, {one.pixels for one in seen}
+    # Of large sets only equal prints are found: comparing each with each would take minutes.
+    near = prints if len(seen) * len(scored) <= MOST_COMPARED else ()
+    found = {}
+    for one in scored:
+        if one.patient in names:
+            found[one.patient] = "name"
+        elif one.pixels and (
+            one.pixels in prints
+            or any(pixel_prints.distance(one.pixels, x) < pixel_prints.SAME for x in near)
+        ):
+            found[one.patient] = "pixels"
+    return dict(sorted(found.items()))
 
 
 def _names(part):

@@ -5,7 +5,14 @@ import pytest
 
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.pixel_prints import pixel_print
-from jax_pix2pix.runs.known_patients import COLUMNS, MANIFEST, Known, read_known, sightings
+from jax_pix2pix.runs.known_patients import (
+    COLUMNS,
+    MANIFEST,
+    Known,
+    read_known,
+    scored_and_seen,
+    sightings,
+)
 from jax_pix2pix.safety.tables import csv_text
 
 IMAGES = {name: np.random.default_rng(ord(name)).random((4, 16, 17)) for name in "abcd"}
@@ -67,3 +74,14 @@ def test_the_record_is_read_or_refused(tmp_path):
         read_known(tmp_path)
     with pytest.raises(DataError, match="No such file"):
         read_known(tmp_path / "nowhere")
+
+
+def test_who_of_the_scored_patients_was_seen():
+    other = [
+        Known("test", "1BA001", "x/1BA001.nii", ""),
+        Known("test", "new", "x/new.nii", PRINTS["b"]),
+        Known("test", "unseen", "x/unseen.nii", PRINTS["d"]),
+        Known("test", "of the test", "x/of.nii", PRINTS["c"]),
+    ]
+    assert scored_and_seen(KNOWN, other) == {"1BA001": "name", "new": "pixels"}
+    assert scored_and_seen([], other) == {}
