@@ -39,6 +39,10 @@ def check(config, start):
     with refusing_together():
         config_fields.check(config.to_dict())
         workdir_files.check_changeable(config, start.allowed)
+        if start.init_checkpoint != "last" and not start.init_from:
+            raise ConfigError(
+                f"--init_checkpoint={start.init_checkpoint} is of --init_from: give that too"
+            )
         given = {"--allow_config_change": sorted(start.allowed), "--submission": start.submission}
         given |= {"--init_from": start.init_from, "--init_checkpoint": start.init_checkpoint}
         same_everywhere.check_run(config, given | {"--profile_steps": start.profile_steps})

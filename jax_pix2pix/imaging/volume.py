@@ -94,6 +94,8 @@ class Geometry:
             mine, its = (_described(*one._in_axes_of(self)) for one in (self, other))
             what = next((what for what in mine if mine[what] != its[what]), "affine")
             order = other._letters != self._letters
+            if what == "spacing" and not (self.spacing_known and other.spacing_known):
+                otherwise = f"give --spacing_mm, as one does not state it, or {otherwise}"
             raise DataError(
                 f"{other_path} is not on the voxels of {path}: its {what} is {its[what]}, not "
                 f"{mine[what]}{self._turned(other) if order else ''}; correct the header that is "

@@ -12,7 +12,7 @@ import os
 import jax
 
 from jax_pix2pix.errors import ConfigError, WorkdirError
-from jax_pix2pix.runs import workdir, workdir_files
+from jax_pix2pix.runs import known_patients, workdir, workdir_files
 from jax_pix2pix.runs.file_digests import NAME as DIGESTS
 from jax_pix2pix.runs.processes.first_process import arrays_of_first_process, on_first_process
 from jax_pix2pix.runs.stores import remote_workdir, storage
@@ -122,7 +122,11 @@ def recorded(directory, run, checkpoint, scales):
 
 
 def write(directory, record):
-    """Records what a run begins with, in its workdir."""
+    """Records what a run begins with, in its workdir, and whom the other run has seen."""
+    seen = os.path.join(directory, known_patients.BEFORE)
+    if not os.path.exists(seen):  # the other run may be gone when this one is resumed
+        with remote_workdir.copied(record["run"], checkpoints=False) as folder:
+            safe_files.write(seen, known_patients.seen_table(folder), directory)
     content = json.dumps(record, indent=2, sort_keys=True)
     safe_files.write(os.path.join(directory, RECORD), content, directory)
 
@@ -167,6 +171,11 @@ def _described(folder, scale, checkpoint, config, system):
     """What of a run one scale begins with, if its weights fit."""
     folder = _folder(folder, scale)
     theirs, their_system, state = workdir.described(folder)
+    if theirs.task != config.task:
+        raise ConfigError(
+            f"{folder} is of config.task={theirs.task}, and this run of {config.task}: begin with "
+            "a run that makes the same"
+        )
     if has_scales(theirs) != has_scales(config):
         raise ConfigError(
             f"{folder} is of config.system={theirs.system}, and this run of {config.system}: the "

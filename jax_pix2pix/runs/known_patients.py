@@ -4,6 +4,7 @@ Preparation writes them into manifest.csv, and training copies that file into th
 pseudonyms it holds those, so that only pixels tell without the key. No JAX, no TensorFlow.
 """
 
+import contextlib
 import csv
 import os
 import re
@@ -12,9 +13,10 @@ from typing import NamedTuple
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import pixel_prints
 from jax_pix2pix.safety import safe_files
-from jax_pix2pix.safety.tables import records
+from jax_pix2pix.safety.tables import csv_text, records
 
 MANIFEST = "manifest.csv"
+BEFORE = "manifest_init_from.csv"  # of a run that began with the weights of another: whom that saw
 COLUMNS = ("split", "patient", "file_name", "examples", "pixels")
 MAX_BYTES = 2**27  # some 400 bytes a volume, 200 a picture
 MOST_COMPARED = 10**7  # pairs of prints, some ten seconds
@@ -44,10 +46,25 @@ class Sighting(NamedTuple):
 def read_known(folder):
     """Reads the manifest of a workdir or of a prepared data set. -> list of Known.
 
+    Of a run that began with the weights of another one, it has whom that one saw too.
+
     Raises:
         DataError: it is missing, damaged or too large.
     """
-    path = os.path.join(folder, MANIFEST)
+    before = os.path.join(folder, BEFORE)
+    known = _read(os.path.join(folder, MANIFEST), folder)
+    return known + (_read(before, folder) if os.path.lexists(before) else [])
+
+
+def seen_table(folder):
+    """Whom a run saw in training or validation, as the text of such a table; it may lack one."""
+    known = []
+    with contextlib.suppress(DataError):  # a run of old
+        known = [one for one in read_known(folder) if one.split in SEEN]
+    return csv_text(Known._fields, known)
+
+
+def _read(path, folder):
     try:
         text = safe_files.read(path, MAX_BYTES, folder).decode()
         return [Known(*(row[name] for name in Known._fields)) for row in records(text)]

@@ -72,7 +72,7 @@ def test_weights_that_do_not_fit_are_refused_by_field(source, tmp_path):
         f"the weights of {source} do not fit this config (generator.width: 4 there, 8 here): use "
         "theirs"
     )
-    changed = {"generator.depth": 4, "discriminator.width": 8, "data.image_size": 48}
+    changed = {"generator.depth": 4, "discriminator.width": 8, "ema_decay": 0.5}
     with pytest.raises(ConfigError, match=r"discriminator.width: 4 .*; generator.depth: 3 there"):
         _recorded(tmp_path, source, **changed)
     with pytest.raises(WorkdirError, match='no checkpoint "7"'):

@@ -6,11 +6,13 @@ import pytest
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.pixel_prints import pixel_print
 from jax_pix2pix.runs.known_patients import (
+    BEFORE,
     COLUMNS,
     MANIFEST,
     Known,
     read_known,
     scored_and_seen,
+    seen_table,
     sightings,
 )
 from jax_pix2pix.safety.tables import csv_text
@@ -74,6 +76,20 @@ def test_the_record_is_read_or_refused(tmp_path):
         read_known(tmp_path)
     with pytest.raises(DataError, match="No such file"):
         read_known(tmp_path / "nowhere")
+
+
+def test_who_another_run_saw_counts_for_one_that_begins_with_its_weights(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, rows in ((first, KNOWN), (second, [KNOWN[2]._replace(split="train")])):
+        folder.mkdir()
+        (folder / MANIFEST).write_text(csv_text(Known._fields, rows))
+    (second / BEFORE).write_text(seen_table(first))
+    known = read_known(second)
+    assert {one.patient for one in known} == {"1BA001", "00000003", "1BA007"}
+    assert scored_and_seen(known, [KNOWN[0]._replace(split="test")]) == {"1BA001": "name"}
+    (first / MANIFEST).unlink()
+    (second / BEFORE).write_text(seen_table(first))
+    assert len(read_known(second)) == 1
 
 
 def test_who_of_the_scored_patients_was_seen():
