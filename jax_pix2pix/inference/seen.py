@@ -1,5 +1,7 @@
 """Tells whether a run has seen an input in training: whatever scores it then flatters."""
 
+import os
+
 import numpy as np
 
 from jax_pix2pix.imaging.mr_volumes import shows_body
@@ -20,7 +22,7 @@ def seen_before(run, source, prediction):
     """
     if not run.known:
         return ""
-    path = source if isinstance(source, PATHS) else ""
+    path = os.fspath(source) if isinstance(source, PATHS) else ""
     found = sightings(run.known, path, _planes(run, prediction))
     if not found:
         return ""
