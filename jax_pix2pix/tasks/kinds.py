@@ -63,7 +63,11 @@ def evaluated_split(config, split, options):
     ):
         given = [name for name in names if name in options]
         if given and not fits:
-            raise ConfigError(f"{' and '.join(given)} are {whose}: leave them out")
+            one = len(given) == 1
+            raise ConfigError(
+                f"{' and '.join(given)} {'is' if one else 'are'} {whose}: leave "
+                f"{'it' if one else 'them'} out"
+            )
     if kind != CT_SAMPLES:
         return split or "test"
     if split not in (None, "train"):
