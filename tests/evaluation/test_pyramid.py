@@ -205,7 +205,7 @@ def test_counts_that_do_not_fit_are_refused(runs, options, message):
     "pyramid, argument, message",
     [
         (True, "--split=test", "split=test: a pyramid is evaluated on its training volumes"),
-        (False, "--count=4", "count are of pyramids"),
+        (False, "--count=4", "count is of pyramids"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(runs, tmp_path, pyramid, argument, message):
