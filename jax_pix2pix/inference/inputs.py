@@ -13,7 +13,9 @@ from jax_pix2pix.imaging.folder_files import ARRAY, PICTURE, SERIES, VOLUME
 from jax_pix2pix.imaging.safe_io import PICTURES
 from jax_pix2pix.inference.files import find, results
 
-MASKS = {"mask", "manualmask"}  # folders of X-rays' masks in the layouts that preparation reads
+# Folders of X-rays' masks in the layouts that preparation reads.
+MASKS = {"mask", "masks", "manualmask"}
+MASKS |= {f"{side}{space}lung" for side in ("left", "right") for space in " _"}
 CTS = {"b", "trainb", "valb", "testb"}  # folders of CT pictures in these layouts
 SYNTHRAD = {"mr", "cbct", "ct", "mask", "sct"}  # the names of a patient's volumes
 
@@ -24,7 +26,7 @@ def xray_pictures(source, output):
     Raises:
         DataError: there are no X-rays; or as `files.find` and `files.results`.
     """
-    inputs = find(source, output, xrays.KINDS, functools.partial(_in_folders, MASKS, "a mask"))
+    inputs = find(source, output, xrays.KINDS, functools.partial(_no_picture, MASKS, "a mask"))
     if not inputs.names:
         raise DataError(
             f"{source} is no X-ray and holds none: this run takes {xrays.ENDINGS}, or a folder of "
@@ -75,7 +77,7 @@ def is_picture_input(source, output):
 
     Raises DataError, as `files.find` does.
     """
-    names = find(source, output, (PICTURE, VOLUME)).names
+    names = find(source, output, (PICTURE, VOLUME), _gif).names
     return bool(names) and all(name.lower().endswith(PICTURES) for name in names)
 
 
@@ -85,7 +87,7 @@ def mr_pictures(source, output):
     Raises:
         DataError: all pictures are of CTs; or as `files.find` and `files.results`.
     """
-    inputs = find(source, output, (PICTURE,), functools.partial(_in_folders, CTS, "a CT"))
+    inputs = find(source, output, (PICTURE,), functools.partial(_no_picture, CTS, "a CT"))
     if not inputs.names:
         raise DataError(f"{source} holds pictures in B, testB, trainB, valB only: give the MR's")
     return results(source, output, inputs, (".png",), _as_png), inputs.account
@@ -121,9 +123,17 @@ def stem(name):
     return os.path.basename(volume_file.without_ending(name)).lower()
 
 
-def _in_folders(folders, what, name):
-    """What a file is if it lies below one of these folders, whose names are in lower case."""
-    return what if folders & set(name.lower().split(os.sep)[:-1]) else ""
+def _no_picture(folders, what, name):
+    """What a file is below one of these folders, whose names are in lower case; or if it is a GIF.
+
+    "" for others, which are pictures to predict from.
+    """
+    return what if folders & set(name.lower().split(os.sep)[:-1]) else _gif(name)
+
+
+def _gif(name):
+    """Why a GIF is passed over; "" for other files."""
+    return "a GIF, which is read as a mask only" if name.lower().endswith(".gif") else ""
 
 
 def _of_labels(name):
