@@ -1,5 +1,6 @@
 """A folder of source files: its entries, its fingerprint and its account. No TensorFlow."""
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -23,6 +24,7 @@ class SourceFolder:
         self.root = Path(source).resolve()
         self._digest = hashlib.sha256()
         self._added = set()
+        self._left_out = {}  # {name of a file that was added: why}
 
     def entries(self, folder):
         """The os.DirEntry of a folder's folders and of the files that may be images, sorted.
@@ -76,13 +78,19 @@ class SourceFolder:
             self.add(beside)
         return name
 
+    def leave_out(self, name, why):
+        """Says that a file that was added makes no record. It stays in the fingerprint."""
+        self._left_out[name] = why
+
     def named(self, name):
         """The path of a file of this name, whatever its case, in the root."""
         found = [entry for entry in os.listdir(self.root) if entry.lower() == name.lower()]
         return self.root / (name if name in found or not found else min(found))
 
     def account(self, refuse_series=False):
-        """The Account of all below the root: what was added is used.
+        """The Account of all below the root: what was added is used, unless it is left out.
+
+        A file that is used through a link is entered by the link's name alone.
 
         Args:
             refuse_series: whether a patient would be left out who has a DICOM series and no volume.
@@ -91,9 +99,12 @@ class SourceFolder:
             DataError: such a series lies there.
         """
         account, unused = Account(self.root), []
+        for name in self._added:
+            why = self._left_out.get(name, "")
+            account.add(name, PASSED if why else USED, why)
+        known = self._added | self._behind_links()
         for entry in folder_files.listed(self.root):
-            if entry.name in self._added:
-                account.add(entry.name, USED)
+            if entry.name in known:
                 continue
             unused.append(entry)
             named = f"a {entry.kind} that is no part of the layout"
@@ -106,6 +117,22 @@ class SourceFolder:
                 "convert the series, or move it away"
             )
         return account
+
+    def _behind_links(self):
+        """Names of the files that links to added files lead to, and of linked folders on the way.
+
+        Folders that are no links may be among them.
+        """
+        found, real_folder = set(), functools.cache(os.path.realpath)
+        for name in self._added:
+            path = os.path.join(self.root, name)
+            folder, file = os.path.split(path)
+            real = os.path.join(real_folder(folder), file)
+            if os.path.islink(real):
+                real = os.path.realpath(real)
+            if real != path:
+                found |= {os.path.relpath(real, self.root), *map(str, Path(name).parents)}
+        return found
 
     def check_three(self, items, what):
         """Raises DataError if there are too few items for three splits."""

@@ -42,11 +42,13 @@ def read_series(folder, user=NOTHING):
     """
     from jax_pix2pix.imaging.formats import dicom  # imported late: SimpleITK is slow to import
 
-    volume = dicom.read_series(folder, user.series)
-    account = Account(folder)
+    volume, paths = dicom.read_files(folder, user.series)
+    account, used = Account(folder), {path.name for path in paths}
     for entry in folder_files.listed(folder, deep=False):
-        if entry.kind == folder_files.DICOM:
+        if entry.name in used:
             account.add(entry.name, USED)
+        elif entry.kind == folder_files.DICOM:
+            account.add(entry.name, PASSED, "a DICOM file of another volume")
         else:
             account.add(entry.name, PASSED, entry.why or f"a {entry.kind} and no slice")
     if account.names(PASSED):

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.formats.dicom import read_series
+from jax_pix2pix.imaging.formats.dicom import read_files, read_series
 from jax_pix2pix.imaging.volume_file import write_mask
 
 SHAPE = (4, 5, 6)
@@ -212,7 +212,10 @@ def test_one_of_several_series_is_chosen(tmp_path):
         "listed"
     )
     for series, seed in ((SERIES, 0), (f"{SERIES}.9", 1)):
-        np.testing.assert_array_equal(read_series(folder, series).values, values_of(seed))
+        volume, paths = read_files(folder, series)
+        np.testing.assert_array_equal(volume.values, values_of(seed))
+        names = [f"b{index}.dcm" if seed else slice_path(folder, index).name for index in range(4)]
+        assert [path.name for path in paths] == names
     with pytest.raises(DataError, match=r"holds no DICOM series 1\.2, but 3 DICOM volumes"):
         read_series(folder, "1.2")
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_pix2pix.inference import inputs
+from jax_pix2pix.imaging.geometry import given
+from jax_pix2pix.inference import inputs, sources
 from jax_pix2pix.safety.accounts import PASSED
+from tests.imaging.test_dicom import ORIGIN, SERIES, STEP, values_of, write_series, write_slice
 
 GIF = "a GIF, which is read as a mask only"
 
@@ -45,3 +47,11 @@ def test_a_gif_among_pictures_of_mr_is_passed_over(tmp_path, name):
     pairs, account = inputs.mr_pictures(source, output)
     assert [path for path, _ in pairs] == [f"{source}/a.png"]
     assert passed(account) == {name: GIF}
+
+
+def test_slices_of_another_series_are_not_used(tmp_path, capsys):
+    folder = write_series(tmp_path / "export", values_of())
+    for index, pixels in enumerate(values_of(1)[:3]):
+        write_slice(folder / f"b{index}.dcm", pixels, ORIGIN + index * STEP, series=f"{SERIES}.9")
+    sources.read_series(folder, given(series=SERIES))
+    assert "4 used, 3 passed over (3 a DICOM file of another volume: b0" in capsys.readouterr().out

@@ -163,6 +163,8 @@ def _pairs(folder, class_folder, pattern):
         if key in table:
             raise DataError(f"{entry.path} and {folder.root / table[key]} are the same: remove one")
         table[key] = name
+    for key in masks["lung"].keys() & masks["combined"].keys():
+        folder.leave_out(masks["lung"][key], "a lung mask beside a combined one")
     masks = masks["lung"] | masks["combined"]
     unpaired = slices.keys() ^ masks.keys()
     if unpaired:

@@ -157,9 +157,12 @@ def find(source, config):
     if oblique:
         notes = [*notes, builder.note_oblique(oblique)]
     shown = {plane.file_name for planes in given.values() for plane in planes}
-    blank = sum(map(len, pairs.values())) - len(shown)
+    blank = [pair for part in pairs.values() for pair in part if pair.source not in shown]
+    for pair in blank:
+        for name in (pair.source, pair.ct):
+            folder.leave_out(name, "of a pair that shows no body")
     if blank:
-        notes.append(f"{blank} pictures that show no body are left out")
+        notes.append(f"{len(blank)} pictures that show no body are left out")
     names = _names(pairs["train"], folder.root, config.patient_pattern)
     by_folder = volumes and not layouts.has_table(folder.root)  # a table names whom it means
     account = folder.account(refuse_series=by_folder)

@@ -64,6 +64,8 @@ def _shenzhen(folder):
     """Shenzhen: 566 of its 662 images have a mask."""
     images = _files(folder, folder.root / "CXR_png", IMAGES)
     masks = _files(folder, folder.root / "mask", MASKS, tail="_mask")
+    for stem in images.keys() - masks.keys():
+        folder.leave_out(images[stem], "an image without a mask")
     with_mask = {stem: name for stem, name in images.items() if stem in masks}
     return _paired(folder, with_mask, {"mask": masks}), len(images) - len(with_mask)
 

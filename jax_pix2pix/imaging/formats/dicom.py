@@ -44,6 +44,11 @@ TO_RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM's axes point to left, back and head
 
 
 def read_series(folder, series=""):
+    """Reads one volume, as `read_files` does. -> Volume."""
+    return read_files(folder, series)[0]
+
+
+def read_files(folder, series=""):
     """Reads one volume of CT slices in a folder; ignores files there that are not DICOM.
 
     A series is one volume, unless slices of several acquisitions, temporal positions or image
@@ -57,7 +62,7 @@ def read_series(folder, series=""):
             that the error lists, UID/acquisition=2. "" is the only volume.
 
     Returns:
-        Volume of int16: Hounsfield units, AIR_HU where the slices are padded.
+        (Volume of int16: Hounsfield units, AIR_HU where the slices are padded; Paths of its files).
 
     Raises:
         DataError: the folder holds no such volume, or several to choose from, which the text lists;
@@ -65,8 +70,8 @@ def read_series(folder, series=""):
             sheared by a tilted gantry, or lie at unequal distances, because one is missing or there
             twice; or `hounsfield.check_hu` refuses the values.
     """
-    volume = _stacked(folder, series)
-    return Volume(hounsfield.as_hu(volume.values, folder), volume.geometry)
+    volume, paths = _stacked(folder, series)
+    return Volume(hounsfield.as_hu(volume.values, folder), volume.geometry), paths
 
 
 def read_labels(folder):
@@ -75,14 +80,14 @@ def read_labels(folder):
     Raises:
         DataError: as `read_series`, or a value is not in [0, 255].
     """
-    volume = _stacked(folder)
+    volume, _ = _stacked(folder)
     if volume.values.min() < 0 or volume.values.max() > 255:
         raise DataError(f"{folder} holds values outside [0, 255]: give a mask")
     return Volume(volume.values.astype(np.uint8), volume.geometry)
 
 
 def _stacked(folder, series=""):
-    """The Volume of int16 of a series, as its rescaled numbers are."""
+    """(Volume of int16 of a series, as its rescaled numbers are; Paths of its slices)."""
     told = _of_one_series(folder, _told(folder), series.partition("/")[0])
     with no_warnings(), tempfile.TemporaryDirectory() as copies:
         copy = Path(copies, "slice.dcm")
@@ -94,7 +99,8 @@ def _stacked(folder, series=""):
         for value, one in zip(values, slices, strict=True):
             value[...] = one.hu()
     # NIfTI counts the axes from columns to slices.
-    return Volume(np.ascontiguousarray(geometry.to_pictures(values.transpose())), geometry)
+    volume = Volume(np.ascontiguousarray(geometry.to_pictures(values.transpose())), geometry)
+    return volume, [one.path for one in slices]
 
 
 @contextlib.contextmanager

@@ -241,7 +241,9 @@ def test_pictures_that_show_no_body_are_left_out(source, tmp_path, capsys):
         Image.fromarray(np.zeros(SHAPE, np.uint8)).save(source / folder / "P1_slice12.png")
     records = records_of(prepare("mri_ct", source, tmp_path / "data", **OPTIONS))
     assert sum(map(len, records.values())) == 18
-    assert "1 pictures that show no body are left out" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 pictures that show no body are left out" in out
+    assert "(2 of a pair that shows no body: trainA/P1_slice12.png and 1 more)" in out
 
 
 # Refusals. Each function spoils a good source and returns what the message must name.

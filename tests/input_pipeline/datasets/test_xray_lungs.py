@@ -233,7 +233,8 @@ def test_images_of_shenzhen_without_a_mask_are_left_out(tmp_path, capsys):
     assert records_of(directory).keys() == set(STEMS["shenzhen"][1:])
     note = "1 images without a mask are left out"
     assert note in json.loads((directory / "preparation.json").read_text())["notes"]
-    assert note in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert note in out and "(1 an image without a mask: " in out
 
 
 def test_the_same_bytes_each_time(source, tmp_path):

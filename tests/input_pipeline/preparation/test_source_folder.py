@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from input_pipeline import prepared
+from input_pipeline.datasets.lidc_masks import lidc_masks_dataset_builder as lidc_masks
 from input_pipeline.datasets.liver_ct import liver_ct_dataset_builder as liver_ct
 from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
+from input_pipeline.preparation.source_folder import SourceFolder
 from jax_pix2pix.errors import DataError
 from tests.imaging.test_dicom import write_series
 from tests.input_pipeline.datasets.test_liver_ct import lits
@@ -51,6 +53,41 @@ def test_a_patient_with_a_dicom_series_alone_is_not_left_out(tmp_path):
     write_series(source / "P9", SERIES)
     with pytest.raises(DataError, match=r"P9 holds DICOM files, .*, beside no volume"):
         mri_ct.find(source, mri_ct.Config(stored_size=16))
+
+
+def test_what_is_used_through_links_is_told_once_as_used(tmp_path):
+    source = patients(tmp_path / "mr")
+    used = set()
+    for name in ("mr.nii.gz", "ct.nii.gz"):
+        linked = source / "P9" / name
+        linked.parent.mkdir(exist_ok=True)
+        target = source / "store" / f"9{name}"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(source / "P0" / name, target)
+        linked.symlink_to(target)
+        used |= {f"P{number}/{name}" for number in (0, 1, 2, 9)}
+    (source / "spare").symlink_to(source / "store")
+    account = mri_ct.find(source, mri_ct.Config(stored_size=16)).account
+    assert set(account.names("used")) == used and account.names("passed over") == ["spare"]
+    folder = SourceFolder(tmp_path)
+    (tmp_path / "A").symlink_to(source / "P0")
+    folder.add(tmp_path / "A" / "mr.nii.gz")
+    account = folder.account()
+    assert account.names("used") == ["A/mr.nii.gz"]
+    assert not {"A", "mr/P0/mr.nii.gz"} & set(account.names("passed over"))
+
+
+def test_a_mask_that_another_replaces_is_not_used(tmp_path):
+    folder = tmp_path / "train" / "clean"
+    folder.mkdir(parents=True)
+    for name in ("slice_0001.png", "lung_mask_0001.npy", "combined_mask_0001.npy"):
+        (folder / f"P1_{name}").write_bytes(b"x")
+    source = SourceFolder(tmp_path)
+    (clean,) = source.entries(folder.parent)
+    lidc_masks._pairs(source, clean, "(.+)")
+    account = source.account()
+    assert account.names("passed over") == ["train/clean/P1_lung_mask_0001.npy"]
+    assert account.why("train/clean/P1_lung_mask_0001.npy") == "a lung mask beside a combined one"
 
 
 def test_volumes_and_a_series_in_one_folder_of_chest_ct(tmp_path):
