@@ -8,9 +8,10 @@ config.data.image_size pixels a side.
 A run that makes masks of X-rays takes .png, .jpg and .tif of 8 bits, or of 16 if they are grey,
 DICOM (CR, DX) and JSRT's .IMG. In a folder it passes over masks (mask/, ManualMask/, masks/,
 left_lung/, right_lung/) and GIFs. For a/NAME.jpg it writes a/NAME.png of the same size, with the
-values 0 and 255. DICOM is shown by its first window, and MONOCHROME1 is inverted; without a window, and where there are 16 bits, the
-percentiles 0.5 and 99.5 of the values become black and white. An orientation tag turns the X-ray
-upright, and its mask lies on the upright picture. A line tells each of these.
+values 0 and 255. DICOM is shown by its first window, and MONOCHROME1 is inverted; without a window,
+and where there are 16 bits, the percentiles 0.5 and 99.5 of the values become black and white. An
+orientation tag turns the X-ray upright, and its mask lies on the upright picture. A line tells each
+of these.
 
 A run that makes masks of CT takes volumes: .nii, .nii.gz, .mha, .mhd, .nrrd or folders of a DICOM
 series. In a folder it passes over labels (segmentation-N.nii, labelsTr/). For a/volume-N.nii it

@@ -5,16 +5,20 @@ table in the source folder, geometry.csv, whose columns spacing_mm, axes and geo
 
     file_name,spacing_mm,axes,geometry
     volume-28.nii,1.6 0.57 0.57,,
+    segmentation-28.nii,1.6 0.57 0.57,,
     volume-48.nii,,,sform
 
-Only files that do not state a spacing, or state two, are read by it; see `imaging.geometry`.
+A pair on one grid needs a line for each of its files. Only files that do not state a spacing, or
+state two, are read by it; see `imaging.geometry`.
 """
 
 import collections
 import dataclasses
 import functools
+import os
 
 from input_pipeline.preparation import builder
+from input_pipeline.preparation.source_folder import named
 from input_pipeline.preparation.tables import read_table
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging.geometry import Given, given
@@ -51,11 +55,7 @@ class Config(builder.Config):
         Raises:
             DataError: the table is invalid.
         """
-        path = root / TABLE
-        if not path.exists():
-            return self._of_all
-        stat = path.stat()
-        own = _table(path, stat.st_mtime_ns, stat.st_size).get(name)
+        own = _given_by_table(root).get(name)
         if own is None:
             return self._of_all
         return Given(
@@ -67,13 +67,12 @@ class Config(builder.Config):
 
 def add_table(folder):
     """Adds the table of a SourceFolder, if it has one, to its fingerprint, and checks it."""
-    path = folder.root / TABLE
+    path = folder.named(TABLE)
     if not path.exists():
         return
     folder.add(path)
-    stat = path.stat()
-    for name in _table(path, stat.st_mtime_ns, stat.st_size):
-        if not (folder.root / name).is_file():
+    for name in _given_by_table(folder.root):
+        if os.path.isabs(name) or name.startswith("..") or not (folder.root / name).is_file():
             raise DataError(
                 f"{path} names {name}, and there is no such file in {folder.root}: correct the "
                 "path, which is relative to the table"
@@ -93,6 +92,22 @@ def notes(settled):
     return [note(text, whose) for text, whose in patients.items()]
 
 
+def _given_by_table(root):
+    """{name of a file: Given} of the table in a source folder; {} if there is none."""
+    path = _path(root, os.stat(root).st_mtime_ns)
+    if not path.exists():
+        return {}
+    stat = path.stat()
+    return _table(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _path(root, changed):
+    """The Path of the table, looked for again once something was added to the folder."""
+    del changed
+    return named(root, TABLE)
+
+
 @functools.lru_cache(maxsize=16)
 def _table(path, changed, size):
     """{name of a file: Given} of a table, read again once it has changed."""
@@ -100,7 +115,7 @@ def _table(path, changed, size):
     table = {}
     first_line = f"file_name and any of {', '.join(COLUMNS)}"
     for _, row in read_table(path, ("file_name",), first_line, COLUMNS):
-        name = row["file_name"]
+        name = os.path.normpath(row["file_name"])  # as `SourceFolder.add` has it
         if name in table:
             raise DataError(f"{path} names {name} twice: keep one line")
         try:

@@ -84,8 +84,7 @@ class SourceFolder:
 
     def named(self, name):
         """The path of a file of this name, whatever its case, in the root."""
-        found = [entry for entry in os.listdir(self.root) if entry.lower() == name.lower()]
-        return self.root / (name if name in found or not found else min(found))
+        return named(self.root, name)
 
     def account(self, refuse_series=False):
         """The Account of all below the root: what was added is used, unless it is left out.
@@ -156,3 +155,9 @@ class SourceFolder:
                 f"{path} is a link to outside of {self.root}: put a copy there instead, or give "
                 "the folder that holds the files themselves"
             )
+
+
+def named(root, name):
+    """The Path of a file of this name, whatever its case, in a folder."""
+    found = [entry for entry in os.listdir(root) if entry.lower() == name.lower()]
+    return Path(root, name if name in found or not found else min(found))

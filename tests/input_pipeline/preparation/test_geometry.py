@@ -66,9 +66,9 @@ def test_volumes_of_unknown_spacing_are_stored_as_such_and_told(lits, tmp_path, 
 
 
 def test_the_spacing_of_all_and_that_of_a_file_settle_it(lits, tmp_path):
-    (lits / "geometry.csv").write_text(
+    (lits / "Geometry.CSV").write_text(  # whatever its case, and however a path is written
         "file_name,spacing_mm,axes\n"
-        "volume-29.nii,1.6 0.57 0.6,LPS\n"
+        "./volume-29.nii,1.6 0.57 0.6,LPS\n"
         "segmentation-29.nii,1.6 0.57 0.6,LPS\n"
     )
     spacings, notes = _spacings(lits, tmp_path, given_spacing_mm=(3, 0.9, 1))
@@ -78,10 +78,10 @@ def test_the_spacing_of_all_and_that_of_a_file_settle_it(lits, tmp_path):
     assert "spacing as given, 3 x 0.9 x 1 mm: volume-28" in notes
     assert "spacing as given, 1.6 x 0.57 x 0.6 mm: volume-29" in notes
     # What a table says is part of the source.
-    (lits / "geometry.csv").write_text("file_name,spacing_mm\nvolume-29.nii,1.6 0.57 0.61\n")
+    (lits / "Geometry.CSV").write_text("file_name,spacing_mm\nvolume-29.nii,1.6 0.57 0.61\n")
     with pytest.raises(DataError, match=r"not on the voxels of .*volume-29"):
         liver_ct.find(lits, liver_ct.Config(**OPTIONS))
-    (lits / "geometry.csv").write_text("file_name,spacing_mm\n")
+    (lits / "Geometry.CSV").write_text("file_name,spacing_mm\n")
     with pytest.raises(DataError, match="another source or changed since"):
         _spacings(lits, tmp_path, given_spacing_mm=(3, 0.9, 1))
 
@@ -91,7 +91,8 @@ def test_the_spacing_of_all_and_that_of_a_file_settle_it(lits, tmp_path):
     [
         ("volume-99.nii,1 1 1", "names volume-99.nii, and there is no such file"),
         ("volume-0.nii,1 1", "geometry.csv, volume-0.nii: spacing_mm=1 1: use three numbers"),
-        ("volume-0.nii,\nvolume-0.nii,", "names volume-0.nii twice: keep one line"),
+        ("volume-0.nii,\n./volume-0.nii,", "names volume-0.nii twice: keep one line"),
+        ("../source/volume-0.nii,1 1 1", "names ../source/volume-0.nii, and there is no such"),
     ],
 )
 def test_refuses_tables(lits, rows, said):
