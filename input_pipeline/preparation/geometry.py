@@ -12,7 +12,6 @@ A pair on one grid needs a line for each of its files. Only files that do not st
 state two, are read by it; see `imaging.geometry`.
 """
 
-import collections
 import dataclasses
 import functools
 import os
@@ -80,16 +79,25 @@ def add_table(folder):
 
 
 def notes(settled):
-    """Notes for the user about what had to be settled; settled: a list of (patient, Geometry)."""
-    patients = collections.defaultdict(list)
-    for patient, geometry in settled:
-        if geometry.note:
-            patients[geometry.note].append(patient)
+    """Notes for the user about what had to be settled.
+
+    Args:
+        settled: a list of (patient, {what a file is, such as "CT" or "mask": its Geometry}). Where
+            not all of these share a note, it names those that have it.
+    """
+    told = {}  # {note: {(patient, which files): None}}
+    for patient, files in settled:
+        for text in dict.fromkeys(geometry.note for geometry in files.values() if geometry.note):
+            meant = [what for what, geometry in files.items() if geometry.note == text]
+            which = "" if len(meant) == len(files) else f" ({', '.join(meant)})"
+            told.setdefault(text, {})[patient, which] = None
 
     def note(text, whose):
-        return lambda name: f"{text}: {', '.join(map(name, whose))}"
+        return lambda name: (
+            f"{text}: {', '.join(name(patient) + which for patient, which in whose)}"
+        )
 
-    return [note(text, whose) for text, whose in patients.items()]
+    return [note(text, whose) for text, whose in told.items()]
 
 
 def _given_by_table(root):

@@ -27,22 +27,25 @@ def check(root, pair, config):
     """Reads the headers of a pair.
 
     Returns:
-        Geometry of the CT.
+        {"CT": Geometry of the CT, and of a source and a mask of its own: "MR" or "CBCT", "mask"}.
 
     Raises:
         DataError: a header cannot be used; or, without config.resample, the grids differ.
     """
     grid = _grid(root, pair, config)
-    for name in filter(None, (pair.source, pair.mask)):
+    found = {"CT": grid}
+    for what, name in ((config.modality.upper(), pair.source), ("mask", pair.mask)):
+        if not name:
+            continue
         path = root / name
-        geometry = read_geometry(path, config.given(root, name))
+        geometry = found[what] = read_geometry(path, config.given(root, name))
         if not config.resample:
             grid.check_same_grid(root / pair.ct, geometry, path, "prepare with --resample")
         else:
             geometry.needed_spacing_mm(path, "resampling")
     if config.resample:
         grid.needed_spacing_mm(root / pair.ct, "resampling")
-    return grid
+    return found
 
 
 def slices_with_body(root, pair, config):

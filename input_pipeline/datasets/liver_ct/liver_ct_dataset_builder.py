@@ -146,7 +146,7 @@ def find(source, config):
         )
         grid.check_same_grid(folder.root / image, of_labels, folder.root / labels)
         planes += [Plane(patient, index, "", image, labels) for index in range(grid.shape[0])]
-        grids.append((patient, grid))
+        grids.append((patient, {"CT": grid, "labels": of_labels}))
         if grid.tilt_degrees > OBLIQUE_DEGREES:
             oblique.append((patient, grid.tilt_degrees))
     splits, notes = _split(planes, config)

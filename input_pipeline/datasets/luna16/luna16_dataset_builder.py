@@ -106,9 +106,9 @@ def find(source, config):
     geometry.add_table(folder)
     oblique, grids = [], []
     for series in found:
-        grid = volumes.check(folder.root, series, config)
-        grids.append((series.patient, grid))
-        tilt = grid.tilt_degrees
+        files = volumes.check(folder.root, series, config)
+        grids.append((series.patient, files))
+        tilt = files["CT"].tilt_degrees
         if tilt > OBLIQUE_DEGREES:
             oblique.append((series.patient, tilt))
     splits, notes = layouts.split(found, config, folder.root)

@@ -20,7 +20,7 @@ def check(root, series, config):
     """Reads the headers of a volume and its mask.
 
     Returns:
-        Geometry of the volume.
+        {"CT": Geometry of the volume, "mask": that of its mask, if it has one}.
 
     Raises:
         DataError: a header cannot be used or leaves the spacing open, the mask is on other voxels,
@@ -30,9 +30,10 @@ def check(root, series, config):
     path = root / series.file_name
     grid = read_geometry(path, config.given(root, series.file_name))
     grid.needed_spacing_mm(path, "a sample's own spacing")
+    found = {"CT": grid}
     if series.mask_name:
         mask_path = root / series.mask_name
-        of_mask = read_geometry(mask_path, config.given(root, series.mask_name))
+        of_mask = found["mask"] = read_geometry(mask_path, config.given(root, series.mask_name))
         grid.check_same_grid(path, of_mask, mask_path)
     shape, wanted = _shape(grid, config), stored_shape(config)
     if min(grid.shape) < 2:
@@ -47,7 +48,7 @@ def check(root, series, config):
             f"{' x '.join(map(str, wanted))} of a crop: set a smaller config.data.depth or "
             "stored_size, or crops=0"
         )
-    return grid
+    return found
 
 
 def read(root, series, config):

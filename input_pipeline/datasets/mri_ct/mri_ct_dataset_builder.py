@@ -133,9 +133,9 @@ def find(source, config):
     oblique, grids = [], []
     for pair in pairs["train"]:
         if isinstance(pair, layouts.Volumes):
-            grid = mr_volumes.check(folder.root, pair, config)
-            grids.append((pair.patient, grid))
-            tilt = grid.tilt_degrees
+            files = mr_volumes.check(folder.root, pair, config)
+            grids.append((pair.patient, files))
+            tilt = files["CT"].tilt_degrees
             if tilt > OBLIQUE_DEGREES:
                 oblique.append((pair.patient, tilt))
     if isinstance(pairs["train"][0], layouts.Pictures):
@@ -226,7 +226,7 @@ def _names(pairs, root, pattern):
     """How patients are known: by pictures' names, by a table, or by folders."""
     if isinstance(pairs[0], layouts.Pictures):
         return Names(pattern)
-    if (root / layouts.TABLE).exists():
+    if layouts.has_table(root):
         return None
     return Names(
         settled_by=f"list all in {layouts.TABLE}, columns {','.join(layouts.COLUMNS)}, if they are "

@@ -196,6 +196,11 @@ def test_a_table_names_the_volumes(table, tmp_path):
         assert records[patient][2]["file_name"] == f"scans/{seed}/t1.nii.gz"
 
 
+def test_a_table_says_who_is_who_whatever_the_case_of_its_name(table):
+    (table / "pairs.csv").rename(table / "Pairs.CSV")
+    assert mri_ct.find(table, mri_ct.Config(**OPTIONS)).names is None
+
+
 def test_the_table_is_part_of_the_source(table, tmp_path):
     """Its patients decide the splits."""
     prepare("mri_ct", table, tmp_path / "data", **OPTIONS)

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 
 from input_pipeline.datasets.liver_ct import liver_ct_dataset_builder as liver_ct
 from input_pipeline.datasets.luna16 import luna16_dataset_builder as luna16
+from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
 from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging.geometry import UNKNOWN
@@ -160,6 +161,17 @@ def test_what_needs_the_spacing_refuses_a_volume_without(tmp_path):
     without_spacing(folder / "ct.mha")
     with pytest.raises(DataError, match=r"ct\.mha does not say .* resampling needs that"):
         prepare("mri_ct", pairs, tmp_path / "data", **OPTIONS, resample=True)
+
+
+def test_a_note_names_the_file_of_a_pair(tmp_path):
+    for seed in range(3):
+        folder = write_pair(tmp_path / f"P{seed}", seed, ending=".mha")
+        for name in ("ct", "mask", "mr")[: 2 * seed - 1]:
+            without_spacing(folder / f"{name}.mha")
+    config = mri_ct.Config(stored_size=16, given_spacing_mm=(2.5, 1.3, 1.1))
+    found = mri_ct.find(tmp_path, config)
+    notes = [note for note in found.told() if "as given" in note]
+    assert notes == ["spacing as given, 2.5 x 1.3 x 1.1 mm: P0 (CT, mask), P1 (CT), P2"]
 
 
 def test_volumes_of_a_pair_may_have_other_axes(tmp_path):
