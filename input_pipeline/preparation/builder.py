@@ -173,9 +173,9 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._names = names
         self.told_of_pairs = []  # lines for the user, once all is prepared
 
-    def partner(self, item):
-        """The name of the file of an item's second array, see `pair`."""
-        return item.mask_name
+    def partners(self, item):
+        """The names of the files of an item's second array, see `pair`."""
+        return (item.mask_name,)
 
     @abstractmethod
     def read(self, source, group):
@@ -228,7 +228,9 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager, download_config=None):
         self._pool = concurrent.futures.ThreadPoolExecutor(THREADS)
         size = self.builder_config.stored_size
-        self._checks = Checks(self._source, self._names, self.arrays, size, self.pair, self.partner)
+        self._checks = Checks(
+            self._source, self._names, self.arrays, size, self.pair, self.partners
+        )
         self._places = []
         try:
             with tqdm(unit=self.unit, disable=None) as self._progress:

@@ -36,11 +36,11 @@ class Checks:
         arrays: the Pixels of a record.
         size: its height and width.
         pair: pairs.Pair, or None.
-        partner: (an item -> the name of the file of its second array).
+        partners: (an item -> the names of the files of its second array).
     """
 
-    def __init__(self, source, names, arrays, size, pair, partner):
-        self._source, self._names, self._partner = source, names, partner
+    def __init__(self, source, names, arrays, size, pair, partners):
+        self._source, self._names, self._partners = source, names, partners
         self._arrays, self._size, self._pair = arrays, size, pair
         self._measured = {}
 
@@ -80,7 +80,7 @@ class Checks:
         for split, group, *_ in places:
             patient, file = self._shown(group[0])
             rows.append([split, patient, file, len(group), self._measured[_key(group)].pixels])
-        safe_files.write(directory / MANIFEST, csv_text(COLUMNS, rows))
+        safe_files.write(directory / MANIFEST, csv_text(COLUMNS, rows), directory)
 
     def _same_pictures(self, places):
         prints, split_of = {}, {}
@@ -136,13 +136,13 @@ class Checks:
     def _row(self, split, found, measured):
         item = found[0].group[0]
         patient, first = self._shown(item)
-        second = self._names.file(item.patient, self._partner(item))
+        second = (self._names.file(item.patient, name) for name in self._partners(item))
         overlap = measured.overlap
         return pairs_page.Row(
             patient,
             split,
             first,
-            second,
+            " and ".join(second),
             len(found),
             sum(len(place.group) for place in found),
             overlap,
@@ -178,9 +178,9 @@ class Checks:
 
     def _check(self, measured, group):
         if pairs.lies_apart(measured, self._pair):
-            first, second = group[0].file_name, self._partner(group[0])
+            names = group[0].file_name, *self._partners(group[0])
             raise DataError(
-                f"{self._source / first} and {self._source / second} do not overlap "
+                f"{' and '.join(str(self._source / name) for name in names)} do not overlap "
                 f"({pairs.overlap_name(self._pair)} {measured.overlap:.2f}): they are not "
                 "registered, or of two patients; register or remove them"
             )

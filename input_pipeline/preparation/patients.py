@@ -1,6 +1,7 @@
 """Splits by patient: slices of one patient look alike, so they must not be split apart.
 
-`split` decides for every data set who is trained on, who chooses a checkpoint and who is tested.
+`split` decides who is trained on, who chooses a checkpoint and who is tested; for luna16 it does so
+where config names patients or folds, else `datasets/luna16/layouts.py` decides by subset.
 """
 
 import csv

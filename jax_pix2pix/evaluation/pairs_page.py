@@ -83,7 +83,7 @@ def picture(firsts, seconds, is_mask, bodies, labels):
 
 
 def write(path, title, facts, rows, overlap_name, is_mask):
-    """Writes the page. rows: ranked Rows, some with pictures; facts: {name: value}."""
+    """Writes the page, following no link. rows: ranked Rows, some with pictures; facts: a dict."""
     outlines = (
         "Each slice without and with the outline of its mask, in green."
         if is_mask
@@ -105,7 +105,7 @@ def write(path, title, facts, rows, overlap_name, is_mask):
             "mutual information": mutual_information.PROTOCOL,
         },
     )
-    safe_files.write(path, html)
+    safe_files.write(path, html, path.parent)
 
 
 def _scaled(plane):

@@ -85,8 +85,8 @@ class Builder(builder.Builder):
             return Pair("mask", is_mask=True, must_overlap=False)
         return None
 
-    def partner(self, item):
-        return item.series.mask_name
+    def partners(self, item):
+        return (item.series.mask_name,)
 
     def read(self, source, group):
         return volumes.read(source, group[0].series, self.builder_config)

@@ -103,8 +103,8 @@ class Builder(builder.Builder):
 
     pair = Pair("ct", is_mask=False)
 
-    def partner(self, item):
-        return item.pair.ct
+    def partners(self, item):
+        return (item.pair.ct,)
 
     def read(self, source, group):
         pair = group[0].pair

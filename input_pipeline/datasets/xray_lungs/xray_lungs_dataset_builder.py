@@ -79,8 +79,8 @@ class Builder(builder.Builder):
     unit = "images"
     pair = Pair("mask", is_mask=True, in_body=False)
 
-    def partner(self, item):
-        return " and ".join(item.mask_names)
+    def partners(self, item):
+        return item.mask_names
 
     @property
     def arrays(self):

@@ -11,11 +11,14 @@ import SimpleITK as sitk
 
 from input_pipeline.datasets.mri_ct import mri_ct_dataset_builder as mri_ct
 from input_pipeline.preparation import pairs
+from input_pipeline.preparation.checks import Checks
 from input_pipeline.preparation.pairs import Pair, measure
+from input_pipeline.preparation.pseudonyms import TrueNames
 from input_pipeline.prepare import prepare
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.evaluation import pairs_page
 from jax_pix2pix.runs.known_patients import read_known
+from tests.input_pipeline.datasets.test_xray_lungs import write_layout
 from tests.input_pipeline.pairs import body, write_pair
 
 OPTIONS = {"stored_size": 32, "test_fraction": 0.3, "validation_fraction": 0.3}
@@ -88,6 +91,26 @@ def test_with_pseudonyms_the_page_has_these_alone(source, tmp_path):
     known = json.loads(key.read_text())["patients"]
     assert {row[0] for row in rows_of(html)} == known.keys()
     assert not any(patient in html for patient in PATIENTS) and str(source) not in html
+
+
+def test_with_pseudonyms_each_of_two_masks_has_its_own(tmp_path):
+    source, key = write_layout(tmp_path / "source", "montgomery"), tmp_path / "key.json"
+    html = page_of(prepare("xray_lungs", source, tmp_path / "data", 0, key, stored_size=16))
+    files = json.loads(key.read_text())["files"]
+    seen = {files[code] for code in re.findall(r"/(F[A-Z2-7]{12})", html)}
+    assert seen == {str(path.relative_to(source)) for path in source.rglob("*.png")}
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "pairs.html"])
+def test_what_is_written_follows_no_link(tmp_path, name):
+    own = tmp_path / "own.txt"
+    own.write_text("kept")
+    (tmp_path / name).symlink_to(own)
+    if name == "pairs.html":
+        pairs_page.write(tmp_path / name, "Pairs", {}, [], "Dice", False)
+    else:
+        Checks(tmp_path, TrueNames(), {}, 16, None, None).write(tmp_path, [])
+    assert own.read_text() == "kept" and not (tmp_path / name).is_symlink()
 
 
 def test_finished_shards_are_measured_again(source, tmp_path, monkeypatch):
