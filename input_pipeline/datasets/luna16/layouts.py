@@ -92,19 +92,7 @@ def split(series, config, root):
     for one in series:
         if one.subset is not None:
             splits_of.setdefault(one.patient, set()).add(of_subset.get(one.subset, 0))
-    notes = []
-    if splits_of:
-        notes.append(
-            f"test from subsets {_list(config.test_subsets)}, validation from subsets "
-            f"{_list(config.validation_subsets)}"
-        )
-    if several := sorted(patient for patient, numbers in splits_of.items() if len(numbers) > 1):
-        notes.append(
-            lambda name: (
-                "in subsets of several splits, taken to the one held out: "
-                + ", ".join(map(name, several))
-            )
-        )
+    several = {patient for patient, numbers in splits_of.items() if len(numbers) > 1}
     chosen = {patient: max(numbers) for patient, numbers in splits_of.items()}
     if config.folds or config.test_patients or config.validation_patients:
         own = {
@@ -112,7 +100,11 @@ def split(series, config, root):
             for number, name in enumerate(SPLITS)
         }
         own = {name: found for name, found in own.items() if found or name == "train"}
-        return patients.split(own, config, SALT, whole=True)
+        splits, notes = patients.split(own, config, SALT, whole=True)
+        kept = [name for name in ("test", "validation") if _is_kept(name, own, splits, config)]
+        held_out = {one.patient for name in kept for one in splits[name]}
+        return splits, notes + _of_subsets(kept, several & held_out, config)
+    notes = _of_subsets(("test", "validation"), several, config) if splits_of else []
     free = [Patient(one.patient) for one in series if one.patient not in chosen]
     if free:
         notes.append(f'patients in no subset by sha256("{SALT}" + patient)')
@@ -140,6 +132,31 @@ def split(series, config, root):
                 "evidence of generalisation"
             )
     return splits, notes
+
+
+def _is_kept(name, own, splits, config):
+    """Whether a split is what is left of the subsets' own, `own`, and nothing else decided it."""
+    if config.folds or getattr(config, f"{name}_patients"):
+        return False
+    patients_of = {one.patient for one in own.get(name, ())}
+    return {one.patient for one in splits[name]} <= patients_of
+
+
+def _of_subsets(names, several, config):
+    """Notes on splits that are those of subsets; several: patients of them, of several subsets."""
+    notes = [
+        ", ".join(
+            f"{name} from subsets {_list(getattr(config, f'{name}_subsets'))}" for name in names
+        )
+    ]
+    if several:
+        notes.append(
+            lambda name: (
+                "in subsets of several splits, taken to the one held out: "
+                + ", ".join(map(name, sorted(several)))
+            )
+        )
+    return notes if names else []
 
 
 class Patient(NamedTuple):

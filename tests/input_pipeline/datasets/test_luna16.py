@@ -231,6 +231,40 @@ def test_named_patients_and_folds_come_before_subsets():
     assert not tested[0] & tested[1] and len(tested[0] | tested[1]) == 10
 
 
+def test_notes_on_subsets_are_those_that_hold():
+    numbers = {"a": (0, 9), "b": (0, 8), "c": (8,), "d": (9,), "e": (0,), "f": (0,), "g": (1,)}
+    series = [
+        layouts.Series(patient, f"{patient}{n}", f"subset{n}/{patient}{n}.mhd", n, "")
+        for patient, subsets in numbers.items()
+        for n in subsets
+    ]
+
+    def told(**options):
+        _, notes = layouts.split(series, luna16.Config(**options), Path("/source"))
+        return [note if isinstance(note, str) else note(str) for note in notes]
+
+    several = "in subsets of several splits, taken to the one held out: "
+    assert told() == ["test from subsets 9, validation from subsets 8", f"{several}a, b"]
+    assert told(test_patients="e") == [
+        "test from config.data.test_patients",
+        "validation from subsets 8",
+        f"{several}b",
+    ]
+    assert told(test_patients="b,e")[1:] == ["validation from subsets 8"]
+    assert told(validation_patients="e") == [
+        "validation from config.data.validation_patients",
+        "test from subsets 9",
+        f"{several}a",
+    ]
+    assert told(validation_patients="e", test_patients="f") == [
+        "test from config.data.test_patients",
+        "validation from config.data.validation_patients",
+    ]
+    assert not any("subsets" in note for note in told(folds=3))
+    by_hash = told(test_patients="b,c")  # all of validation's own
+    assert not any("subsets" in note for note in by_hash) and "sha256" in by_hash[0]
+
+
 def test_volumes_in_no_subset_are_split_by_patient(tmp_path):
     files = {f"v{k}": ("scans", ".mhd", False) for k in range(20)}
     source = luna(tmp_path / "source", files, masks=False)
