@@ -124,7 +124,8 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
                     "config.data.data_dir"
                 )
             storage.publish(data_dir, directory, prepared_files.SPLITS)
-            messages.info(told)
+            for line in (*prepared["warnings"], told):
+                messages.info(line)
             messages.info(f"already prepared: {storage.url_of(data_dir, directory)}")
             return directory
         with _quiet_tfds():
@@ -140,7 +141,7 @@ def prepare(dataset, source, data_dir, wait=False, pseudonyms=None, **options):
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
         storage.publish(data_dir, directory, prepared_files.SPLITS)
-    for line in (*builder.told_of_pairs, told):
+    for line in (*builder.warnings, told):
         messages.info(line)
     messages.info(f"prepared: {storage.url_of(data_dir, directory)}")
     chosen = _chosen(config, str)
@@ -163,7 +164,9 @@ def _preparation(directory):
     def parse(text):
         record = json.loads(text)
         names = {key: record[key] for key in ("source", "fingerprint")}
-        return names | {"pseudonyms": record.get("pseudonyms")}
+        warnings = [note for note in record["notes"] if note.startswith("warning: ")]
+        warnings += map(str, record.get("warnings", ()))
+        return names | {"pseudonyms": record.get("pseudonyms"), "warnings": warnings}
 
     return prepared_files.read(directory / RECORD, "a preparation's record", parse)
 

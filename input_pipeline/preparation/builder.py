@@ -171,7 +171,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self._source = source
         self._found = found
         self._names = names
-        self.told_of_pairs = []  # lines for the user, once all is prepared
+        self.warnings = []  # about pairs and pictures, lines for the user, once all is prepared
 
     def partners(self, item):
         """The names of the files of an item's second array, see `pair`."""
@@ -235,18 +235,20 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         try:
             with tqdm(unit=self.unit, disable=None) as self._progress:
                 super()._download_and_prepare(dl_manager, download_config)
-            self.told_of_pairs = self._checks.write(self.data_path, self._places)
+            self.warnings = self._checks.write(self.data_path, self._places)
+            self._write_record(self._record | {"warnings": self.warnings})
         finally:
             self._pool.shutdown(cancel_futures=True)
 
     def _shard_iterators_per_split(self, dl_manager):
         splits = self._found.splits
-        record = _summary(self._source, self._found, self.builder_config.options, self._names)
+        record = self._record = _summary(
+            self._source, self._found, self.builder_config.options, self._names
+        )
         items = [item for items in splits.values() for item in items]
         self._names.save(self._source, items, [row[0] for row in self._found.account.rows()])
         _report(record, self.unit, patient_names.told(splits, examples=self._names.key_id is None))
-        # TFDS moves this directory into place when all is done.
-        safe_files.write(self.data_path / RECORD, json.dumps(record, indent=1), self.data_path)
+        self._write_record(record)
         self._found.account.save(self.data_path / TABLE, self.data_path, self._names.path)
         self._adopt_finished_shards(record)
         self._progress.reset(total=sum(map(len, splits.values())))
@@ -269,6 +271,10 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                     unread += part
         self._results = self._read_ahead(unread)
         return shards
+
+    def _write_record(self, record):
+        # TFDS moves this directory into place when all is done.
+        safe_files.write(self.data_path / RECORD, _text(record), self.data_path)
 
     def _read_ahead(self, groups):
         """Yields the examples of each group, in order; reads a few groups ahead, across shards."""
@@ -316,7 +322,7 @@ class Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 continue
             safe_files.check_tree(old, old.parent)
             summary = old / RECORD
-            if summary.exists() and summary.read_text() == json.dumps(record, indent=1):
+            if summary.exists() and _without_warnings(summary.read_text()) == _text(record):
                 for file in old.glob(f"{self.name}-*"):
                     file.rename(self.data_path / file.name)
             old.rmtree()
@@ -359,6 +365,7 @@ def _summary(source, found, options, names):
         "pseudonyms": names.key_id,
         "options": options,
         "notes": found.told(names.patient),
+        "warnings": [],  # of pairs and pictures, until all are read
         "shard_size": SHARD_SIZE,
         "splits": {
             split: {
@@ -371,6 +378,18 @@ def _summary(source, found, options, names):
             for split, items in found.splits.items()
         },
     }
+
+
+def _text(record):
+    return json.dumps(record, indent=1)
+
+
+def _without_warnings(text):
+    """The text of a record as it was before all was read; "" of one that is damaged."""
+    try:
+        return _text(json.loads(text) | {"warnings": []})
+    except (ValueError, TypeError, RecursionError):
+        return ""
 
 
 def _report(record, unit, patients):

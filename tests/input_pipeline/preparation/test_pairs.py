@@ -115,6 +115,7 @@ def test_what_is_written_follows_no_link(tmp_path, name):
 
 def test_finished_shards_are_measured_again(source, tmp_path, monkeypatch):
     """A killed preparation has measured its first shards; the next one makes the same page."""
+    write_pair(source / "1BA009", 0, ".mha", mask=False)  # as 1BA001, which is warned of
     whole = prepare("mri_ct", source, tmp_path / "whole", **OPTIONS)
     place = tmp_path / "data" / whole.relative_to(tmp_path / "whole")
     left = place.with_name(f"incomplete.0_{place.name}")
@@ -127,8 +128,8 @@ def test_finished_shards_are_measured_again(source, tmp_path, monkeypatch):
         mri_ct.Builder, "read", lambda *given: seen.append(given[2]) or read(*given)
     )
     again = prepare("mri_ct", source, tmp_path / "data", **OPTIONS)
-    assert again == place and len(seen) == 2  # of validation and test
-    for name in ("pairs.html", "manifest.csv"):
+    assert again == place and len(seen) == 3  # of validation and test
+    for name in ("pairs.html", "manifest.csv", "preparation.json"):
         assert (again / name).read_bytes() == (whole / name).read_bytes()
 
 
@@ -137,6 +138,13 @@ def test_two_patients_of_one_image_are_told_of(source, tmp_path, capsys):
     directory = prepare("mri_ct", source, tmp_path / "data", **OPTIONS)
     told = re.findall("warning: 1 pictures are of two patients each, .*", capsys.readouterr().out)
     assert len(told) == 1 and "1BA001/mr.mha of 1BA001 in" in told[0] and "of 1BA009 in" in told[0]
+    assert json.loads((directory / "preparation.json").read_text())["warnings"] == told
+    assert prepare("mri_ct", source, tmp_path / "data", **OPTIONS) == directory
+    assert told[0] in capsys.readouterr().out.splitlines()
+    directory = prepare("mri_ct", source, tmp_path / "other", 0, tmp_path / "key", **OPTIONS)
+    (warning,) = json.loads((directory / "preparation.json").read_text())["warnings"]
+    assert "1 pictures are of two patients each" in warning and "1BA00" not in warning
+    directory = tmp_path / "data" / directory.relative_to(tmp_path / "other")
     known = {one.patient: one for one in read_known(directory)}
     assert known["1BA001"].pixels == known["1BA009"].pixels != known["1BA002"].pixels
     with (directory / "manifest.csv").open() as file:
