@@ -15,6 +15,7 @@ PATIENT = rf"(.*\d[^_-]*(?=[_-](?:{_OF_SEVERAL})?\d+$)|.+(?=[_-]{_OF_SEVERAL}\d+
 # For slices, of which a patient has many: a number at the end is always a slice's.
 PATIENT_OF_SLICES = rf"(.+?)(?:[_-](?:{_OF_SEVERAL})?\d+)?"
 EACH_ITS_OWN = ("(.*)", "(.+)")  # patterns by which the user says that each file is a patient
+MANY = 50  # pictures; more are hardly of one patient, so that covid_1 to covid_99 are of a class
 HANDFUL = 5  # pictures; so few may well be of a patient each. Scans of one patient, too
 _NUMBERED = re.compile(rf"(.*\w)[_\- ]+\(?{_WORDS}?\d+\)?", re.IGNORECASE)
 
@@ -24,6 +25,7 @@ class Names(NamedTuple):
 
     pattern: str = ""  # config.data.patient_pattern, for pictures; "": a volume is a patient
     settled_by: str = ""  # for volumes, what the user does if names mislead
+    of_slices: bool = False  # whether pictures are slices, of which a patient has any number
 
 
 def patient_of(match, pattern, path, doing="change the pattern, or rename the file"):
@@ -42,7 +44,8 @@ def check_names(splits, names, root):
 
     Files are plausibly of one patient if their names are equal up to a last separator and number,
     and each counts as a patient of its own. A volume is only doubted if what is equal has a number
-    too, as in sub-01_1 and sub-01_2: volume-1 and volume-2 are two patients.
+    too, as in sub-01_1 and sub-01_2: volume-1 and volume-2 are two patients. Where more than MANY
+    pictures share a name without a number, such names are of classes, which is warned of.
 
     Args:
         splits: {split: items with `patient` and `file_name`}.
@@ -62,20 +65,29 @@ def check_names(splits, names, root):
     for split, item in files.values():
         if match := _NUMBERED.fullmatch(_name(item, names)):
             families.setdefault(match[1], []).append((split, item))
+    by_class, several = _by_class(families, names), sum(len(of) > 1 for of in families.values())
+    alone = 0  # files of classes, a patient each
     for prefix, found in families.items():
         if len({item.patient for _, item in found}) < len(found):
             continue  # the pattern knows more of these names
+        numbered = bool(re.search(r"\d", prefix))
+        if by_class and not numbered:
+            alone += len(found)
+            continue
         elsewhere = [item for split, item in found if split != found[0][0]]
-        if elsewhere and _is_doubtful(prefix, found, families, names):
+        doubtful = several > 1 if names.pattern else numbered and len(found) <= HANDFUL
+        if elsewhere and doubtful and len(families) > 1:
             first, second = root / found[0][1].file_name, root / elsewhere[0].file_name
             raise DataError(
                 f"{first} and {second} are plausibly of one patient, {prefix}, but would be in two "
                 f"splits: {_settling(names)}"
             )
     patients = {item.patient for _, item in files.values()}
-    if names.pattern and len(files) > HANDFUL and len(patients) == len(files):
+    if len(patients) == len(files):
+        alone = len(files)
+    if names.pattern and alone > HANDFUL:
         return [
-            f"warning: each of {len(files)} pictures is a patient of its own by {names.pattern}: "
+            f"warning: each of {alone} pictures is a patient of its own by {names.pattern}: "
             "pictures of one patient may be in several splits, and intervals are by picture; if "
             "so, set config.data.patient_pattern so that group 1 is the patient, else '(.*)'"
         ]
@@ -90,12 +102,12 @@ def _name(item, names):
     return path if "/" in names.pattern else PurePath(path).name
 
 
-def _is_doubtful(prefix, found, families, names):
-    several = [one for one in families.values() if len(one) > 1]
-    numbered = bool(re.search(r"\d", prefix))
-    if names.pattern:
-        return len(several) > 1
-    return numbered and len(families) > 1 and len(found) <= HANDFUL
+def _by_class(families, names):
+    """Whether files are named by classes, {prefix: files}, of which one has more than MANY."""
+    pictures = names.pattern and not names.of_slices
+    return bool(pictures) and any(
+        len(found) > MANY and not re.search(r"\d", prefix) for prefix, found in families.items()
+    )
 
 
 def _settling(names):

@@ -130,7 +130,7 @@ def find(source, config):
     if "val" in splits:
         splits["validation"] = splits.pop("val")
     splits, notes = split(splits, config, SALT)
-    names = Names(config.patient_pattern)
+    names = Names(config.patient_pattern, of_slices=True)
     return Found(splits, folder.fingerprint, notes, folder.account(), names)
 
 

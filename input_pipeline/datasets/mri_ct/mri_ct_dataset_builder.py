@@ -225,7 +225,7 @@ def _same_numbers(given):
 def _names(pairs, root, pattern):
     """How patients are known: by pictures' names, by a table, or by folders."""
     if isinstance(pairs[0], layouts.Pictures):
-        return Names(pattern)
+        return Names(pattern, of_slices=True)
     if layouts.has_table(root):
         return None
     return Names(

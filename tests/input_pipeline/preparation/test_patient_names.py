@@ -91,6 +91,26 @@ def test_names_that_may_be_of_patients_are_warned_of(names):
     assert not check_names(placed(names[:5], test=names[3:5]), Names("(.+)x?"), Path("/source"))
 
 
+def test_pictures_named_by_classes_are_warned_of():
+    """As many X-ray sets are; each file is of its own patient."""
+    names = [f"{name}_{n}" for name, count in (("covid", 60), ("normal", 9)) for n in range(count)]
+
+    def checked(names, pattern=PATIENT, **options):
+        splits = placed(names, pattern, test=names[::5])
+        return check_names(splits, Names(pattern, **options), Path("/source"))
+
+    (warning,) = checked(names)
+    assert "warning: each of 69 pictures is a patient of its own by" in warning
+    assert "set config.data.patient_pattern so that group 1 is the patient, else '(.*)'" in warning
+    # Beside others, too, whose patients are known by their numbers.
+    (warning,) = checked([*names, *NIH, "patient-12_3", "patient-12_4"])
+    assert "each of 69 pictures is a patient" in warning
+    numbered = [f"{name}_{n}" for name in ("P1", "P2") for n in range(60)]
+    for given, options in ((numbered, {}), (names, {"of_slices": True}), (names[-20:], {})):
+        with pytest.raises(DataError, match="plausibly of one patient"):
+            checked(given, "(.+)x?", **options)
+
+
 def test_a_pattern_that_knows_more_of_the_names_is_believed():
     names = ["site1_001a", "site1_001b", "site1_002", "site1_003", "site2_001", "site2_002"]
     splits = placed(names, r"(\w+_\d+)", test=["site1_002", "site2_002"])
