@@ -144,11 +144,12 @@ def _is_kept(name, own, splits, config):
 
 def _of_subsets(names, several, config):
     """Notes on splits that are those of subsets; several: patients of them, of several subsets."""
-    notes = [
-        ", ".join(
+    notes = []
+    if names:
+        of_each = (
             f"{name} from subsets {_list(getattr(config, f'{name}_subsets'))}" for name in names
         )
-    ]
+        notes.append(", ".join(of_each))
     if several:
         notes.append(
             lambda name: (
@@ -156,7 +157,7 @@ def _of_subsets(names, several, config):
                 + ", ".join(map(name, sorted(several)))
             )
         )
-    return notes if names else []
+    return notes
 
 
 class Patient(NamedTuple):
