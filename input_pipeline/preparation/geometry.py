@@ -122,7 +122,7 @@ def _table(path, changed, size):
     del changed, size
     table = {}
     first_line = f"file_name and any of {', '.join(COLUMNS)}"
-    for _, row in read_table(path, ("file_name",), first_line, COLUMNS):
+    for _, row in read_table(path, ("file_name",), first_line, COLUMNS, strict=True):
         name = os.path.normpath(row["file_name"])  # as `SourceFolder.add` has it
         if name in table:
             raise DataError(f"{path} names {name} twice: keep one line")

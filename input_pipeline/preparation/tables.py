@@ -13,13 +13,14 @@ MAX_ROWS = 10**6
 MAX_LINE = 2**14  # characters: three paths of the longest that there are
 
 
-def read_table(path, columns, first_line, optional=()):
+def read_table(path, columns, first_line, optional=(), strict=False):
     """Reads a table.
 
     Args:
         columns: the columns that it must have, with a value in each line.
         first_line: its possible first lines, in words, for the error.
         optional: other columns to read, whose values may be missing; the rest is passed over.
+        strict: whether other columns are refused, as one that is misspelt would say nothing.
 
     Returns:
         A list of (number of the line, {column: stripped string}), one for each line but the first
@@ -36,18 +37,23 @@ def read_table(path, columns, first_line, optional=()):
                     f"{path} has {size} bytes, above the limit of {MAX_BYTES}: keep only the "
                     f"columns {', '.join(columns)}"
                 )
-            return _rows(path, file, columns, first_line, optional)
+            return _rows(path, file, columns, first_line, optional, strict)
     except safe_files.UnsafeFileError as error:
         raise DataError(str(error)) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table ({error}): save it as CSV") from error
 
 
-def _rows(path, file, columns, first_line, optional):
+def _rows(path, file, columns, first_line, optional, strict):
     lines = _lines(path, file)
     _, found = next(lines, (1, ()))
     if missing := [column for column in columns if column not in found]:
         raise DataError(f"{path} has no column {missing[0]}: its first line must be {first_line}")
+    others = [name for name in found if name not in (*columns, *optional, "")]
+    if strict and others:
+        raise DataError(
+            f"{path} has a column {others[0]}, which says nothing here: use {first_line}"
+        )
     places = {name: found.index(name) for name in (*columns, *optional) if name in found}
     rows = []
     for number, values in lines:

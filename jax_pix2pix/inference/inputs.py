@@ -14,6 +14,7 @@ from jax_pix2pix.imaging.safe_io import PICTURES
 from jax_pix2pix.inference.files import find, results
 
 # Folders of X-rays' masks in the layouts that preparation reads.
+LABELS = {"labelstr", "labelsts", "seg-lungs-luna16"}  # folders of volumes of labels
 MASKS = {"mask", "masks", "manualmask"}
 MASKS |= {f"{side}{space}lung" for side in ("left", "right") for space in " _"}
 CTS = {"b", "trainb", "valb", "testb"}  # folders of CT pictures in these layouts
@@ -139,7 +140,7 @@ def _gif(name):
 def _of_labels(name):
     """Tells whether a file below a folder holds labels, in the layouts that preparation reads."""
     folder, name = os.path.split(name.lower())
-    of_layout = name.startswith("segmentation-") or os.path.basename(folder) == "labelstr"
+    of_layout = name.startswith("segmentation-") or os.path.basename(folder) in LABELS
     return "labels" if of_layout else ""
 
 

@@ -43,6 +43,7 @@ def sources(tmp_path_factory):
         "volumes/volume-1.nii",
         "volumes/volume-1.nii.gz",
         "labels/labelsTr/l.nii",
+        "labels/seg-lungs-LUNA16/l.nii",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         hu = np.linspace(-1000, 300, 192).astype(np.int16).reshape(8, 8, 3)

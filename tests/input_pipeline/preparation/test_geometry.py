@@ -94,10 +94,12 @@ def test_the_spacing_of_all_and_that_of_a_file_settle_it(lits, tmp_path):
         ("volume-0.nii,1 1", "geometry.csv, volume-0.nii: spacing_mm=1 1: use three numbers"),
         ("volume-0.nii,\n./volume-0.nii,", "names volume-0.nii twice: keep one line"),
         ("../source/volume-0.nii,1 1 1", "names ../source/volume-0.nii, and there is no such"),
+        ("", "has a column spacing, which says nothing here"),
     ],
 )
 def test_refuses_tables(lits, rows, said):
-    (lits / "geometry.csv").write_text(f"file_name,spacing_mm\n{rows}\n")
+    column = "spacing_mm" if rows else "spacing"
+    (lits / "geometry.csv").write_text(f"file_name,{column}\n{rows}\n")
     with pytest.raises(DataError) as caught:
         liver_ct.find(lits, liver_ct.Config(**OPTIONS))
     assert said in str(caught.value) and "\n" not in str(caught.value)
