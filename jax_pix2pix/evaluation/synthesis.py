@@ -11,9 +11,9 @@ from jax_pix2pix.imaging.hounsfield import check_hu
 from jax_pix2pix.imaging.mr_intensity import source_hu
 from jax_pix2pix.imaging.mr_volumes import IN_HU
 from jax_pix2pix.imaging.planes import PLANES, to_axial
-from jax_pix2pix.imaging.volume_file import ENDINGS
 from jax_pix2pix.intensity import to_stored
 from jax_pix2pix.metrics import sct_scores
+from jax_pix2pix.runs.workdir_files import SOURCES_NOTE
 from jax_pix2pix.safety.shown import shown
 
 VOLUMES = ("source", "ct", "sct", "mask")
@@ -40,13 +40,16 @@ def evaluate(run, dataset, split, progress=None):
         ((source, hu, mask > 0) for source, hu, mask in training), data.source_range
     )
 
+    # A picture's grey levels in a window were checked by the whole folder; runs without a note of
+    # what they learnt from count as those of volumes.
+    pictures = f"{SOURCES_NOTE}pictures" in run.source_notes
     in_hu = data.modality in IN_HU  # then the source itself is a baseline
     others = [*baselines, "identity"] if in_hu else list(baselines)
     cases, pages = {name: [] for name in ("model", *others)}, []
     batches = _batches(dataset, split)
     for volumes in patient_volumes(system, generator, batches, patients, seen=in_hu):
         of_patient = [examples[index] for index in volumes.indices]
-        if of_patient[0].file_name.lower().endswith(ENDINGS):  # not grey levels in a window
+        if not pictures:
             check_hu(volumes.ct, f"the prepared CT of {shown(of_patient[0].patient)}")
         spacing_mm = spacing_of(data, of_patient)
         predictions = {"model": volumes.sct} | {

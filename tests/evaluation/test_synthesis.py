@@ -15,12 +15,14 @@ from input_pipeline import pipeline, prepared
 from input_pipeline.dataset import Dataset
 from input_pipeline.prepare import options_of, prepare
 from jax_pix2pix.adversarial import generate
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.evaluation import synthesis
 from jax_pix2pix.evaluation.evaluate import evaluate
 from jax_pix2pix.metrics.controls import does_not_tell
 from jax_pix2pix.metrics.dose import SCORES
 from jax_pix2pix.metrics.sct_scores import score_ct
 from jax_pix2pix.runs.workdir import load_run
+from jax_pix2pix.runs.workdir_files import SOURCES_NOTE
 from tests import commands, untrained
 from tests.input_pipeline import pairs
 
@@ -289,6 +291,25 @@ def test_names_every_file_that_it_writes(written):
     with Image.open(folder / "train.png") as picture:
         assert picture.width > 500 and len(np.unique(np.asarray(picture))) > 50
     assert "tissue_regression" in out and "gamma_2_2" in out
+
+
+class _Shifted(Dataset):
+    """The data under pseudonyms, as by someone who left HU + 1024 in the files."""
+
+    def examples(self, split):
+        return [e._replace(file_name=f"P-1/F-{e.slice_index}") for e in super().examples(split)]
+
+    def eval_batches(self, split, *args, **options):
+        for batch in super().eval_batches(split, *args, **options):
+            yield batch | {"target": batch["target"] + 1024}
+
+
+def test_volumes_under_pseudonyms_are_in_hu_too(runs):
+    run = jax_pix2pix.load(runs["2d"])
+    with pytest.raises(DataError, match=r"^the prepared CT of .* are no HU .* HU \+ 1024"):
+        evaluate(run, _Shifted(run.config.data))
+    run.source_notes = [f"{SOURCES_NOTE}pictures"]  # by their window, as preparation checked
+    evaluate(run, _Shifted(run.config.data))
 
 
 def test_spacing_follows_the_size_of_the_images(runs):
