@@ -70,8 +70,8 @@ def test_what_is_written_from_an_unknown_spacing_stays_unknown(tmp_path, ending)
     assert volume.spacing_mm is None
     written = tmp_path / f"out{ending}"
     volume_file.write_hu(written, volume.values, volume)
-    if ending != ".nrrd":  # which has no place for it
-        assert volume_file.read_geometry(written).spacing_mm is None
+    assert volume_file.read_geometry(written).spacing_mm is None
+    assert volume_file.read_geometry(written, SETTLED).spacing_mm == pytest.approx((2.5, 0.7, 0.8))
 
 
 def test_what_is_written_from_a_given_spacing_states_it(tmp_path):

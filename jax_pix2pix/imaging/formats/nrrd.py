@@ -38,6 +38,8 @@ SPACES = {  # signs that turn the axes to right, front and head
     "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
 }  # fmt: skip
 
+UNSTATED = "spacing:=unknown"  # a key and value of our own: the directions hold a placeholder
+
 
 def read_geometry(path, user):
     """Reads and checks a file's Geometry; see `volume_file.read_geometry`."""
@@ -72,6 +74,8 @@ def write(path, voxels, geometry):
     with writing(path) as file:
         file.write(b"NRRD0004\n")
         file.writelines(f"{key}: {value}\n".encode() for key, value in fields.items())
+        if not geometry.spacing_known:
+            file.write(f"{UNSTATED}\n".encode())
         file.write(b"\n" + content)
 
 
@@ -84,10 +88,11 @@ def _header(path, file, user):
     lines = text_header.lines(file)
     if not next(lines).startswith("NRRD000"):
         raise ValueError("it does not begin as NRRD does")
-    fields = {}
+    fields, stated = {}, True
     for line in lines:
         if not line:
             break
+        stated &= line != UNSTATED
         key, colon, value = line.partition(": ")
         if colon and not line.startswith("#"):
             fields[key.lower()] = value.strip()
@@ -104,7 +109,7 @@ def _header(path, file, user):
     affine[:3, :3] = _vectors(fields["space directions"], (3, 3)).T
     affine[:3, 3] = _vectors(fields["space origin"], 3)
     affine = np.diag([*SPACES[fields["space"].lower()], 1.0]) @ affine
-    return settled(path, affine, stored.shape, user=user), stored
+    return settled(path, affine, stored.shape, user=user, stated=stated), stored
 
 
 def _check(path, fields):
