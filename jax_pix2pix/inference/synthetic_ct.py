@@ -113,7 +113,9 @@ class SyntheticCT:
             )
             return None
         if isinstance(grid, Geometry | Volume):
-            return grid if isinstance(grid, Geometry) else grid.geometry
+            geometry = grid if isinstance(grid, Geometry) else grid.geometry
+            geometry.needed_spacing_mm("the grid", "resampling")
+            return geometry
         messages.info(f"MR and mask are resampled, as for training, to the voxels of {grid}")
         grid = expanded(grid)
         geometry = sources.geometry_of(grid, user)
@@ -132,6 +134,8 @@ class SyntheticCT:
         if grid is None:
             values = volume.geometry.reordered(name, labels, where, "resample the latter")
         else:
+            if affine is None:
+                labels.geometry.needed_spacing_mm(where, "resampling")
             values = resample.nearest(labels, grid).values
         if where.startswith("the "):
             where = f"{where} that was given"

@@ -6,9 +6,11 @@ from ml_collections import ConfigDict
 
 from configs import liver, mri2ct, xray_lungs
 from input_pipeline import pipeline, prepared
+from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import mr_volumes, volume_file
+from jax_pix2pix.imaging.volume import Geometry, Volume
 from jax_pix2pix.inference.masks import CTMasks, XrayMasks
-from jax_pix2pix.inference.synthetic_ct import prepared_planes
+from jax_pix2pix.inference.synthetic_ct import SyntheticCT, prepared_planes
 
 SAMPLES = prepared.SAMPLES
 
@@ -83,6 +85,21 @@ def test_volumes(tmp_path, size):
     # Splits of a single volume leave out slices between them.
     _agree([shown[i] for _, i in sorted(evaluated)], [evaluated[key] for key in sorted(evaluated)])
     assert len(evaluated) > 30
+
+
+def test_what_is_resampled_states_its_spacing(tmp_path):
+    """As in preparation: of the source, the mask, and a grid of any kind."""
+    config = mri2ct.get_config()
+    config.data.resample = True
+    predictor = _Watched(SyntheticCT, config).predictor
+    mr = Volume(np.float32(np.arange(64).reshape(4, 4, 4)), Geometry(np.eye(4), (4, 4, 4)))
+    unknown = Geometry(np.eye(4), (4, 4, 4), spacing_known=False)
+    for grid in (unknown, Volume(mr.values, unknown)):
+        with pytest.raises(DataError, match=r"^the grid does not say .* resampling needs that"):
+            predictor(mr, grid=grid)
+    mask = Volume(np.ones((4, 4, 4), np.uint8), unknown)
+    with pytest.raises(DataError, match=r"^the volume does not say .* resampling needs that"):
+        predictor(mr, grid=mr, mask=mask)
 
 
 @pytest.mark.parametrize("size", [48, 40])
