@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from jax_pix2pix.errors import DataError
-from jax_pix2pix.imaging.formats.dicom import read_files, read_series
+from jax_pix2pix.imaging.formats.dicom import read_files, read_labels, read_series
 from jax_pix2pix.imaging.volume_file import write_mask
 
 SHAPE = (4, 5, 6)
@@ -211,6 +211,8 @@ def test_one_of_several_series_is_chosen(tmp_path):
         f"(SR, 1 slices), {SERIES}.9 (MIP, CT, 4 slices): choose one by --series=UID, as it is "
         "listed"
     )
+    with pytest.raises(DataError, match=r"volumes: .*: leave the slices of one in the folder$"):
+        read_labels(folder)  # of masks that are compared, no user can name a series
     for series, seed in ((SERIES, 0), (f"{SERIES}.9", 1)):
         volume, paths = read_files(folder, series)
         np.testing.assert_array_equal(volume.values, values_of(seed))

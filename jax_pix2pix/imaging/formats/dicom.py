@@ -80,15 +80,18 @@ def read_labels(folder):
     Raises:
         DataError: as `read_series`, or a value is not in [0, 255].
     """
-    volume, _ = _stacked(folder)
+    volume, _ = _stacked(folder, None)
     if volume.values.min() < 0 or volume.values.max() > 255:
         raise DataError(f"{folder} holds values outside [0, 255]: give a mask")
     return Volume(volume.values.astype(np.uint8), volume.geometry)
 
 
-def _stacked(folder, series=""):
-    """(Volume of int16 of a series, as its rescaled numbers are; Paths of its slices)."""
-    told = _of_one_series(folder, _told(folder), series.partition("/")[0])
+def _stacked(folder, series):
+    """(Volume of int16 of a series, as its rescaled numbers are; Paths of its slices).
+
+    series: as of `read_files`; None where a user cannot name one.
+    """
+    told = _of_one_series(folder, _told(folder), series and series.partition("/")[0])
     with no_warnings(), tempfile.TemporaryDirectory() as copies:
         copy = Path(copies, "slice.dcm")
         slices = [_Slice(path, texts, copy) for path, texts in told.items()]
@@ -164,7 +167,8 @@ def _of_one_volume(folder, slices, wanted):
                 del groups[name]
                 groups |= {f"{name}/{part}={value}": of for value, of in values.items()}
     counts = {name: (len(group), group[0].texts) for name, group in groups.items()}
-    return groups[_choice(folder, counts, wanted if "/" in wanted or len(groups) > 1 else series)]
+    of_parts = len(groups) > 1 or "/" in (wanted or "")
+    return groups[_choice(folder, counts, wanted if of_parts else series)]
 
 
 def _between_each_other(groups):
@@ -185,9 +189,11 @@ def _choice(folder, counts, wanted):
         listed.append(f"and {len(counts) - MOST_TOLD} more")
     missing = f"no DICOM series {wanted}, but " if wanted else ""
     what = "volumes" if len(counts) > 1 else "volume"
+    way = "choose one by --series=UID, as it is listed"
+    if wanted is None:
+        way = "leave the slices of one in the folder"
     raise DataError(
-        shown(f"{folder} holds {missing}{len(counts)} DICOM {what}: {', '.join(listed)}: choose ")
-        + "one by --series=UID, as it is listed"
+        shown(f"{folder} holds {missing}{len(counts)} DICOM {what}: {', '.join(listed)}: ") + way
     )
 
 
