@@ -169,7 +169,8 @@ def _predict_pairs(run, pairs, account, asked):
     with bar("step") as progress:
         predictions = predict_pairs(run, pairs, account, asked.output, progress, **asked.options)
         for path, written, prediction in predictions:
-            lines = [*written, *(f"note: {note}" for note in prediction.notes)]
+            untold = (note for note in prediction.notes if note not in prediction.told)
+            lines = [*written, *(f"note: {note}" for note in untold)]
             if prediction.body_from:
                 lines.append(f"body mask: {prediction.body_from}")
             if reference:

@@ -90,7 +90,7 @@ class _Masks:
             return (probabilities[..., 0] > threshold).astype(np.uint8)
         return probabilities.argmax(-1).astype(np.uint8)
 
-    def prediction(self, labels, deviation, options, clean_up, notes=(), **fields):
+    def prediction(self, labels, deviation, options, clean_up, notes, **fields):
         """A Prediction. A map of one pass, which is 0, would look like certainty: there is none.
 
         clean_up: (largest_components, fill_holes).
@@ -159,6 +159,7 @@ class CTMasks(_Masks):
         user = given_by_user(spacing_mm, axes, geometry, series)
         options = self.options(mc_dropout, threshold, largest_components)
         volume, _ = sources.volume_of(given, "ct", affine, user)
+        told = sources.told_of(volume)
         planes, data = volume.values, self.data
         stored = np.stack(
             [
@@ -186,6 +187,8 @@ class CTMasks(_Masks):
             (largest_components, fill_holes),
             geometry=volume.geometry,
             source=planes,
+            notes=told,
+            told=told,
         )
 
 
@@ -219,7 +222,7 @@ class ResizedCTMasks(_Masks):
                 "launch.evaluate judges it on its prepared data"
             )
         volume, name = sources.volume_of(given, "ct", affine, user)
-        hu = volume.values
+        hu, told = volume.values, sources.told_of(volume)
         if min(hu.shape) < 2:
             raise DataError(f"{name} has {hu.shape} voxels: a volume has 2 or more along each axis")
         spacing = volume.geometry.spacing_mm
@@ -249,4 +252,6 @@ class ResizedCTMasks(_Masks):
             (largest_components, fill_holes),
             geometry=volume.geometry,
             source=hu,
+            notes=told,
+            told=told,
         )

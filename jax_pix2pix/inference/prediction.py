@@ -40,7 +40,8 @@ class Prediction:
             Monte Carlo dropout, on the same voxels; None without it.
         highest_label: of a mask, whose 8-bit picture spreads the labels over 0 to 255.
         notes: in words how the source was read, where that is not plain, and what looks wrong with
-            the values.
+            the values; with what had to be settled about where its voxels are.
+        told: those of the notes that were told as the source was read.
     """
 
     values: np.ndarray
@@ -52,6 +53,7 @@ class Prediction:
     uncertainty: np.ndarray | None = None
     highest_label: int = 1
     notes: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
 
     @property
     def spacing_mm(self):

@@ -144,6 +144,11 @@ def _told(volume, name, user):
     return volume, name
 
 
+def told_of(volume):
+    """The notes about a volume's geometry that `volume_of` has told, for a Prediction."""
+    return (volume.geometry.note,) if volume.geometry.note else ()
+
+
 def read_volume(path, kind="intensity", **options):
     """Reads a volume from a file, or a CT from the folder of a DICOM series.
 

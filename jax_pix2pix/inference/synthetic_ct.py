@@ -69,12 +69,15 @@ class SyntheticCT:
         grid = self._grid(grid, user)
         kind = "ct" if data.modality in mr_volumes.IN_HU else "intensity"
         volume, name = sources.volume_of(given, kind, affine, user)
+        notes = told = sources.told_of(volume)
         if mask is None and isinstance(given, sources.PATHS):
             mask = _mask_beside(name, data.modality)
         if grid is not None:
             volume.geometry.needed_spacing_mm(name, "resampling")
         body, body_from = self._body(mask, volume, name, grid, user)
         if grid is not None:
+            if grid.note:
+                notes = *told, f"the grid: {grid.note}"
             volume = Volume(mr_volumes.resampled_source(volume, data.modality, grid).values, grid)
         if body is None:
             body = body_mask(volume.values)
@@ -87,7 +90,7 @@ class SyntheticCT:
         slices = cut(hu, data.plane)
         for k, plane in enumerate(small):
             slices[k] = np.rint(native(plane, slices.shape[1:]))
-        return Prediction(hu, HU, volume.geometry, values, body, body_from)
+        return Prediction(hu, HU, volume.geometry, values, body, body_from, notes=notes, told=told)
 
     def _of_picture(self, path, progress):
         """A picture of the size of the source, in which 0 and 255 are data.image_window_hu."""

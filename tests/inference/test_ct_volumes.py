@@ -306,20 +306,21 @@ def test_a_dicom_series(loaded, runs, tmp_path):
 def test_a_ct_of_unknown_spacing_is_marked_and_has_no_distances(runs, tmp_path, capsys):
     path = _save(tmp_path / "ct.nii", _hu((256, 256, 2)), np.eye(4))
     predict(runs["liver"], str(path), str(tmp_path / "out"))
-    assert (
-        f"warning: {path}: {UNKNOWN}; --spacing_mm=SLICES,ROWS,COLUMNS" in capsys.readouterr().err
-    )
+    said = capsys.readouterr()
+    assert f"warning: {path}: {UNKNOWN}; --spacing_mm=SLICES,ROWS,COLUMNS" in said.err
+    assert (said.out + said.err).count(UNKNOWN) == 1
     result = tmp_path / "out" / "ct.nii.gz"
     assert nib.load(result).header["descrip"] == b"spacing unknown"
     run = jax_pix2pix.load(runs["liver"])
     mask = run.predict(path)
-    assert mask.spacing_mm is None
+    assert mask.spacing_mm is None and UNKNOWN in mask.notes
     assert mask.to_nibabel().header["descrip"] == b"spacing unknown"
     scores = run.score(mask, result)
     assert scores["liver.dice"] == 1 and not any(name.endswith("_mm") for name in scores)
 
     told = run.predict(path, spacing_mm=(2.5, 0.7, 0.8))
     np.testing.assert_array_equal(told.values, mask.values)
+    assert "spacing as given, 2.5 x 0.7 x 0.8 mm" in told.notes
     assert told.to_nibabel().header.get_zooms() == pytest.approx((0.8, 0.7, 2.5))
     assert run.score(told, result, spacing_mm="2.5,0.7,0.8")["liver.hd95_mm"] == 0
     stated = _save(tmp_path / "stated.nii", _hu((20, 22, 3)))

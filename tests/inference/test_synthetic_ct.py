@@ -382,6 +382,8 @@ def test_where_the_spacing_is_unknown_distances_and_dose_are_left_out(runs, tmp_
     ct = np.clip(mr.astype(int) * 2 - 1024, -1024, 3000).astype(np.int16)
     paths = {name: tmp_path / f"{name}.mha" for name in ("mr", "ct", "mask")}
     results = {}
+    given_note = "spacing as given, 2.9 x 1.3 x 1.2 mm"
+    expected_notes = {"stated": (), "unknown": (UNKNOWN,), "given": (given_note,)}
     for name in ("stated", "unknown", "given"):
         for file, values in (("mr", mr), ("ct", ct), ("mask", mask)):
             _save(paths[file], values)
@@ -394,6 +396,9 @@ def test_where_the_spacing_is_unknown_distances_and_dose_are_left_out(runs, tmp_
         )
         told = capsys.readouterr().err
         assert (f"warning: {paths['mr']}: {UNKNOWN}" in told) is (name == "unknown")
+        notes = jax_pix2pix.load(runs / "2d").predict(paths["mr"], **options).notes
+        assert notes == expected_notes[name]
+        capsys.readouterr()  # it told them too
         results[name] = json.loads(output.with_suffix(".json").read_text())
     (stated,), (unknown,), (given,) = (
         results[name]["results"]["model"]["cases"] for name in results
@@ -408,6 +413,9 @@ def test_where_the_spacing_is_unknown_distances_and_dose_are_left_out(runs, tmp_
     assert results["given"]["spacing_mm"] == [2.9, 1.3, 1.2]
     with pytest.raises(DataError, match=r"ct\.mha does not say .* resampling needs that"):
         predict(str(runs / "resampled"), str(paths["mr"]), str(output), reference=str(paths["ct"]))
+    resampled = jax_pix2pix.load(runs / "resampled")
+    found = resampled.predict(paths["mr"], grid=paths["ct"], **options)
+    assert found.notes == (given_note, f"the grid: {given_note}") and found.told == (given_note,)
 
 
 def test_mask_and_reference_may_have_other_axes(runs, tmp_path):
