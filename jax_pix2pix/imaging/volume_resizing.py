@@ -18,7 +18,7 @@ def isotropic(shape, spacing_mm, voxel_mm):
     """Positions a grid of voxel_mm cubes in the same field of view, to within half a voxel."""
     positions = []
     for length, spacing in zip(shape, spacing_mm, strict=True):
-        count = max(1, round(length * spacing / voxel_mm))
+        count = _cubes(length, spacing, voxel_mm)
         from_middle = (np.arange(count) - (count - 1) / 2) * voxel_mm / spacing
         positions.append((length - 1) / 2 + from_middle)
     return positions
@@ -54,7 +54,7 @@ def whole_back(values, shape, spacing_mm, isotropic_mm):
     for length, spacing, new in zip(shape, spacing_mm, values.shape, strict=True):
         places, between = np.arange(length, dtype=float), length
         if isotropic_mm:
-            between = max(1, round(length * spacing / isotropic_mm))
+            between = _cubes(length, spacing, isotropic_mm)
             places = (places - (length - 1) / 2) * spacing / isotropic_mm + (between - 1) / 2
         positions.append(places * ((new - 1) / max(between - 1, 1)))
     return linear(values, positions)
@@ -70,6 +70,23 @@ def check_resizing(path, shape, new_shape):
     # Rows and columns are resized first, then slices; the product of both is copied.
     largest = max(shape[0], new_shape[0]), *new_shape[1:]
     check_memory(path, largest, np.float32, np.float32, np.float32)
+
+
+def check_whole(path, shape, spacing_mm, isotropic_mm, new_shape):
+    """Raises DataError if `whole` would take too much memory. Arguments as of both above."""
+    if isotropic_mm:
+        cubes = tuple(
+            _cubes(length, spacing, isotropic_mm)
+            for length, spacing in zip(shape, spacing_mm, strict=True)
+        )
+        check_resizing(path, shape, cubes)
+        shape = cubes
+    check_resizing(path, shape, new_shape)
+
+
+def _cubes(length, spacing, voxel_mm):
+    """How many voxels of voxel_mm there are along an axis."""
+    return max(1, round(length * spacing / voxel_mm))
 
 
 def linear(values, positions):

@@ -10,6 +10,7 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import volume_resizing
 from jax_pix2pix.imaging.geometry import given as given_by_user
+from jax_pix2pix.imaging.memory import check_memory
 from jax_pix2pix.imaging.planes import native, stored_image
 from jax_pix2pix.imaging.resizing import bilinear, evaluation_image
 from jax_pix2pix.imaging.xrays import read_xray
@@ -230,7 +231,9 @@ class ResizedCTMasks(_Masks):
             spacing = volume.geometry.needed_spacing_mm(name, "resampling to cubic voxels")
         grid, wanted = (spacing or (1.0,) * 3, data.isotropic_mm), (data.depth,)
         wanted += (data.stored_size,) * 2
-        volume_resizing.check_resizing(name, hu.shape, wanted)
+        volume_resizing.check_whole(name, hu.shape, *grid, wanted)
+        # The volume and its labels, each class on its voxels, and one more while that is made.
+        check_memory(name, hu.shape, np.int16, np.uint8, *[np.float32] * (self.classes + 1))
         stored = volume_resizing.whole(
             np.clip(hu, *data.clip_hu), volume_resizing.linear, *grid, wanted
         )
@@ -241,8 +244,10 @@ class ResizedCTMasks(_Masks):
             planes = np.stack([bilinear(plane, stored.shape[1:]) for plane in maps])
             return volume_resizing.whole_back(planes, hu.shape, *grid)
 
-        classes = np.stack([back(one) for one in np.moveaxis(mean, -1, 0)], -1)
-        labels = self.labels(classes, options[1])
+        classes = np.empty((*hu.shape, self.classes), np.float32)
+        for number, one in enumerate(np.moveaxis(mean, -1, 0)):
+            classes[..., number] = back(one)
+        labels = np.stack([self.labels(plane, options[1]) for plane in classes])
         if progress:
             progress(1, 1)
         return self.prediction(

@@ -93,12 +93,12 @@ def _read(given, affine, user, config, size):
             "that, or set size"
         )
     spacing_mm = volume.geometry.needed_spacing_mm(name, "a sample's own spacing")
+    mm = config.data.isotropic_mm
+    volume_resizing.check_whole(name, volume.values.shape, spacing_mm, mm, shape)
     values = np.clip(volume.values, *config.data.clip_hu)
-    if mm := config.data.isotropic_mm:
+    if mm:
         cubes = volume_resizing.isotropic(values.shape, spacing_mm, mm)
-        volume_resizing.check_resizing(name, values.shape, tuple(map(len, cubes)))
         values, spacing_mm = volume_resizing.linear(values, cubes), (mm, mm, mm)
-    volume_resizing.check_resizing(name, values.shape, shape)
     resized = volume_resizing.linear(values, volume_resizing.aligned_corners(values.shape, shape))
     return Training(
         np.asarray(to_network(resized, config.data.source_range)),

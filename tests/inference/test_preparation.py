@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import liver, mri2ct, xray_lungs
+from configs import liver, lung_segmenter, mri2ct, xray_lungs
 from input_pipeline import pipeline, prepared
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import mr_volumes, volume_file
 from jax_pix2pix.imaging.volume import Geometry, Volume
-from jax_pix2pix.inference.masks import CTMasks, XrayMasks
+from jax_pix2pix.inference.masks import CTMasks, ResizedCTMasks, XrayMasks
 from jax_pix2pix.inference.synthetic_ct import SyntheticCT, prepared_planes
 
 SAMPLES = prepared.SAMPLES
@@ -100,6 +100,20 @@ def test_what_is_resampled_states_its_spacing(tmp_path):
     mask = Volume(np.ones((4, 4, 4), np.uint8), unknown)
     with pytest.raises(DataError, match=r"^the volume does not say .* resampling needs that"):
         predictor(mr, grid=mr, mask=mask)
+
+
+def test_what_a_volume_becomes_is_checked_before_it_is_made():
+    """Between the file and the network's size lie cubic voxels, and on the way back each class."""
+    values = np.resize(np.int16([-1000, 40, 0]), (40, 40, 40))
+    volume = Volume(values, Geometry(np.diag([50.0, 50, 50, 1]), (40, 40, 40)))
+    for isotropic_mm, classes, found in ((1.0, 1, "2000 x 2000 x 2000"), (0.0, 2**16, "40 x 40")):
+        config = lung_segmenter.get_config("quickstart")
+        config.data.isotropic_mm = isotropic_mm
+        with config.unlocked():
+            config.generator.classes = classes
+        predictor = _Watched(ResizedCTMasks, config).predictor
+        with pytest.raises(DataError, match=f"^the volume has {found}.*, above the limit"):
+            predictor(volume)
 
 
 @pytest.mark.parametrize("size", [48, 40])

@@ -14,6 +14,7 @@ from configs import lung_segmenter
 from input_pipeline import samples
 from jax_pix2pix.errors import ConfigError
 from jax_pix2pix.imaging import volume_resizing
+from jax_pix2pix.imaging.geometry import UNKNOWN
 from jax_pix2pix.imaging.volume_file import read_ct, read_labels
 from jax_pix2pix.losses import segmenter
 from jax_pix2pix.metrics.mask_scores import score_masks
@@ -71,6 +72,8 @@ def test_a_mask_is_that_of_the_resized_volume_on_its_own_voxels(run, tmp_path):
     saved = nib.load(written)
     np.testing.assert_allclose(saved.affine, affine)
     assert saved.shape == hu.shape and saved.get_data_dtype() == np.uint8
+    unknown = nib.Nifti1Image(np.resize(hu, (256, 256, 3)), np.eye(4))
+    assert UNKNOWN in run.predict(unknown, threshold=0.5).notes
 
 
 def test_the_embedded_weights_find_the_lungs_of_a_ct(tmp_path):
