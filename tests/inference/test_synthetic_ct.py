@@ -406,6 +406,8 @@ def test_where_the_spacing_is_unknown_distances_and_dose_are_left_out(runs, tmp_
     assert given == stated | {"patient": given["patient"]}
     open_scores = {name for name in stated if re.search("hd95|gamma|delta|range", name)}
     assert len(open_scores) > 20
+    assert unknown.pop("does_not_tell") == ""  # those of a dose are not there
+    assert "gamma" in stated["does_not_tell"]
     for name, value in unknown.items():
         assert value is None if name in open_scores else value == stated[name]
     assert results["unknown"]["spacing_mm"] == UNKNOWN
