@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from jax_pix2pix.imaging import folder_files
+from jax_pix2pix.imaging.hounsfield import check_grey
 from jax_pix2pix.imaging.safe_io import Picture, picture_header, read_deep_picture, read_img
 from jax_pix2pix.imaging.slices import resize
 
@@ -27,7 +28,7 @@ def read_xray(path, channels):
         read, where that is not plain.
 
     Raises:
-        DataError: the file cannot be read as one of these.
+        DataError: the file cannot be read as one of these, or looks scaled to [0, 1].
     """
     if os.fspath(path).lower().endswith(JSRT):
         return Picture(np.rint((4095 - read_img(path)) * (255 / 4095)).astype(np.uint8))
@@ -37,6 +38,7 @@ def read_xray(path, channels):
         return dicom_xray.read(path)
     pixels, notes = read_deep_picture(path, channels)
     if pixels.dtype == np.uint8:
+        check_grey(pixels, path)
         return Picture(pixels, notes)
     return Picture(to_grey(pixels, *np.percentile(pixels, PERCENTILES)), (*notes, SCALED))
 
@@ -57,7 +59,7 @@ def reading_notes(paths):
                 dicom,
                 f"DICOM: by their window, without one by {BY_PERCENTILES}; MONOCHROME1 inverted",
             ),
-            (deep, f"of 16 bits: by {BY_PERCENTILES}"),
+            (deep, SCALED),
             (turned, "turned upright by their orientation tag"),
         )
         if count

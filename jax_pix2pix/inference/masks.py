@@ -10,6 +10,7 @@ from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import volume_resizing
 from jax_pix2pix.imaging.geometry import given as given_by_user
+from jax_pix2pix.imaging.hounsfield import check_grey
 from jax_pix2pix.imaging.memory import check_memory
 from jax_pix2pix.imaging.planes import native, stored_image
 from jax_pix2pix.imaging.resizing import bilinear, evaluation_image
@@ -123,6 +124,8 @@ class XrayMasks(_Masks):
         channels = data.source_channels
         read = functools.partial(read_xray, channels=channels)
         image, notes = sources.picture_of(given, read, channels)
+        if isinstance(given, np.ndarray):
+            check_grey(image, "the array")
         stored = stored_xray(image, data.stored_size, data.source_channels)
         outputs = self.probabilities(options[0])(evaluation_image(stored, data.image_size)[None])
         mean, deviation = (maps[0] for maps in outputs)

@@ -8,6 +8,7 @@ from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import mr_volumes, resample, volume_file
 from jax_pix2pix.imaging.body_mask import body_mask
 from jax_pix2pix.imaging.geometry import given as given_by_user
+from jax_pix2pix.imaging.hounsfield import check_grey
 from jax_pix2pix.imaging.label_values import foreground
 from jax_pix2pix.imaging.mr_intensity import hu_to_grey
 from jax_pix2pix.imaging.mr_pictures import stored_source
@@ -96,7 +97,9 @@ class SyntheticCT:
         """A picture of the size of the source, in which 0 and 255 are data.image_window_hu."""
         data = self.data
         check_pictures(self._run.config, True)
-        grey = read_picture(expanded(path))
+        path = expanded(path)
+        grey = read_picture(path)
+        check_grey(grey, path)
         stored = prepared_picture(grey, data)
         (hu,) = np.asarray(self._run.outputs(stored[None]))
         hu = native(hu[..., 0], grey.shape)

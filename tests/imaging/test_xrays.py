@@ -100,6 +100,16 @@ def test_what_is_no_xray_is_refused_by_one_line(tmp_path):
         assert str(caught.value).startswith(f"{path} ") and said in str(caught.value)
 
 
+def test_a_picture_scaled_to_one_before_it_was_saved_is_refused(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray((PIXELS > 90).astype(np.uint8)).save(path)
+    for channels in (1, 3):
+        with pytest.raises(DataError, match=r"a\.png holds .* it looks scaled to \[0, 1\]"):
+            read_xray(path, channels)
+    Image.fromarray(PIXELS > 90).save(path)  # of one bit, in which 1 is white
+    assert read_xray(path, 1).pixels.max() == 255
+
+
 def test_the_content_decides_and_not_the_ending(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png", format="jpeg", quality=100)
     np.testing.assert_allclose(read_xray(tmp_path / "a.png", 1).pixels, PIXELS, atol=2)

@@ -163,6 +163,7 @@ def test_a_run_takes_what_it_learnt_from(runs, tmp_path, learnt):
         ("2d", "a.png", {"output": "a.png"}, "a.png would be replaced by the result"),
         ("2d", "a.png", {"largest_components": 1}, "is of runs that make masks"),
         ("2d", "cut.jpg", {}, "cut.jpg cannot be read as a JPEG image"),
+        ("2d", "dark.png", {}, "dark.png holds no values but 0 and 1"),
         ("2d", "wide.png", {}, "wide.png is not 8-bit grey or RGB but mode I;16"),
         ("2d", "same", {}, "would both become"),
         ("2d", "same", {"output": "sct.png"}, "is one file and"),
@@ -175,6 +176,7 @@ def test_refusals(runs, tmp_path, run, given, options, message):
     write(tmp_path, [".", "cts/trainB"], "a")
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     Image.fromarray(np.zeros((24, 32), np.uint16)).save(tmp_path / "wide.png")
+    Image.fromarray(np.eye(24, 32).astype(np.uint8)).save(tmp_path / "dark.png")
     for ending in (".png", ".jpg"):
         write(tmp_path, ["same", "others"], "a", ending)
     (tmp_path / "empty").mkdir()

@@ -75,6 +75,13 @@ def test_xrays(tmp_path, channels):
     _agree(shown, [evaluated[key] for key in sorted(evaluated)])
 
 
+def test_an_xray_scaled_to_one_is_refused_in_memory_too():
+    config = xray_lungs.get_config("quickstart")
+    predictor = _Watched(XrayMasks, config).predictor
+    with pytest.raises(DataError, match=r"^the array holds .* scaled to \[0, 1\]"):
+        predictor(np.eye(24, 32, dtype=np.uint8))
+
+
 @pytest.mark.parametrize("size", [48, 40])
 def test_volumes(tmp_path, size):
     fields = {"stored_size": 48, "image_size": size}
