@@ -38,7 +38,8 @@ class Given:
 
 
 NOTHING = Given()
-OPTIONS = ("spacing_mm", "axes", "geometry", "series")  # of `given`
+OF_A_FILE = ("spacing_mm", "axes", "geometry")
+OPTIONS = (*OF_A_FILE, "series")  # of `given`
 
 
 def given(spacing_mm=None, axes=None, geometry=None, series=None):

@@ -13,7 +13,8 @@ from jax_pix2pix.runs.workdir_files import SOURCES_NOTE
 from jax_pix2pix.tasks import kinds
 
 FORMATS = tuple(ending.removeprefix(".") for ending in volume_file.ENDINGS)
-MASK_OPTIONS = ("mc_dropout", "threshold", "largest_components", "fill_holes")
+CHECKED_OPTIONS = ("mc_dropout", "threshold", "largest_components")  # of `mask_options`
+MASK_OPTIONS = (*CHECKED_OPTIONS, "fill_holes")
 CT_OPTIONS = ("mask", "reference")
 
 
@@ -94,7 +95,7 @@ def _check_options(config, kind, workdir, asked):
         kinds.CT_MASKS: (*MASK_OPTIONS, "on_error", *geometry.OPTIONS),
         kinds.RESIZED_CT_MASKS: (*MASK_OPTIONS, "on_error", *geometry.OPTIONS),
         kinds.SYNTHETIC_CT: (*CT_OPTIONS, "on_error", *geometry.OPTIONS),
-        kinds.CT_SAMPLES: (*Sampling._fields, "format", *geometry.OPTIONS[:-1]),
+        kinds.CT_SAMPLES: (*Sampling._fields, "format", *geometry.OF_A_FILE),
     }
     if (on_error := asked.options.get("on_error", "stop")) not in ON_ERROR:
         raise ConfigError(f"on_error={on_error}: use {' or '.join(ON_ERROR)}")
@@ -118,7 +119,7 @@ def _pairs(config, kind, workdir, asked):
         check_learnt_from(workdir_files.notes_of_data(workdir, SOURCES_NOTE), pictures)
     check_pictures(config, pictures or kind in (kinds.XRAY_MASKS, kinds.CT_SLICES))
     if kind in kinds.MASKS:
-        mask_options(config, *(options.get(name) for name in MASK_OPTIONS[:3]))
+        mask_options(config, *(options.get(name) for name in CHECKED_OPTIONS))
     if kind == kinds.XRAY_MASKS:
         return inputs.xray_pictures(source, output)
     _given(options)

@@ -16,7 +16,7 @@ import numpy as np
 from jax_pix2pix.adversarial import generate
 from jax_pix2pix.errors import ConfigError, DataError
 from jax_pix2pix.imaging import label_values
-from jax_pix2pix.imaging.geometry import OPTIONS
+from jax_pix2pix.imaging.geometry import OF_A_FILE
 from jax_pix2pix.imaging.geometry import given as given_by_user
 from jax_pix2pix.inference import sources
 from jax_pix2pix.inference.checks import Sampling, check_pictures
@@ -203,7 +203,7 @@ class Run:
                 f"a run that makes {kinds.KINDS[self.kind]} draws no samples: use predict()"
             )
         sampling = Sampling(count, seed, from_scale, size, reconstruct)
-        known = ("source", "affine", "dataset", "progress", *OPTIONS[:-1])
+        known = ("source", "affine", "dataset", "progress", *OF_A_FILE)
         for name in given:
             if name not in known:
                 raise ConfigError(f"{name} is no option of sample(): use {', '.join(known)}")
