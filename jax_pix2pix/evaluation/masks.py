@@ -158,9 +158,9 @@ def _cleaned(pairs, whole, components, fill_holes):
 
 
 def with_unknown_spacing(examples):
-    """Patients of whom some slice has no spacing in its row or column, or between slices.
+    """Patients of whom some slice has no spacing between its rows or columns.
 
-    A picture has none between slices.
+    That between slices does not count: a picture has none.
 
     Args:
         examples: of a Dataset's split, with spacing_mm, 0 where unknown.
