@@ -9,10 +9,9 @@ import SimpleITK as sitk
 from jax_pix2pix.errors import DataError
 from jax_pix2pix.imaging import xrays
 from jax_pix2pix.imaging.formats.dicom import no_warnings, of_a_file
-from jax_pix2pix.imaging.formats.dicom_elements import plain_image
+from jax_pix2pix.imaging.formats.dicom_elements import MODALITY, PHOTOMETRIC, plain_image
 from jax_pix2pix.imaging.safe_io import Picture
 
-MODALITY, PHOTOMETRIC = (0x0008, 0x0060), (0x0028, 0x0004)
 CENTER, WIDTH, FUNCTION = (0x0028, 0x1050), (0x0028, 0x1051), (0x0028, 0x1056)
 XRAYS = ("CR", "DX")
 
