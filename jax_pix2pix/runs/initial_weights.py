@@ -126,9 +126,11 @@ def write(directory, record):
     seen = os.path.join(directory, known_patients.BEFORE)
     if not os.path.exists(seen):  # the other run may be gone when this one is resumed
         with remote_workdir.copied(record["run"], checkpoints=False) as folder:
-            safe_files.write(seen, known_patients.seen_table(folder), directory)
+            table = known_patients.seen_table(folder)
+        remote_workdir.write_at_once(seen, table)
+    # At once in a store too: config.json without it is of a run that began without.
     content = json.dumps(record, indent=2, sort_keys=True)
-    safe_files.write(os.path.join(directory, RECORD), content, directory)
+    remote_workdir.write_at_once(os.path.join(directory, RECORD), content)
 
 
 def _named(run):

@@ -4,7 +4,6 @@ Preparation writes them into manifest.csv, and training copies that file into th
 pseudonyms it holds those, so that only pixels tell without the key. No JAX, no TensorFlow.
 """
 
-import contextlib
 import csv
 import os
 import re
@@ -57,11 +56,12 @@ def read_known(folder):
 
 
 def seen_table(folder):
-    """Whom a run saw in training or validation, as the text of such a table; it may lack one."""
-    known = []
-    with contextlib.suppress(DataError):  # a run of old
-        known = [one for one in read_known(folder) if one.split in SEEN]
-    return csv_text(Known._fields, known)
+    """Whom a run saw in training or validation, as the text of such a table.
+
+    Raises:
+        DataError: as `read_known`.
+    """
+    return csv_text(Known._fields, [one for one in read_known(folder) if one.split in SEEN])
 
 
 def _read(path, folder):

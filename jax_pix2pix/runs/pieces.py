@@ -23,7 +23,7 @@ from jax_pix2pix.safety import safe_files
 
 FILE_BYTES = 2**28  # of a file, unless a single piece has more; as much is read at once
 MAX_INDICES = 2**25  # bytes of those of all processes, each of which is also a JSON description
-INDEX = re.compile(r"\d{4,}\.json")
+INDEX = re.compile(r"[0-9]{4,}\.json")
 
 
 class DamagedError(ValueError):
@@ -77,6 +77,17 @@ def indices(names):
     return [name for name in names if INDEX.fullmatch(name)]
 
 
+def is_index(path):
+    """Whether the path of a state's file is that of an index."""
+    return bool(INDEX.fullmatch(path.rpartition("/")[2]))
+
+
+def check_indices(sizes):
+    """Raises ValueError if indices of these bytes could not be read again."""
+    if sum(sizes) > MAX_INDICES:
+        raise ValueError(f"its indices have more than {MAX_INDICES} bytes")
+
+
 def read_indices(sizes, read):
     """The bytes of a state's indices; sizes: {file: bytes}, read: file -> bytes.
 
@@ -84,8 +95,7 @@ def read_indices(sizes, read):
         ValueError: they have more than MAX_INDICES bytes together.
     """
     found = indices(sizes)
-    if sum(sizes[name] for name in found) > MAX_INDICES:
-        raise ValueError(f"its indices have more than {MAX_INDICES} bytes")
+    check_indices([sizes[name] for name in found])
     return [read(name) for name in found]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import time
 import warnings
 from pathlib import Path
@@ -16,6 +17,7 @@ from jax_pix2pix.safety import safe_files
 from jax_pix2pix.safety.shown import shown
 
 MAX_SHOWN = 2000  # characters of a record of versions
+STEP = re.compile("0|[1-9][0-9]*")  # the name of a step's folder
 METRICS = "metrics/metrics"  # Orbax's file for the scores of a step, in the step's folder
 VERSIONS = "environment/metadata"  # Orbax's file for the record of versions
 
@@ -47,7 +49,7 @@ class SavedSteps:
     def _found(self):
         """The steps that have a folder, including those that are about to be deleted."""
         names = [path.name for path in self.directory.glob("*")]
-        return sorted(int(name) for name in names if name.isdecimal())
+        return sorted(int(name) for name in names if STEP.fullmatch(name))
 
     def _move_damaged(self):
         """Moves damaged checkpoints to "damaged" beside all; one process of a run calls this.
@@ -97,7 +99,7 @@ class SavedSteps:
             return None, None
         try:
             return float(self._score(safe_files.read_json(folder / METRICS, folder))), None
-        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        except (OSError, ValueError, TypeError, LookupError, RecursionError, OverflowError):
             return None, f"{folder / METRICS} does not hold a score"
 
     def _best(self, steps):

@@ -24,7 +24,8 @@ LOG_SECONDS = 30  # between copies of changed files, each as a whole
 FAILING_SECONDS = 900  # without a copy, after which the run saves and stops
 AT_ONCE = 16  # files sent between two looks at the lock
 LOCK = store_lock.NAME
-CHECKPOINT = re.compile(r"((?:scale_\d+/)?checkpoints/\d+)/(.+)")
+# Digits of ASCII without a leading zero: no two names of a folder are one step.
+CHECKPOINT = re.compile(r"((?:scale_[0-9]+/)?checkpoints/(?:0|[1-9][0-9]*))/(.+)")
 STACKS = "stacks_"  # what the watchdog writes: it outlives a start, and goes to the store later
 # A run does not read these.
 RESULTS = re.compile(r"(scale_\d+/)?(samples|tensorboard|wandb|evaluation|damaged|profile)/")
@@ -166,8 +167,8 @@ class Mirror:
         self.own_store().write({name: text.encode()})
 
     def start(self):
+        """Begins to copy changes back; the lock gives its signs of life already."""
         self._copying.start()
-        self.lock.start()
 
     def _copy(self):
         copied = time.monotonic()

@@ -73,7 +73,11 @@ def training(workdir):
     import jax
 
     from jax_pix2pix.runs import workdir_lock
-    from jax_pix2pix.runs.processes.first_process import on_first_process, refusing_together
+    from jax_pix2pix.runs.processes.first_process import (
+        exchange,
+        on_first_process,
+        refusing_together,
+    )
     from jax_pix2pix.runs.processes.unshared_folders import are_apart
 
     cache = storage.cache_folder(workdir)
@@ -84,13 +88,15 @@ def training(workdir):
             stack.enter_context(workdir_lock.locked(cache))
         first, own = on_first_process(lambda: _begin(workdir, cache, folder)), None
         try:
+            # Not read from the store, where another run's may be by now.
+            token = exchange(first.lock.token if first else None, lambda tokens: tokens[0])
             apart = are_apart(folder)
             with refusing_together():
                 mirror = first
                 if not first:
                     folder = cache / f"run_{jax.process_index()}" if apart else folder
                     mirror = Mirror(workdir, folder)
-                    mirror.lock.follow()
+                    mirror.lock.follow(token)
                 if apart and not first:
                     own = mirror
                     own.follow(cache.parent)
@@ -168,6 +174,7 @@ def _begin(workdir, cache, folder):
         mirror = Mirror(workdir, folder)
         mirror.store.names()  # refuses a missing store before anything is written there
         mirror.lock.take(cache)
+        mirror.lock.start()  # now, as copying may take longer than a lock without signs of life has
         try:
             mirror.pull_anew(cache.parent)
         except BaseException:

@@ -199,6 +199,10 @@ class Store:
                 return None
             raise
 
+    def read_patiently(self, name):
+        """`read`, which waits for the store as `names` does."""
+        return self._patiently(lambda: self.read(name))
+
     def read_ranges(self, ranges):
         """Parts of objects, asked for together; one that ended before is shorter.
 

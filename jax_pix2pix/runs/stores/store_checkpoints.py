@@ -71,9 +71,13 @@ class StoreCheckpoints(SavedSteps):
     def _name(self, step, name):
         return f"{self._below}/{step}/{name}"
 
-    def _there(self):
-        """{step: names of its objects} in the store, whole or not."""
-        found = mirror.steps_of(self._copy.store.names_at_once())
+    def _there(self, waiting=False):
+        """{step: names of its objects} in the store, whole or not.
+
+        waiting: whether for a store that cannot be reached.
+        """
+        store = self._copy.store
+        found = mirror.steps_of(store.names() if waiting else store.names_at_once())
         return {
             int(os.path.basename(step)): names
             for step, names in found.items()
@@ -96,7 +100,7 @@ class StoreCheckpoints(SavedSteps):
     def _clean(self):
         """Deletes what killed runs left half written, and moves what is damaged."""
         with self._refusing():
-            for step, names in self._there().items():
+            for step, names in self._there(waiting=True).items():
                 if file_digests.NAME not in names:
                     self._delete(step, names)
             self._move_damaged()
@@ -191,6 +195,7 @@ class StoreCheckpoints(SavedSteps):
         small = {VERSIONS: json.dumps(environment()).encode()}
         if metrics is not None:
             small[METRICS] = json.dumps(metrics).encode()
+        pieces.check_indices([size for name, (size, _) in digests.items() if pieces.is_index(name)])
         digests = digests | {name: _digest(content) for name, content in small.items()}
         last = {file_digests.NAME: json.dumps(digests).encode()}
         for files in (small, last):
@@ -198,14 +203,22 @@ class StoreCheckpoints(SavedSteps):
             self._copy.own_store().write(contents)
         for name, content in (small | last).items():
             safe_files.write(self.directory / str(step) / name, content, self._copy.folder)
-        self._delete_old()
+        self._delete_old(step, digests)
 
-    def _delete_old(self):
-        there = self._there()
+    def _delete_old(self, newest, digests):
+        """Deletes what keep_last does not keep, once the newest step is there as it was written.
+
+        Steps beyond the newest are not this run's: whoever put them there must not make it delete
+        its own. The next start finds them damaged.
+        """
+        there = {step: names for step, names in self._there().items() if step <= newest}
+        if not digests.keys() <= set(there.get(newest, ())):
+            store_lock.warn(f"{self._called}/{newest} lacks files: older steps are not deleted")
+            return
         whole = {step for step, names in there.items() if file_digests.NAME in names}
-        for step in set(self._found()) - whole:  # somebody has deleted it in the store
-            shutil.rmtree(self.directory / str(step))
-        kept = {*sorted(whole)[-self._keep_last :], self._best(whole)}
+        for step in {step for step in self._found() if step <= newest} - whole:
+            shutil.rmtree(self.directory / str(step))  # somebody has deleted it in the store
+        kept = {newest, *sorted(whole)[-self._keep_last :], self._best(whole)}
         for step in there.keys() - kept:
             self._delete(step, there[step])
 

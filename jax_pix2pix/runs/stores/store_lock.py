@@ -100,9 +100,14 @@ class StoreLock:
         self._seen = time.time()
         return self._store.replace(NAME, first, self._content())
 
-    def follow(self):
+    @property
+    def token(self):
+        """What tells this run's lock from others'; for the other processes to `follow`."""
+        return self._holder["token"]
+
+    def follow(self, token):
         """Lets a further process of the run, which has taken no lock, `hold` that of the first."""
-        self._holder = _holder(self._store.read(NAME)) or {"token": ""}
+        self._holder = {"token": token}
 
     def hold(self):
         """Checks that this run still has the lock; makes it again if it vanished a moment ago.

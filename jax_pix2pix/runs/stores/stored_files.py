@@ -22,13 +22,13 @@ class StoredFiles:
 
     def __init__(self, url, checksums):
         self._store, self._checksums = storage.Store(url), checksums
-        self._sizes = self._store.names_at_once()
+        self._sizes = self._store.names()
 
     def path(self, name):
         return f"{self._store.url}/{name}"
 
     def read(self, name):
-        content = self._store.read(name)
+        content = self._store.read_patiently(name)
         if content is None:
             raise FileNotFoundError(self.path(name))
         return content
@@ -52,7 +52,7 @@ class StoredFiles:
     def _checksum(self, name):
         checksum, size = 0, self._sizes[name]
         for first in range(0, size, PART):
-            (part,) = self._store.read_ranges([(name, first, min(first + PART, size))])
+            (part,) = self._store.read_parts([(name, first, min(first + PART, size))])
             checksum = zlib.crc32(part, checksum)
         return checksum
 
@@ -62,7 +62,7 @@ class StoredFiles:
         return {name.removeprefix(STATE): size for name, size in there}
 
     def ranges_of_state(self, ranges):
-        return self._store.read_ranges([(STATE + name, *ends) for name, *ends in ranges])
+        return self._store.read_parts([(STATE + name, *ends) for name, *ends in ranges])
 
     def get(self, folder):
         self._store.get(self._sizes, folder)

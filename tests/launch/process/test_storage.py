@@ -268,7 +268,7 @@ def test_the_logs_of_a_further_process_follow_the_lock(frozen, url, tmp_path):
 
     def further(taken):
         own = Mirror(url, tmp_path / "b/run_1")
-        own.lock.follow()
+        own.lock.follow(first.lock.token)
         own.pull_anew(tmp_path)
         if taken:
             storage.Store(url).write({"lock": b'{"token": "another"}'})

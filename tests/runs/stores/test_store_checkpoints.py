@@ -354,6 +354,40 @@ def test_a_store_that_fails_for_long_stops_the_run(url, monkeypatch, seconds):
     assert told == ([] if waits else [f"{url}/checkpoints could not be written for long"])
 
 
+def test_steps_that_others_put_into_the_store_make_a_run_delete_nothing_of_its_own(url, capsys):
+    """Markers of steps to come, and a name whose digits are not ASCII."""
+    forged = [f"checkpoints/{step}/digests.json" for step in (99999998, 99999999)]
+    _train(url, {10: None})
+    store = storage.Store(url)
+    store.write({**dict.fromkeys(forged, b"{}"), "checkpoints/\u0661\u0660/state/0": b"x"})
+    with remote_workdir.training(url) as folder:
+        checkpoints = _opened(folder, keep_last=2)
+        assert "99999998 is damaged" in capsys.readouterr().err and checkpoints.latest() == 10
+        store.write(dict.fromkeys(forged, b"{}"))
+        for step in (20, 30):
+            checkpoints.save(step, _placed(1))
+        checkpoints.close()
+    names = store.names()
+    for step in (20, 30):
+        assert f"checkpoints/{step}/digests.json" in names
+    assert not [name for name in names if name.startswith("checkpoints/10/")]
+
+
+def test_older_steps_stay_if_the_newest_one_lacks_files(url, monkeypatch, capsys):
+    write = storage.Store.write
+
+    def losing(self, contents):
+        write(self, contents)
+        if names := [name for name in contents if name.startswith("checkpoints/20/state/")]:
+            self.delete(names)
+
+    _train(url, {10: None})
+    monkeypatch.setattr(storage.Store, "write", losing)
+    _train(url, {20: None})
+    assert "checkpoints/20 lacks files: older steps are not deleted" in capsys.readouterr().err
+    assert "checkpoints/10/digests.json" in storage.Store(url).names()
+
+
 def test_a_deleted_checkpoint_is_no_longer_counted(url):
     with remote_workdir.training(url) as folder:
         checkpoints = _opened(folder)
