@@ -213,7 +213,7 @@ def test_scores_refuse_what_they_cannot_mean(runs, path, tmp_path):
 
 
 def test_results_go_into_files_of_their_kind(runs, path, tmp_path):
-    picture = runs["xray"].predict(np.ones((8, 8), np.uint8))
+    picture = runs["xray"].predict(np.full((8, 8), 90, np.uint8))
     for name in ("mask.jpg", "mask", "mask.nii.gz"):
         with pytest.raises(DataError, match=r"must end in \.png"):
             picture.save(tmp_path / name)

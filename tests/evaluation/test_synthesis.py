@@ -326,4 +326,4 @@ def test_spacing_follows_the_size_of_the_images(runs):
 def test_flags_of_masks_are_refused(runs):
     arguments = [f"--workdir={runs['2d']}", "--largest_components=1"]
     _, err = commands.run("launch.evaluate", *arguments, code=1, variables=untrained.QUIET)
-    assert "largest_components are of" in commands.error_line(err)
+    assert "largest_components is of" in commands.error_line(err)
