@@ -31,7 +31,7 @@ def test_steps_beyond_the_run_are_refused(sample_data_dir, tmp_path):
     config.data.batch_size, config.epochs = 14, 2
     with pytest.raises(ConfigError, match=r"^--profile_steps=5:21: the run has 20 steps$"):
         start = Start(profile_steps=(5, 21))
-        train(config, tmp_path / "run", Dataset(config.data), start)
+        train(config, tmp_path / "run", Dataset(config.data, prepare=True), start)
     assert not (tmp_path / "run").exists()
 
 
