@@ -142,8 +142,8 @@ class XrayMasks(_Masks):
         )
 
 
-class CTMasks(_Masks):
-    """Predicts the mask of a CT volume on its voxels, slice by slice or from runs of slices."""
+class _VolumeMasks(_Masks):
+    """Predicts the mask of a CT volume on its voxels; `_labels` does so for one kind of network."""
 
     def __call__(
         self,
@@ -162,8 +162,29 @@ class CTMasks(_Masks):
         """See `Run.predict`. given: as `sources.volume_of`, in HU; a folder is a DICOM series."""
         user = given_by_user(spacing_mm, axes, geometry, series)
         options = self.options(mc_dropout, threshold, largest_components)
-        volume, _ = sources.volume_of(given, "ct", affine, user)
+        volume, name = sources.volume_of(given, "ct", affine, user)
         told = sources.told_of(volume)
+        labels, deviation = self._labels(volume, name, options, progress)
+        return self.prediction(
+            labels,
+            deviation,
+            options,
+            (largest_components, fill_holes),
+            geometry=volume.geometry,
+            source=volume.values,
+            notes=told,
+            told=told,
+        )
+
+    def _labels(self, volume, name, options, progress):
+        """-> (uint8 labels on the volume's voxels, the deviation of several passes there)."""
+        raise NotImplementedError
+
+
+class CTMasks(_VolumeMasks):
+    """Predicts slice by slice or from runs of slices."""
+
+    def _labels(self, volume, name, options, progress):
         planes, data = volume.values, self.data
         stored = np.stack(
             [
@@ -177,56 +198,34 @@ class CTMasks(_Masks):
         else:
             mean, deviation = by_slices(stored, data.context, network, progress)
         labels = np.empty(planes.shape, np.uint8)
-        for plane, probabilities in zip(labels, mean, strict=True):
+        for number, probabilities in zip(range(len(planes)), mean, strict=True):
             classes = np.moveaxis(np.asarray(probabilities), -1, 0)
-            resized = np.stack([native(one, plane.shape) for one in classes], -1)
-            plane[...] = self.labels(resized, options[1])
+            resized = np.stack([native(one, planes.shape[1:]) for one in classes], -1)
+            labels[number] = self.labels(resized, options[1])
         passes, _ = options
         if passes > 1:
             deviation = np.stack([native(plane, planes.shape[1:]) for plane in deviation])
-        return self.prediction(
-            labels,
-            deviation,
-            options,
-            (largest_components, fill_holes),
-            geometry=volume.geometry,
-            source=planes,
-            notes=told,
-            told=told,
-        )
+        return labels, deviation
 
 
-class ResizedCTMasks(_Masks):
+class ResizedCTMasks(_VolumeMasks):
     """Predicts the mask of a whole CT volume, resized to one size, and interpolates it back.
 
     Its detail is that of the network's grid: of 16 x 64 x 64 voxels, some 6 mm in a slice of the
     chest and some 20 mm along it.
     """
 
-    def __call__(
-        self,
-        given,
-        affine=None,
-        progress=None,
-        mc_dropout=None,
-        threshold=None,
-        largest_components=0,
-        fill_holes=False,
-        spacing_mm=None,
-        axes=None,
-        geometry=None,
-        series=None,
-    ):
-        """See `Run.predict`. given: as `CTMasks` takes it."""
-        user = given_by_user(spacing_mm, axes, geometry, series)
-        options, data = self.options(mc_dropout, threshold, largest_components), self.data
-        if data.crops:
+    def options(self, mc_dropout, threshold, largest_components):
+        options = super().options(mc_dropout, threshold, largest_components)
+        if crops := self.data.crops:
             raise ConfigError(
-                f"config.data.crops={data.crops}: this run saw crops of volumes and no whole one: "
+                f"config.data.crops={crops}: this run saw crops of volumes and no whole one: "
                 "launch.evaluate judges it on its prepared data"
             )
-        volume, name = sources.volume_of(given, "ct", affine, user)
-        hu, told = volume.values, sources.told_of(volume)
+        return options
+
+    def _labels(self, volume, name, options, progress):
+        hu, data = volume.values, self.data
         if min(hu.shape) < 2:
             raise DataError(f"{name} has {hu.shape} voxels: a volume has 2 or more along each axis")
         spacing = volume.geometry.spacing_mm
@@ -253,13 +252,4 @@ class ResizedCTMasks(_Masks):
         labels = np.stack([self.labels(plane, options[1]) for plane in classes])
         if progress:
             progress(1, 1)
-        return self.prediction(
-            labels,
-            back(deviation) if options[0] > 1 else None,
-            options,
-            (largest_components, fill_holes),
-            geometry=volume.geometry,
-            source=hu,
-            notes=told,
-            told=told,
-        )
+        return labels, back(deviation) if options[0] > 1 else None

@@ -77,15 +77,12 @@ def indices(names):
     return [name for name in names if INDEX.fullmatch(name)]
 
 
-def is_index(path):
-    """Whether the path of a state's file is that of an index."""
-    return bool(INDEX.fullmatch(path.rpartition("/")[2]))
-
-
 def check_indices(sizes):
-    """Raises ValueError if indices of these bytes could not be read again."""
-    if sum(sizes) > MAX_INDICES:
+    """The indices among {file: bytes}. Raises ValueError if they are too large to be read."""
+    found = indices(sizes)
+    if sum(sizes[name] for name in found) > MAX_INDICES:
         raise ValueError(f"its indices have more than {MAX_INDICES} bytes")
+    return found
 
 
 def read_indices(sizes, read):
@@ -94,9 +91,7 @@ def read_indices(sizes, read):
     Raises:
         ValueError: they have more than MAX_INDICES bytes together.
     """
-    found = indices(sizes)
-    check_indices([sizes[name] for name in found])
-    return [read(name) for name in found]
+    return [read(name) for name in check_indices(sizes)]
 
 
 def are_in(folder):

@@ -195,7 +195,9 @@ class StoreCheckpoints(SavedSteps):
         small = {VERSIONS: json.dumps(environment()).encode()}
         if metrics is not None:
             small[METRICS] = json.dumps(metrics).encode()
-        pieces.check_indices([size for name, (size, _) in digests.items() if pieces.is_index(name)])
+        pieces.check_indices(
+            {name.removeprefix(STATE): size for name, (size, _) in digests.items()}
+        )
         digests = digests | {name: _digest(content) for name, content in small.items()}
         last = {file_digests.NAME: json.dumps(digests).encode()}
         for files in (small, last):
